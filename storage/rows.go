@@ -1,0 +1,238 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// The tables of a registry. A key is made of parts (see Key); the comment at
+// each table names them. Rows are CBOR maps with small integers for field names
+// (RFC 8949), so that fields can be added without a migration.
+var (
+	// Settings: name. What the store must remember about itself.
+	Settings = Table[Setting]{"settings"}
+	// Counters: name. Sums that would be costly to compute.
+	Counters = Table[Counter]{"counters"}
+	// Repos: repository. There is a row if and only if the repository has at
+	// least one manifest.
+	Repos = Table[Repo]{"repos"}
+	// Stored: digest. Every blob whose bytes are stored, manifests included.
+	Stored = Table[Blob]{"blobs"}
+	// Links: repository, digest. Blobs that can be read in the repository.
+	Links = Table[Link]{"links"}
+	// Holders: digest, repository. Who needs the bytes: links the other way
+	// round and manifests; for mounts that name no source and for collection.
+	Holders = Table[Mark]{"holders"}
+	// Manifests: repository, digest.
+	Manifests = Table[Manifest]{"manifests"}
+	// Parents: repository, digest of what is referenced, digest of the manifest
+	// that references it.
+	Parents = Table[Mark]{"parents"}
+	// Referrers: repository, digest of the subject, digest of the referrer.
+	Referrers = Table[Referrer]{"referrers"}
+	// Tags: repository, tag.
+	Tags = Table[Tag]{"tags"}
+	// Tagged: repository, digest, tag. Tags the other way round.
+	Tagged = Table[Mark]{"tagged"}
+	// History: repository, tag, time of the move (TimePart).
+	History = Table[TagMove]{"history"}
+	// Uploads: id of an upload session that has received a byte, or that has
+	// ended and must not be used again.
+	Uploads = Table[Upload]{"uploads"}
+)
+
+// Tables lists the name of each table, for drivers that create them.
+func Tables() []string {
+	return []string{
+		Settings.name, Counters.name, Repos.name, Stored.name, Links.name, Holders.name, Manifests.name,
+		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Uploads.name,
+	}
+}
+
+type (
+	// Setting is a value that is written once.
+	Setting struct {
+		Value []byte `cbor:"1,keyasint"`
+	}
+	// Counter is a sum.
+	Counter struct {
+		N int64 `cbor:"1,keyasint"`
+	}
+	// Mark is a row whose key says everything.
+	Mark struct{}
+	// Repo is a repository that has manifests.
+	Repo struct {
+		Manifests   int64     `cbor:"1,keyasint"`           // how many there are
+		Description string    `cbor:"2,keyasint,omitempty"` // of the image pushed last by tag
+		Updated     time.Time `cbor:"3,keyasint"`           // of the last push
+	}
+	// Blob says that bytes are stored.
+	Blob struct {
+		Size    int64     `cbor:"1,keyasint"` // bytes
+		Created time.Time `cbor:"2,keyasint"`
+	}
+	// Link makes a blob readable in a repository.
+	Link struct {
+		Size int64 `cbor:"1,keyasint"` // bytes
+	}
+	// Manifest is a manifest in a repository. Its bytes are a blob.
+	Manifest struct {
+		MediaType string    `cbor:"1,keyasint"`
+		Size      int64     `cbor:"2,keyasint"` // bytes
+		Pushed    time.Time `cbor:"3,keyasint"`
+		Subject   string    `cbor:"4,keyasint,omitempty"` // digest of what it refers to
+		Refs      []byte    `cbor:"5,keyasint,omitempty"` // DigestParts of what must be present, joined
+	}
+	// Referrer is what a list of referrers shows of a manifest with a subject.
+	Referrer struct {
+		MediaType    string            `cbor:"1,keyasint"`
+		Size         int64             `cbor:"2,keyasint"` // bytes
+		ArtifactType string            `cbor:"3,keyasint,omitempty"`
+		Annotations  map[string]string `cbor:"4,keyasint,omitempty"`
+	}
+	// Tag is where a tag points.
+	Tag struct {
+		Digest string    `cbor:"1,keyasint"`
+		Moved  time.Time `cbor:"2,keyasint"`
+	}
+	// TagMove is where a tag pointed from a time on; an empty digest says that it
+	// was deleted.
+	TagMove struct {
+		Digest string `cbor:"1,keyasint,omitempty"`
+	}
+	// Upload is the state of an upload session.
+	Upload struct {
+		State   UploadState `cbor:"1,keyasint"`
+		Size    int64       `cbor:"2,keyasint"`           // bytes received and durable
+		Hash    []byte      `cbor:"3,keyasint,omitempty"` // state of the hash over them
+		Updated time.Time   `cbor:"4,keyasint"`
+		Digest  string      `cbor:"5,keyasint,omitempty"` // of the blob, once committed
+	}
+)
+
+// UploadState says what has become of an upload session.
+type UploadState uint8
+
+// The states of an upload session.
+const (
+	UploadOpen      UploadState = iota // it receives bytes
+	UploadCommitted                    // it became a blob
+	UploadCanceled                     // its client gave it up
+)
+
+// The names of the counters.
+const (
+	CountBlobs     = "blobs"     // blobs stored
+	CountBytes     = "bytes"     // bytes in them
+	CountManifests = "manifests" // manifests in all repositories
+	CountRepos     = "repos"     // repositories with a manifest
+	CountUploads   = "uploads"   // upload sessions that hold bytes
+)
+
+// Count adds delta to a counter.
+func Count(tx Tx, name string, delta int64) error {
+	n, err := Total(tx, name)
+	if err != nil {
+		return err
+	}
+	return Counters.Put(tx, Key(name), Counter{N: n + delta})
+}
+
+// Total returns the value of a counter.
+func Total(tx Tx, name string) (int64, error) {
+	c, err := Counters.Get(tx, Key(name))
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil
+	}
+	return c.N, err
+}
+
+// Key joins parts into the key of a row, a zero byte between them: rows sort by
+// their first part, then by the next. Repositories and tags hold no zero byte
+// and the parts of DigestPart have a length that their first byte tells, so no
+// two lists of parts of a table give the same key. A last part that is empty
+// makes the prefix of all the keys that start with the others.
+func Key(parts ...string) []byte {
+	return []byte(strings.Join(parts, "\x00"))
+}
+
+// Table is a table of rows of one type.
+type Table[V any] struct{ name string }
+
+// Name is the name by which drivers know the table.
+func (t Table[V]) Name() string { return t.name }
+
+// Get returns a row, or ErrNotFound.
+func (t Table[V]) Get(tx Tx, key []byte) (V, error) {
+	var v V
+	b, err := tx.Get(t.name, key)
+	if err != nil {
+		return v, err
+	}
+	return v, t.decode(b, &v)
+}
+
+// Has says whether there is a row.
+func (t Table[V]) Has(tx Tx, key []byte) (bool, error) {
+	_, err := tx.Get(t.name, key)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Put inserts or replaces a row.
+func (t Table[V]) Put(tx Tx, key []byte, v V) error {
+	b, err := encMode.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode a row of %s: %w", t.name, err)
+	}
+	return tx.Put(t.name, key, b)
+}
+
+// Delete removes a row, if it is there.
+func (t Table[V]) Delete(tx Tx, key []byte) error { return tx.Delete(t.name, key) }
+
+// Scan yields rows as Tx.Scan does.
+func (t Table[V]) Scan(tx Tx, prefix, after []byte) iter.Seq2[Entry[V], error] {
+	return func(yield func(Entry[V], error) bool) {
+		for row, err := range tx.Scan(t.name, prefix, after) {
+			var e Entry[V]
+			if err == nil {
+				e.Key, e.Rest = row.Key, row.Key[len(prefix):]
+				err = t.decode(row.Value, &e.Value)
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (t Table[V]) decode(b []byte, v *V) error {
+	if err := cbor.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("damaged row of %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// Entry is a row with its key.
+type Entry[V any] struct {
+	Key   []byte
+	Rest  []byte // Key without the prefix of the scan
+	Value V
+}
+
+// encMode writes times as seconds since 1970 with a fraction.
+var encMode = func() cbor.EncMode {
+	m, err := cbor.EncOptions{Time: cbor.TimeUnixMicro}.EncMode()
+	if err != nil {
+		panic(err) // the options are constant
+	}
+	return m
+}()
