@@ -1,0 +1,117 @@
+// Package durable changes directories so that the change is on disk when a
+// function returns nil. Each function says, call by call, what it does.
+//
+// It does not write file contents: whoever writes a file calls Sync on it
+// before giving it a name that others look for.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Rename renames a file and syncs the directory that it then is in. The
+// directory that it was in is not synced: after a crash the old name may be
+// there beside the new one. If the new name's directory is missing it is made.
+func Rename(oldPath, newPath string) error {
+	err := os.Rename(oldPath, newPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := MkdirAll(filepath.Dir(newPath)); err != nil {
+			return err
+		}
+		err = os.Rename(oldPath, newPath)
+	}
+	if err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(newPath))
+}
+
+// Remove removes a file and syncs the directory that it was in.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// MkdirAll makes a directory and its parents, with mode 0700, and syncs the
+// parent of each that it made.
+func MkdirAll(path string) error {
+	err := os.Mkdir(path, 0o700)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return isDir(path)
+	case errors.Is(err, fs.ErrNotExist):
+		if err := MkdirAll(filepath.Dir(path)); err != nil {
+			return err
+		}
+		if err = os.Mkdir(path, 0o700); errors.Is(err, fs.ErrExist) {
+			return isDir(path) // made by somebody else, who syncs it
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func isDir(path string) error {
+	fi, err := os.Stat(path)
+	if err == nil && !fi.IsDir() {
+		err = &fs.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
+	}
+	return err
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// ErrLocked says that another process holds the lock of a directory.
+var ErrLocked = errors.New("locked by another process")
+
+// Lock makes the directory dir, if need be, and locks it against every other
+// process that calls Lock, until the returned function is called or the process
+// ends. It fails with ErrLocked, naming the holder.
+func Lock(dir string) (unlock func() error, err error) {
+	if err := MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		pid, _ := os.ReadFile(path) // only to say more
+		return nil, fmt.Errorf("%s: %w (process %s)", dir, ErrLocked, strings.TrimSpace(string(pid)))
+	}
+	// The number is for whoever finds the lock held; failing to write it, on a
+	// full disk for example, does no harm.
+	if err := f.Truncate(0); err == nil {
+		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	return f.Close, nil
+}
+
+// SyncParent makes the name of a file durable.
+func SyncParent(path string) error { return SyncDir(filepath.Dir(path)) }

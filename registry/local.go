@@ -1,0 +1,172 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// Local is the registry over a store. The rules of the registry are here, once
+// for every driver: what a manifest must be, who may see a blob, what is written
+// together in one transaction.
+//
+// A blob's or manifest's bytes are durable before the transaction that makes
+// them visible, and that transaction is durable before Local answers.
+type Local struct {
+	blobs    storage.Blobs
+	meta     storage.Meta
+	log      *slog.Logger
+	expiry   atomic.Int64 // nanoseconds
+	key      []byte       // signs ids of upload sessions
+	cache    *cache
+	sessions sessions
+	sweeper  sync.WaitGroup
+	stop     context.CancelFunc
+}
+
+var _ Registry = (*Local)(nil)
+
+// Options are what Local can be told.
+type Options struct {
+	// UploadExpiry is how long an upload session that nobody writes to is kept.
+	UploadExpiry time.Duration
+	// Log receives what goes wrong in the background.
+	Log *slog.Logger
+}
+
+// NewLocal makes a registry over blobs and meta, which stay the caller's to
+// close, after Close.
+func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
+	l := &Local{blobs: blobs, meta: meta, log: o.Log, cache: newCache(cacheBytes)}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	if o.UploadExpiry == 0 {
+		o.UploadExpiry = 24 * time.Hour
+	}
+	l.SetUploadExpiry(o.UploadExpiry)
+	var err error
+	if l.key, err = uploadKey(ctx, meta); err != nil {
+		return nil, fmt.Errorf("prepare the metadata: %w", err)
+	}
+	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.sweeper.Go(func() { l.sweepForever(ctx) })
+	return l, nil
+}
+
+// Close ends what Local does in the background.
+func (l *Local) Close() {
+	l.stop()
+	l.sweeper.Wait()
+}
+
+// SetUploadExpiry changes Options.UploadExpiry.
+func (l *Local) SetUploadExpiry(d time.Duration) { l.expiry.Store(int64(d)) }
+
+func (l *Local) uploadExpiry() time.Duration { return time.Duration(l.expiry.Load()) }
+
+// uploadKey is the key that signs upload sessions. It is in the store, so that
+// a session survives a restart.
+func uploadKey(ctx context.Context, meta storage.Meta) (key []byte, err error) {
+	name := storage.Key("upload-key")
+	get := func(tx storage.Tx) error {
+		s, err := storage.Settings.Get(tx, name)
+		key = s.Value
+		return err
+	}
+	if err := meta.View(ctx, get); !errors.Is(err, storage.ErrNotFound) {
+		return key, err
+	}
+	err = meta.Update(ctx, func(tx storage.Tx) error {
+		if err := get(tx); !errors.Is(err, storage.ErrNotFound) {
+			return err // another replica was first, or it failed
+		}
+		key = make([]byte, 32)
+		_, _ = rand.Read(key) // never fails, crypto/rand says
+		return storage.Settings.Put(tx, name, storage.Setting{Value: key})
+	})
+	return key, err
+}
+
+// Stats are sums over the whole registry.
+type Stats struct {
+	Blobs     int64 // stored, manifests included
+	Bytes     int64 // in them
+	Manifests int64
+	Repos     int64
+	Uploads   int64 // sessions that hold bytes
+}
+
+// Stats returns the sums, which are kept, not computed.
+func (l *Local) Stats(ctx context.Context) (s Stats, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		for name, n := range map[string]*int64{
+			storage.CountBlobs: &s.Blobs, storage.CountBytes: &s.Bytes, storage.CountManifests: &s.Manifests,
+			storage.CountRepos: &s.Repos, storage.CountUploads: &s.Uploads,
+		} {
+			if *n, err = storage.Total(tx, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return s, err
+}
+
+// putStored notes that the bytes of a blob are stored.
+func putStored(tx storage.Tx, d digest.Digest, size int64, now time.Time) error {
+	key := storage.Key(storage.DigestPart(d))
+	if has, err := storage.Stored.Has(tx, key); has || err != nil {
+		return err
+	}
+	return errors.Join(
+		storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: now}),
+		storage.Count(tx, storage.CountBlobs, 1),
+		storage.Count(tx, storage.CountBytes, size),
+	)
+}
+
+// putLink makes a stored blob readable in a repository.
+func putLink(tx storage.Tx, repo string, d digest.Digest, size int64) error {
+	part := storage.DigestPart(d)
+	return errors.Join(
+		storage.Links.Put(tx, storage.Key(repo, part), storage.Link{Size: size}),
+		storage.Holders.Put(tx, storage.Key(part, repo), storage.Mark{}),
+	)
+}
+
+// readAll reads a blob that is known to be of a size worth holding in memory.
+func (l *Local) readAll(ctx context.Context, d digest.Digest) ([]byte, error) {
+	f, err := l.blobs.Open(ctx, d)
+	if err != nil {
+		return nil, missing(d, err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, MaxManifest+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", d, err)
+	}
+	return data, nil
+}
+
+// missing is the error for bytes that the metadata promises and the blob store
+// does not have: damage of the store, not a mistake of the client.
+func missing(d digest.Digest, err error) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("the bytes of %s are missing from the blob store", d)
+	}
+	return fmt.Errorf("open %s: %w", d, err)
+}
+
+// isNotFound says that a row is not there.
+func isNotFound(err error) bool { return errors.Is(err, storage.ErrNotFound) }

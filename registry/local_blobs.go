@@ -1,0 +1,176 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// mediaTypeBlob is the media type of a blob: a registry does not know better.
+const mediaTypeBlob = "application/octet-stream"
+
+func blobDescriptor(d digest.Digest, size int64) Descriptor {
+	return Descriptor{MediaType: mediaTypeBlob, Digest: d, Size: size}
+}
+
+// Blob opens a blob.
+func (l *Local) Blob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, Descriptor, error) {
+	desc, err := l.StatBlob(ctx, repo, d)
+	if err != nil {
+		return nil, Descriptor{}, err
+	}
+	f, err := l.blobs.Open(ctx, d)
+	if err != nil {
+		return nil, Descriptor{}, missing(d, err)
+	}
+	return f, desc, nil
+}
+
+// StatBlob describes a blob.
+func (l *Local) StatBlob(ctx context.Context, repo string, d digest.Digest) (Descriptor, error) {
+	var link storage.Link
+	err := l.meta.View(ctx, func(tx storage.Tx) (err error) {
+		link, err = getLink(tx, repo, d)
+		return err
+	})
+	return blobDescriptor(d, link.Size), err
+}
+
+func getLink(tx storage.Tx, repo string, d digest.Digest) (storage.Link, error) {
+	link, err := storage.Links.Get(tx, storage.Key(repo, storage.DigestPart(d)))
+	if isNotFound(err) {
+		err = ErrBlobUnknown.With("blob %s is unknown to repository %s", d, repo)
+	}
+	return link, err
+}
+
+// PushBlob stores a blob.
+func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io.Reader) (Descriptor, error) {
+	id := "push-" + rand.Text()
+	stage, err := l.blobs.Stage(ctx, id, 0)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	size, err := fill(stage, d, r)
+	if err == nil {
+		err = stage.Commit(d)
+	}
+	if cerr := stage.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return Descriptor{}, errors.Join(err, l.blobs.Discard(context.WithoutCancel(ctx), id))
+	}
+	err = l.meta.Update(ctx, func(tx storage.Tx) error { return linkNew(tx, repo, d, size) })
+	return blobDescriptor(d, size), err
+}
+
+// fill writes r to a stage and checks that it is d.
+func fill(stage storage.Stage, d digest.Digest, r io.Reader) (int64, error) {
+	h := d.Algorithm().Hash()
+	size, err := receive(stage, h, r)
+	if err != nil {
+		return size, err
+	}
+	if got := digest.NewDigest(d.Algorithm(), h); got != d {
+		return size, ErrDigestInvalid.With("the %d bytes sent have the digest %s, not %s", size, got, d)
+	}
+	return size, nil
+}
+
+// linkNew makes a blob that was just stored readable in a repository.
+func linkNew(tx storage.Tx, repo string, d digest.Digest, size int64) error {
+	return errors.Join(putStored(tx, d, size, time.Now()), putLink(tx, repo, d, size))
+}
+
+// MountBlob makes a blob of one repository readable in another.
+func (l *Local) MountBlob(ctx context.Context, repo, from string, d digest.Digest) (Descriptor, error) {
+	var link storage.Link
+	find := func(tx storage.Tx) (err error) {
+		if from != "" {
+			link, err = getLink(tx, from, d)
+			return err
+		}
+		link, err = anyLink(tx, d)
+		return err
+	}
+	// Most mounts that fail do so here, without waiting for the writer.
+	if err := l.meta.View(ctx, find); err != nil {
+		return Descriptor{}, err
+	}
+	err := l.meta.Update(ctx, func(tx storage.Tx) error {
+		if err := find(tx); err != nil {
+			return err
+		}
+		return putLink(tx, repo, d, link.Size)
+	})
+	return blobDescriptor(d, link.Size), err
+}
+
+// anyLink finds a repository in which d is readable as a blob.
+func anyLink(tx storage.Tx, d digest.Digest) (storage.Link, error) {
+	part := storage.DigestPart(d)
+	for holder, err := range storage.Holders.Scan(tx, storage.Key(part, ""), nil) {
+		if err != nil {
+			return storage.Link{}, err
+		}
+		link, err := storage.Links.Get(tx, storage.Key(string(holder.Rest), part))
+		if !isNotFound(err) { // else its repository has it as a manifest
+			return link, err
+		}
+	}
+	return storage.Link{}, ErrBlobUnknown.With("blob %s is unknown to every repository", d)
+}
+
+// DeleteBlob removes a blob from a repository.
+func (l *Local) DeleteBlob(ctx context.Context, repo string, d digest.Digest) error {
+	return l.meta.Update(ctx, func(tx storage.Tx) error {
+		if _, err := getLink(tx, repo, d); err != nil {
+			return err
+		}
+		if err := unreferenced(tx, repo, d, "blob"); err != nil {
+			return err
+		}
+		part := storage.DigestPart(d)
+		if err := storage.Links.Delete(tx, storage.Key(repo, part)); err != nil {
+			return err
+		}
+		return dropHolder(tx, repo, part)
+	})
+}
+
+// unreferenced fails with ErrReferenced if a manifest of repo needs d.
+func unreferenced(tx storage.Tx, repo string, d digest.Digest, what string) error {
+	for parent, err := range storage.Parents.Scan(tx, storage.Key(repo, storage.DigestPart(d), ""), nil) {
+		if err != nil {
+			return err
+		}
+		by, _, err := storage.CutDigest(parent.Rest)
+		if err != nil {
+			return err
+		}
+		return ErrReferenced.With("%s %s is referenced by manifest %s: delete that first", what, d, by)
+	}
+	return nil
+}
+
+// dropHolder forgets that repo needs bytes, once it has them neither as a blob
+// nor as a manifest.
+func dropHolder(tx storage.Tx, repo, part string) error {
+	key := storage.Key(repo, part)
+	link, err := storage.Links.Has(tx, key)
+	if link || err != nil {
+		return err
+	}
+	manifest, err := storage.Manifests.Has(tx, key)
+	if manifest || err != nil {
+		return err
+	}
+	return storage.Holders.Delete(tx, storage.Key(part, repo))
+}

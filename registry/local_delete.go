@@ -1,0 +1,99 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// DeleteTag removes a tag.
+func (l *Local) DeleteTag(ctx context.Context, repo, tag string) error {
+	return l.meta.Update(ctx, func(tx storage.Tx) error {
+		if _, err := getTag(tx, repo, tag); err != nil {
+			return err
+		}
+		return moveTag(tx, repo, tag, "", time.Now())
+	})
+}
+
+// DeleteManifest removes a manifest and its tags.
+func (l *Local) DeleteManifest(ctx context.Context, repo string, d digest.Digest) error {
+	return l.meta.Update(ctx, func(tx storage.Tx) error {
+		row, err := getManifest(tx, repo, d)
+		if err != nil {
+			return err
+		}
+		if err := unreferenced(tx, repo, d, "manifest"); err != nil {
+			return err
+		}
+		return errors.Join(
+			deleteTags(tx, repo, d),
+			deleteManifestRows(tx, repo, d, row),
+			leaveRepo(tx, repo))
+	})
+}
+
+// deleteTags removes the tags that point to a manifest.
+func deleteTags(tx storage.Tx, repo string, d digest.Digest) error {
+	var tags []string
+	for e, err := range storage.Tagged.Scan(tx, storage.Key(repo, storage.DigestPart(d), ""), nil) {
+		if err != nil {
+			return err
+		}
+		tags = append(tags, string(e.Rest))
+	}
+	now := time.Now()
+	for _, tag := range tags {
+		if err := moveTag(tx, repo, tag, "", now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteManifestRows removes what manifestWrite.write wrote for the manifest.
+func deleteManifestRows(tx storage.Tx, repo string, d digest.Digest, row storage.Manifest) error {
+	part := storage.DigestPart(d)
+	for refs := row.Refs; len(refs) > 0; {
+		ref, rest, err := storage.CutDigest(refs)
+		if err != nil {
+			return err
+		}
+		if err := storage.Parents.Delete(tx, storage.Key(repo, storage.DigestPart(ref), part)); err != nil {
+			return err
+		}
+		refs = rest
+	}
+	if row.Subject != "" {
+		subject := storage.DigestPart(digest.Digest(row.Subject))
+		if err := storage.Referrers.Delete(tx, storage.Key(repo, subject, part)); err != nil {
+			return err
+		}
+	}
+	if err := storage.Manifests.Delete(tx, storage.Key(repo, part)); err != nil {
+		return err
+	}
+	return errors.Join(
+		dropHolder(tx, repo, part),
+		storage.Count(tx, storage.CountManifests, -1))
+}
+
+// leaveRepo counts a manifest less in a repository, which is no longer listed
+// after its last.
+func leaveRepo(tx storage.Tx, repo string) error {
+	key := storage.Key(repo)
+	row, err := storage.Repos.Get(tx, key)
+	if err != nil {
+		return err
+	}
+	if row.Manifests--; row.Manifests > 0 {
+		return storage.Repos.Put(tx, key, row)
+	}
+	return errors.Join(
+		storage.Repos.Delete(tx, key),
+		storage.Count(tx, storage.CountRepos, -1))
+}

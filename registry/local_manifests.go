@@ -1,0 +1,274 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// Manifest returns a manifest and its bytes.
+func (l *Local) Manifest(ctx context.Context, repo string, ref Reference) ([]byte, Descriptor, error) {
+	desc, err := l.StatManifest(ctx, repo, ref)
+	if err != nil {
+		return nil, Descriptor{}, err
+	}
+	if data, ok := l.cache.get(desc.Digest); ok {
+		return data, desc, nil
+	}
+	data, err := l.readAll(ctx, desc.Digest)
+	if err != nil {
+		return nil, Descriptor{}, err
+	}
+	l.cache.put(desc.Digest, data)
+	return data, desc, nil
+}
+
+// StatManifest describes a manifest.
+func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (desc Descriptor, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		d := ref.Digest
+		if ref.Tag != "" {
+			if d, err = getTag(tx, repo, ref.Tag); err != nil {
+				return err
+			}
+		}
+		row, err := getManifest(tx, repo, d)
+		desc = Descriptor{MediaType: row.MediaType, Digest: d, Size: row.Size}
+		return err
+	})
+	return desc, err
+}
+
+func getTag(tx storage.Tx, repo, tag string) (digest.Digest, error) {
+	row, err := storage.Tags.Get(tx, storage.Key(repo, tag))
+	if isNotFound(err) {
+		err = ErrManifestUnknown.With("tag %s is unknown to repository %s", tag, repo)
+	}
+	return digest.Digest(row.Digest), err
+}
+
+func getManifest(tx storage.Tx, repo string, d digest.Digest) (storage.Manifest, error) {
+	row, err := storage.Manifests.Get(tx, storage.Key(repo, storage.DigestPart(d)))
+	if isNotFound(err) {
+		err = ErrManifestUnknown.With("manifest %s is unknown to repository %s", d, repo)
+	}
+	return row, err
+}
+
+// PushManifest stores a manifest.
+func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush) (ManifestPushed, error) {
+	if len(push.Data) > MaxManifest {
+		return ManifestPushed{}, ErrManifestTooLarge
+	}
+	if got := push.Digest.Algorithm().FromBytes(push.Data); got != push.Digest {
+		return ManifestPushed{}, ErrDigestInvalid.With("the %d bytes sent have the digest %s, not %s", len(push.Data), got, push.Digest)
+	}
+	m, err := parseManifest(push.Data, push.MediaType)
+	if err != nil {
+		return ManifestPushed{}, err
+	}
+	w := manifestWrite{ManifestPush: push, manifest: m, repo: repo, now: time.Now()}
+	// What is refused is refused here, before its bytes are stored.
+	if err := l.meta.View(ctx, w.checkRefs); err != nil {
+		return ManifestPushed{}, err
+	}
+	if len(push.Tags) > 0 {
+		if w.description, err = l.describe(ctx, repo, &m); err != nil {
+			return ManifestPushed{}, err
+		}
+	}
+	if err := l.store(ctx, push.Digest, push.Data); err != nil {
+		return ManifestPushed{}, err
+	}
+	err = l.meta.Update(ctx, func(tx storage.Tx) error {
+		if err := w.checkRefs(tx); err != nil {
+			return err
+		}
+		return w.write(tx)
+	})
+	if err != nil {
+		return ManifestPushed{}, err
+	}
+	l.cache.put(push.Digest, push.Data)
+	desc := Descriptor{MediaType: m.MediaType, Digest: push.Digest, Size: int64(len(push.Data))}
+	return ManifestPushed{Descriptor: desc, Subject: m.Subject}, nil
+}
+
+// store makes data durable as the blob d.
+func (l *Local) store(ctx context.Context, d digest.Digest, data []byte) error {
+	id := "manifest-" + rand.Text()
+	stage, err := l.blobs.Stage(ctx, id, 0)
+	if err != nil {
+		return err
+	}
+	if _, err = stage.Write(data); err == nil {
+		err = stage.Commit(d)
+	}
+	if cerr := stage.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return errors.Join(err, l.blobs.Discard(context.WithoutCancel(ctx), id))
+	}
+	return nil
+}
+
+// describe finds the description of an image; for an index that has none, that
+// of its first image.
+func (l *Local) describe(ctx context.Context, repo string, m *manifest) (string, error) {
+	if s := m.Annotations[ocispec.AnnotationDescription]; m.Index && s == "" && len(m.Refs) > 0 {
+		data, desc, err := l.Manifest(ctx, repo, Reference{Digest: m.Refs[0].Digest})
+		if errors.Is(err, ErrManifestUnknown) { // a blob, in the index of a build cache
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		child, err := parseManifest(data, desc.MediaType)
+		if err != nil || child.Index {
+			return "", err
+		}
+		m = &child
+	}
+	return m.description(func(config Descriptor) ([]byte, error) { return l.readAll(ctx, config.Digest) })
+}
+
+// manifestWrite is the transaction that makes a manifest visible.
+type manifestWrite struct {
+	ManifestPush
+	manifest    manifest
+	repo        string
+	description string
+	now         time.Time
+}
+
+// checkRefs fails unless all that the manifest references is in the repository,
+// and is as large as the manifest says.
+func (w *manifestWrite) checkRefs(tx storage.Tx) error {
+	for _, d := range w.manifest.Refs {
+		key := storage.Key(w.repo, storage.DigestPart(d.Digest))
+		size, err := presentSize(tx, key, w.manifest.Index)
+		if isNotFound(err) {
+			return ErrManifestBlobUnknown.With("manifest references %s %s, which is unknown to repository %s", d.MediaType, d.Digest, w.repo)
+		}
+		if err != nil {
+			return err
+		}
+		if size != d.Size {
+			return ErrManifestInvalid.With("manifest says that %s has %d bytes: it has %d", d.Digest, d.Size, size)
+		}
+	}
+	return nil
+}
+
+// presentSize finds content of a repository: a blob or, for an index, rather a
+// manifest.
+func presentSize(tx storage.Tx, key []byte, index bool) (int64, error) {
+	if index {
+		row, err := storage.Manifests.Get(tx, key)
+		if !isNotFound(err) {
+			return row.Size, err
+		}
+	}
+	link, err := storage.Links.Get(tx, key)
+	return link.Size, err
+}
+
+// write writes all the rows that a manifest has.
+func (w *manifestWrite) write(tx storage.Tx) error {
+	part := storage.DigestPart(w.Digest)
+	key := storage.Key(w.repo, part)
+	known, err := storage.Manifests.Has(tx, key)
+	if err != nil {
+		return err
+	}
+	size := int64(len(w.Data))
+	row := storage.Manifest{MediaType: w.manifest.MediaType, Size: size, Pushed: w.now, Subject: string(w.manifest.Subject)}
+	for _, d := range w.manifest.Refs {
+		ref := storage.DigestPart(d.Digest)
+		row.Refs = append(row.Refs, ref...)
+		if err := storage.Parents.Put(tx, storage.Key(w.repo, ref, part), storage.Mark{}); err != nil {
+			return err
+		}
+	}
+	err = errors.Join(
+		storage.Manifests.Put(tx, key, row),
+		storage.Holders.Put(tx, storage.Key(part, w.repo), storage.Mark{}),
+		putStored(tx, w.Digest, size, w.now),
+		w.putReferrer(tx),
+		w.putRepo(tx, !known))
+	if err != nil {
+		return err
+	}
+	for _, tag := range w.Tags {
+		if err := moveTag(tx, w.repo, tag, w.Digest, w.now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *manifestWrite) putReferrer(tx storage.Tx) error {
+	if w.manifest.Subject == "" {
+		return nil
+	}
+	key := storage.Key(w.repo, storage.DigestPart(w.manifest.Subject), storage.DigestPart(w.Digest))
+	return storage.Referrers.Put(tx, key, storage.Referrer{
+		MediaType: w.manifest.MediaType, Size: int64(len(w.Data)),
+		ArtifactType: w.manifest.ArtifactType, Annotations: w.manifest.Annotations,
+	})
+}
+
+func (w *manifestWrite) putRepo(tx storage.Tx, added bool) error {
+	row, err := storage.Repos.Get(tx, storage.Key(w.repo))
+	if isNotFound(err) {
+		err = storage.Count(tx, storage.CountRepos, 1)
+	}
+	if err != nil {
+		return err
+	}
+	if added {
+		row.Manifests++
+		if err := storage.Count(tx, storage.CountManifests, 1); err != nil {
+			return err
+		}
+	}
+	if len(w.Tags) > 0 {
+		row.Description = w.description
+	}
+	row.Updated = w.now
+	return storage.Repos.Put(tx, storage.Key(w.repo), row)
+}
+
+// moveTag points a tag at a manifest, or removes it if d is empty, and writes
+// that down in its history.
+func moveTag(tx storage.Tx, repo, tag string, d digest.Digest, now time.Time) error {
+	key := storage.Key(repo, tag)
+	old, err := storage.Tags.Get(tx, key)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	if old.Digest == string(d) {
+		return nil
+	}
+	if old.Digest != "" {
+		if err := storage.Tagged.Delete(tx, storage.Key(repo, storage.DigestPart(digest.Digest(old.Digest)), tag)); err != nil {
+			return err
+		}
+	}
+	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.TimePart(now)), storage.TagMove{Digest: string(d)}); err != nil {
+		return err
+	}
+	if d == "" {
+		return storage.Tags.Delete(tx, key)
+	}
+	return errors.Join(
+		storage.Tags.Put(tx, key, storage.Tag{Digest: string(d), Moved: now}),
+		storage.Tagged.Put(tx, storage.Key(repo, storage.DigestPart(d), tag), storage.Mark{}))
+}
