@@ -1,0 +1,46 @@
+# Berth: `make` lists what there is to do.
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+TOOLS     := $(CURDIR)/bin/tools
+FUZZTIME  ?= 10s
+SOAKTIME  ?= 10m
+TESTFLAGS ?=
+
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+GO_TEST  := $(TOOLS)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
+
+export BERTH_TOOLS := $(TOOLS)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run tools test lint fuzz bench soak clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## build bin/berth
+	$(GO_BUILD) -o bin/ ./cmd/...
+
+run: build ## start the registry on localhost:5000, its data in ./data
+	bin/berth serve --addr localhost:5000 --data ./data
+
+tools: ## install what the tests and the linter need
+	hack/install-tools.sh
+
+test: tools lint build ## check the code, run all tests
+	BERTH_BIN=$(CURDIR)/bin/berth $(GO_TEST) -count=1 -timeout 25m $(TESTFLAGS) ./...
+
+lint: ## check the code
+	hack/install-tools.sh golangci-lint
+	$(TOOLS)/golangci-lint run
+
+fuzz: ## run each fuzz test for FUZZTIME
+	hack/fuzz.sh $(FUZZTIME)
+
+bench: ## compare with other registries
+	go run ./bench
+
+soak: tools build ## kill the server at random for SOAKTIME
+	BERTH_BIN=$(CURDIR)/bin/berth go test -count=1 -timeout 0 -v -run '^TestKill' ./e2e -soak $(SOAKTIME)
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,199 @@
+package berthtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// commandTime is how long a command of Run may take.
+const commandTime = 5 * time.Minute
+
+// built is the directory of the binary that this process has built, if any.
+var built string
+
+// binary returns the path of berth: what BERTH_BIN names, or else built anew.
+var binary = sync.OnceValues(func() (string, error) {
+	if bin := os.Getenv("BERTH_BIN"); bin != "" {
+		return bin, nil
+	}
+	dir, err := os.MkdirTemp("", "berth-e2e-")
+	if err != nil {
+		return "", err
+	}
+	built = dir
+	bin := filepath.Join(dir, "berth")
+	cmd := exec.Command("go", "build", "-o", bin, "github.com/berth-registry/berth/cmd/berth")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build berth: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// Main is TestMain for a package that starts servers.
+func Main(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code) //revive:disable-line:deep-exit // it is TestMain
+}
+
+// Tool returns the path of a program that the test needs, or fails the test.
+func Tool(tb testing.TB, name string) string {
+	tb.Helper()
+	tools := os.Getenv("BERTH_TOOLS")
+	if tools == "" {
+		root, err := moduleRoot()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tools = filepath.Join(root, "bin", "tools")
+	}
+	if path := filepath.Join(tools, name); isFile(path) {
+		return path
+	}
+	// Debian keeps daemons where a user's PATH does not reach.
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
+		if path := filepath.Join(dir, name); isFile(path) {
+			return path
+		}
+	}
+	tb.Fatalf("this test needs %s, which is not installed; run: make tools", name)
+	return ""
+}
+
+// Root fails the test unless it runs as root.
+func Root(tb testing.TB) {
+	tb.Helper()
+	if os.Getuid() != 0 {
+		tb.Fatal("this test needs root, for mounts and daemons of its own; run: sudo make test")
+	}
+}
+
+func isFile(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular()
+}
+
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil && !isFile(filepath.Join(dir, "go.mod")) {
+		up := filepath.Dir(dir)
+		if up == dir {
+			err = errors.New("found no go.mod: the test does not run in Berth's source")
+		}
+		dir = up
+	}
+	return dir, err
+}
+
+// Command is a program of Tool with a setting to run it in.
+type Command struct {
+	tb   testing.TB
+	path string
+	args []string // before those of Run
+	env  []string
+	dir  string
+}
+
+// NewCommand returns the program name, which Run gives args before its own.
+func NewCommand(tb testing.TB, name string, args ...string) *Command {
+	tb.Helper()
+	return &Command{tb: tb, path: Tool(tb, name), args: args}
+}
+
+// Env adds KEY=VALUE to the program's environment.
+func (c *Command) Env(env ...string) *Command {
+	c.env = append(c.env, env...)
+	return c
+}
+
+// Dir sets the directory that the program runs in.
+func (c *Command) Dir(dir string) *Command {
+	c.dir = dir
+	return c
+}
+
+// Run runs the program and returns what it wrote on its standard output. It
+// fails the test if the program fails.
+func (c *Command) Run(args ...string) string {
+	c.tb.Helper()
+	stdout, stderr, err := c.Try(args...)
+	if err != nil {
+		c.tb.Fatalf("%s %s: %v\n%s%s", filepath.Base(c.path), strings.Join(append(c.args, args...), " "), err, stdout, stderr)
+	}
+	return stdout
+}
+
+// Try is Run for a program that may fail.
+func (c *Command) Try(args ...string) (stdout, stderr string, err error) {
+	c.tb.Helper()
+	var out, errOut bytes.Buffer
+	cmd := c.command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	p, err := startProcess(cmd)
+	if err != nil {
+		return "", "", err
+	}
+	if p.wait(commandTime) != nil {
+		_ = cmd.Process.Kill()
+		<-p.done
+		return out.String(), errOut.String(), fmt.Errorf("still running after %v", commandTime)
+	}
+	return out.String(), errOut.String(), p.err
+}
+
+func (c *Command) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(c.path, append(c.args[:len(c.args):len(c.args)], args...)...)
+	cmd.Env = append(os.Environ(), c.env...)
+	cmd.Dir = c.dir
+	cmd.WaitDelay = time.Second // a child may have kept the output open
+	return cmd
+}
+
+// Daemon starts the program and waits until ready says so. It ends with the
+// test, by SIGTERM, and if the test fails its log is printed.
+func (c *Command) Daemon(ready func() error, args ...string) {
+	c.tb.Helper()
+	var out log
+	cmd := c.command(args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := startProcess(cmd)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	name := filepath.Base(c.path)
+	c.tb.Cleanup(func() {
+		p.stop()
+		if c.tb.Failed() {
+			c.tb.Logf("%s's log:\n%s", name, tail(out.String(), 8<<10))
+		}
+	})
+	for deadline := time.Now().Add(daemonTime); ; {
+		err := ready()
+		if err == nil {
+			return
+		}
+		select {
+		case <-p.done:
+			c.tb.Fatalf("%s ended before it was ready: %v", name, p.err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			c.tb.Fatalf("%s is not ready after %v: %v", name, daemonTime, err)
+		}
+	}
+}
+
+// daemonTime is how long a daemon of another project may take to be ready, or to
+// end.
+const daemonTime = time.Minute

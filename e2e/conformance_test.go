@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"encoding/xml"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/berth-registry/berth/e2e/berthtest"
+)
+
+// TestConformance runs the specification's own conformance suite: of 1.1, and of
+// what its main branch adds. Nothing may fail, and nothing may be left out.
+func TestConformance(t *testing.T) {
+	for _, version := range []string{"1.1", "dev"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			s := berthtest.Start(t, berthtest.Options{})
+			results := t.TempDir()
+			stdout, stderr, err := berthtest.NewCommand(t, "conformance").Dir(results).Env(
+				"OCI_VERSION="+version,
+				"OCI_REGISTRY="+s.Addr,
+				"OCI_TLS=disabled",
+				"OCI_RESULTS_DIR="+results,
+			).Try()
+			report := readConformance(t, filepath.Join(results, "junit.xml"))
+			t.Logf("conformance %s: %d tests, %d failures, %d errors, %d skipped, %d disabled",
+				version, report.Tests, report.Failures, report.Errors, report.Skipped, report.Disabled)
+			if err != nil || report.Failures+report.Errors > 0 {
+				t.Errorf("conformance: %v\n%s%s", err, stdout, stderr)
+			}
+			if report.Tests == 0 {
+				t.Error("conformance ran no tests")
+			}
+			for _, name := range report.leftOut() {
+				t.Errorf("conformance left out %s", name)
+			}
+		})
+	}
+}
+
+// conformance is the suite's report, in the format of JUnit.
+type conformance struct {
+	Tests    int `xml:"tests,attr"`
+	Failures int `xml:"failures,attr"`
+	Errors   int `xml:"errors,attr"`
+	Skipped  int `xml:"skipped,attr"`
+	Disabled int `xml:"disabled,attr"`
+	Suites   []struct {
+		Cases []struct {
+			Name    string    `xml:"name,attr"`
+			Skipped *struct{} `xml:"skipped"`
+		} `xml:"testcase"`
+	} `xml:"testsuite"`
+}
+
+func (c *conformance) leftOut() (names []string) {
+	for _, s := range c.Suites {
+		for _, test := range s.Cases {
+			if test.Skipped != nil {
+				names = append(names, test.Name)
+			}
+		}
+	}
+	return names
+}
+
+func readConformance(t *testing.T, path string) (c conformance) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("conformance wrote no report: %v", err)
+	}
+	if err := xml.Unmarshal(data, &c); err != nil {
+		t.Fatalf("read the report of conformance: %v", err)
+	}
+	return c
+}

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Installs what the tests drive: Debian's packages, and Go programs at the
+# versions below into bin/tools. What is there already is left alone.
+#
+#	hack/install-tools.sh                  everything
+#	hack/install-tools.sh golangci-lint    only that Go program
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=${BERTH_TOOLS:-$PWD/bin/tools}
+
+# A command that the tests run, and the Debian package that has it.
+debian='
+	busybox    busybox-static
+	containerd containerd
+	crun       crun
+	docker     docker.io
+	dockerd    docker.io
+	mkfs.ext4  e2fsprogs
+	podman     podman
+	runc       runc
+	skopeo     skopeo
+	strace     strace
+'
+
+# A Go program, its package, its version.
+programs='
+	conformance   github.com/opencontainers/distribution-spec/conformance v0.0.0-20260831232431-97274622c111
+	cosign        github.com/sigstore/cosign/v3/cmd/cosign                v3.1.3
+	crane         github.com/google/go-containerregistry/cmd/crane        v0.22.1
+	golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint  v2.15.0
+	gotestsum     gotest.tools/gotestsum                                  v1.13.0
+	helm          helm.sh/helm/v3/cmd/helm                                v3.22.0
+	oras          oras.land/oras/cmd/oras                                 v1.3.6
+'
+
+# BuildKit's module cannot be installed by name: it excludes versions of its
+# dependencies. It is built where it was downloaded to.
+buildkit=v0.34.2
+
+install_debian() {
+	local missing=() command package
+	while read -r command package; do
+		[ -z "$command" ] || command -v "$command" >/dev/null || missing+=("$package")
+	done <<<"$debian"
+	[ ${#missing[@]} -gt 0 ] || return 0
+
+	local apt="apt-get install -y --no-install-recommends ${missing[*]}"
+	if ! command -v apt-get >/dev/null; then
+		echo "the tests need ${missing[*]}, and this is no Debian: install them by hand" >&2
+		return 1
+	fi
+	if [ "$(id -u)" != 0 ]; then
+		echo "the tests need ${missing[*]}: run as root: $apt" >&2
+		return 1
+	fi
+	# The run level keeps the packages' daemons off: the tests start their own.
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+	$apt </dev/null || { apt-get update && $apt; } </dev/null
+}
+
+# installed NAME VERSION: whether bin/tools has it; `built` notes that it does.
+installed() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1.version" 2>/dev/null)" = "$2" ]; }
+built() { echo "$2" >"$bin/.$1.version"; }
+
+install_programs() {
+	local name package version
+	while read -r name package version; do
+		[ -n "$name" ] && [[ -z "${1-}" || $name = "$1" ]] || continue
+		installed "$name" "$version" && continue
+		echo "installing $name $version"
+		GOBIN="$bin" go install "$package@$version" </dev/null
+		built "$name" "$version"
+	done <<<"$programs"
+}
+
+install_buildkit() {
+	local dir name
+	installed buildctl $buildkit && installed buildkitd $buildkit && return
+	echo "installing buildkit $buildkit"
+	dir=$(cd / && go mod download -json "github.com/moby/buildkit@$buildkit" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+	for name in buildctl buildkitd; do
+		CGO_ENABLED=0 go build -C "$dir" -trimpath -o "$bin/$name" "./cmd/$name"
+		built "$name" $buildkit
+	done
+}
+
+mkdir -p "$bin"
+if [ $# -gt 0 ]; then
+	install_programs "$1"
+	exit
+fi
+install_debian
+install_programs
+install_buildkit
