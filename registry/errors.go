@@ -5,8 +5,9 @@ import (
 	"net/http"
 )
 
-// Error is an error of the protocol: a code and an HTTP status of the
-// specification, "Error Codes". The variables below are all there are; errors
+// Error is an error of the protocol: a code of the specification, "Error Codes",
+// and an HTTP status. UNAVAILABLE, which goes with statuses from 500, is of
+// Docker's registry API: the specification has none for them. The variables below are all there are; errors
 // that methods return wrap one of them, with a message for the user:
 //
 //	errors.Is(err, registry.ErrBlobUnknown)
@@ -46,8 +47,8 @@ var (
 	ErrManifestUnknown     = &Error{"MANIFEST_UNKNOWN", http.StatusNotFound, "manifest unknown to repository"}
 	ErrNameInvalid         = &Error{"NAME_INVALID", http.StatusBadRequest, "invalid repository name"}
 	ErrNameUnknown         = &Error{"NAME_UNKNOWN", http.StatusNotFound, "repository name not known to registry"}
-	ErrTagInvalid          = &Error{"TAG_INVALID", http.StatusBadRequest, "invalid tag"}
-	ErrPageInvalid         = &Error{"PAGINATION_NUMBER_INVALID", http.StatusBadRequest, "invalid number of results requested"}
+	ErrTagInvalid          = &Error{"NAME_INVALID", http.StatusBadRequest, "invalid tag"}
+	ErrPageInvalid         = &Error{"UNSUPPORTED", http.StatusBadRequest, "invalid number of results requested"}
 	ErrSizeInvalid         = &Error{"SIZE_INVALID", http.StatusBadRequest, "provided length did not match content length"}
 	ErrReferenced          = &Error{"DENIED", http.StatusMethodNotAllowed, "a manifest of the repository references it"}
 	ErrDenied              = &Error{"DENIED", http.StatusForbidden, "requested access to the resource is denied"}

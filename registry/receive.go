@@ -7,10 +7,18 @@ import (
 	"sync"
 )
 
-// bufferSize is how much of a blob is in memory at a time, twice.
-const bufferSize = 128 << 10
+const (
+	// bufferSize is how much of a blob is in memory at a time, twice.
+	bufferSize = 128 << 10
+	// firstSize is how much of a blob is read before the buffers are taken: a
+	// small blob, or a client that sends next to nothing, does without them.
+	firstSize = 16 << 10
+)
 
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+var (
+	buffers = sync.Pool{New: func() any { return new([2][bufferSize]byte) }}
+	firsts  = sync.Pool{New: func() any { return new([firstSize]byte) }}
+)
 
 // readError is a failure of the reader that a client's bytes come from, as
 // opposed to one of the store.
@@ -22,22 +30,22 @@ func (e readError) Unwrap() error { return e.error }
 // wrote. A failure of r is a readError, and what came before it was written and
 // hashed.
 func receive(w io.Writer, h hash.Hash, r io.Reader) (int64, error) {
-	first, second := buffers.Get().(*[bufferSize]byte), buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(first)
-	defer buffers.Put(second)
-
+	first := firsts.Get().(*[firstSize]byte)
+	defer firsts.Put(first)
 	n, err := fillBuffer(r, first[:])
-	if err == nil {
-		return receiveLong(w, h, r, first[:], second[:])
-	}
 	_, _ = h.Write(first[:n]) // a hash never fails
 	written, werr := w.Write(first[:n])
-	return int64(written), outcome(werr, err)
+	if werr != nil || err != nil {
+		return int64(written), outcome(werr, err)
+	}
+	more, err := receiveLong(w, h, r)
+	return int64(written) + more, err
 }
 
-// receiveLong goes on after a full first buffer. To hash takes as long as to
-// read and write, so it has a goroutine of its own, one buffer behind.
-func receiveLong(w io.Writer, h hash.Hash, r io.Reader, filled, other []byte) (total int64, err error) {
+// receiveLong is receive for a long blob. To hash takes as long as to read and
+// write, so it has a goroutine of its own, one buffer behind.
+func receiveLong(w io.Writer, h hash.Hash, r io.Reader) (total int64, err error) {
+	pair := buffers.Get().(*[2][bufferSize]byte)
 	work, done := make(chan []byte), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -48,15 +56,16 @@ func receiveLong(w io.Writer, h hash.Hash, r io.Reader, filled, other []byte) (t
 	defer func() {
 		close(work)
 		<-done
+		buffers.Put(pair)
 	}()
-	for n := len(filled); ; n, err = fillBuffer(r, filled) {
-		work <- filled[:n] // taken once the other buffer is hashed and may be filled
-		written, werr := w.Write(filled[:n])
+	for i := 0; ; i ^= 1 {
+		n, err := fillBuffer(r, pair[i][:])
+		work <- pair[i][:n] // taken once the other buffer is hashed, and free again
+		written, werr := w.Write(pair[i][:n])
 		total += int64(written)
 		if werr != nil || err != nil {
 			return total, outcome(werr, err)
 		}
-		filled, other = other, filled
 	}
 }
 
