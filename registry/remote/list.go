@@ -26,7 +26,7 @@ func (c *Client) Repositories(ctx context.Context, after string) iter.Seq2[strin
 		Repositories []string `json:"repositories"`
 	}
 	first := request{url: c.url("v2/_catalog"), scopes: []string{auth.ScopeRegistryCatalog}}
-	return names(c, ctx, first, after, func(p page) []string { return p.Repositories })
+	return names(ctx, c, first, after, func(p page) []string { return p.Repositories })
 }
 
 // Tags lists the tags of repo.
@@ -35,11 +35,11 @@ func (c *Client) Tags(ctx context.Context, repo, after string) iter.Seq2[string,
 		Tags []string `json:"tags"`
 	}
 	first := request{url: c.repoURL(repo, "tags", "list"), scopes: pulls(repo), missing: registry.ErrNameUnknown}
-	return names(c, ctx, first, after, func(p page) []string { return p.Tags })
+	return names(ctx, c, first, after, func(p page) []string { return p.Tags })
 }
 
 // names lists what the pages from first on hold.
-func names[P any](c *Client, ctx context.Context, first request, after string, of func(P) []string) iter.Seq2[string, error] {
+func names[P any](ctx context.Context, c *Client, first request, after string, of func(P) []string) iter.Seq2[string, error] {
 	q := url.Values{"n": {strconv.Itoa(pageLength)}}
 	if after != "" {
 		q.Set("last", after)
@@ -47,7 +47,7 @@ func names[P any](c *Client, ctx context.Context, first request, after string, o
 	return func(yield func(string, error) bool) {
 		r := first
 		r.url = withQuery(first.url, q)
-		for p, err := range pages[P](c, ctx, r) {
+		for p, err := range pages[P](ctx, c, r) {
 			if err != nil {
 				yield("", err)
 				return
@@ -85,7 +85,7 @@ func (c *Client) referrers(ctx context.Context, repo string, d digest.Digest, ar
 		u = withQuery(u, url.Values{"artifactType": {artifactType}})
 	}
 	var all []registry.Descriptor
-	for p, err := range pages[ocispec.Index](c, ctx, request{url: u, scopes: pulls(repo)}) {
+	for p, err := range pages[ocispec.Index](ctx, c, request{url: u, scopes: pulls(repo)}) {
 		if errors.Is(err, registry.ErrRouteUnknown) || errors.Is(err, registry.ErrNameUnknown) {
 			break // a registry before 1.1, or one that says so of an empty list
 		}
@@ -109,11 +109,11 @@ func (c *Client) referrers(ctx context.Context, repo string, d digest.Digest, ar
 const maxReferrers = 100_000
 
 // pages yields the pages of a list, each behind the Link of the one before it.
-func pages[P any](c *Client, ctx context.Context, r request) iter.Seq2[P, error] {
+func pages[P any](ctx context.Context, c *Client, r request) iter.Seq2[P, error] {
 	r.method, r.want = http.MethodGet, []int{http.StatusOK}
 	return func(yield func(P, error) bool) {
 		for r.url != nil {
-			p, next, err := page[P](c, ctx, r)
+			p, next, err := page[P](ctx, c, r)
 			if !yield(p, err) || err != nil {
 				return
 			}
@@ -125,7 +125,7 @@ func pages[P any](c *Client, ctx context.Context, r request) iter.Seq2[P, error]
 	}
 }
 
-func page[P any](c *Client, ctx context.Context, r request) (p P, next *url.URL, err error) {
+func page[P any](ctx context.Context, c *Client, r request) (p P, next *url.URL, err error) {
 	resp, err := c.do(ctx, r)
 	if err != nil {
 		return p, nil, err
@@ -171,7 +171,8 @@ func isNext(params string) bool {
 }
 
 // Search lists repositories with term in their name, with the protocol of
-// "docker search": /v1/search, which OCI registries need not have.
+// "docker search": /v1/search, which OCI registries need not have, and which may
+// answer with the best matches only.
 func (c *Client) Search(ctx context.Context, term string) iter.Seq2[registry.SearchResult, error] {
 	return func(yield func(registry.SearchResult, error) bool) {
 		for n := 1; ; n++ {
@@ -206,7 +207,7 @@ func (c *Client) search(ctx context.Context, term string, n int) (searchPage, er
 		q.Set("page", strconv.Itoa(n))
 	}
 	r := request{method: http.MethodGet, url: withQuery(c.url("v1/search"), q), want: []int{http.StatusOK}}
-	p, _, err := page[searchPage](c, ctx, r)
+	p, _, err := page[searchPage](ctx, c, r)
 	return p, err
 }
 
@@ -214,19 +215,4 @@ func withQuery(u *url.URL, q url.Values) *url.URL {
 	with := *u
 	with.RawQuery = q.Encode()
 	return &with
-}
-
-// mediaTypeOf is the type that a manifest says it is of.
-func mediaTypeOf(data []byte) string {
-	var m struct {
-		MediaType string          `json:"mediaType"`
-		Manifests json.RawMessage `json:"manifests"`
-	}
-	if json.Unmarshal(data, &m) == nil && m.MediaType != "" {
-		return m.MediaType
-	}
-	if m.Manifests != nil {
-		return ocispec.MediaTypeImageIndex
-	}
-	return ocispec.MediaTypeImageManifest
 }

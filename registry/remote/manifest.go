@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
@@ -132,16 +133,28 @@ func (c *Client) PushManifest(ctx context.Context, repo string, m registry.Manif
 }
 
 func (c *Client) putManifest(ctx context.Context, repo string, u *url.URL, desc registry.Descriptor, data []byte) (*http.Response, error) {
+	header := http.Header{}
+	if desc.MediaType != "" {
+		header.Set("Content-Type", desc.MediaType)
+	}
 	resp, err := c.do(ctx, request{
-		method: http.MethodPut, url: u, scopes: pushes(repo),
-		header: http.Header{"Content-Type": {desc.MediaType}},
-		body:   newBody(bytes.NewReader(data), registry.Chunk{}),
-		want:   []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
+		method: http.MethodPut, url: u, scopes: pushes(repo), header: header,
+		body: newBody(bytes.NewReader(data), registry.Chunk{}),
+		want: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted},
 	})
 	if err != nil {
 		return nil, err
 	}
 	return resp, drain(resp)
+}
+
+// mediaTypeOf is the type that a manifest says it is of, if it does.
+func mediaTypeOf(data []byte) string {
+	var m struct {
+		MediaType string `json:"mediaType"`
+	}
+	_ = json.Unmarshal(data, &m) // the registry is the judge of what is no manifest
+	return m.MediaType
 }
 
 func subjectOf(resp *http.Response) digest.Digest {
