@@ -1,0 +1,152 @@
+package config
+
+import (
+	"flag"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write config.example.yaml anew")
+
+const examplePath = "../../config.example.yaml"
+
+func TestExample(t *testing.T) {
+	if *rewrite {
+		if err := os.WriteFile(examplePath, Example(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.ReadFile(examplePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(file) != string(Example()) {
+		t.Error("config.example.yaml is not what Example returns; go test ./internal/config -rewrite writes it")
+	}
+	c, err := Load(examplePath, nil)
+	if err != nil || c != Default() {
+		t.Errorf("Load of the example = %+v, %v, want the defaults", c, err)
+	}
+	l := newLoader()
+	l.yaml("example", file)
+	for _, k := range keys {
+		if l.sources[k.path] == "" {
+			t.Errorf("the example does not set %s", k.path)
+		}
+	}
+	for i, line := range strings.Split(string(file), "\n") {
+		if len(line) > 100 {
+			t.Errorf("line %d of the example is %d characters long", i+1, len(line))
+		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	seen := map[string]bool{}
+	last := ""
+	var sections []string
+	for _, k := range keys {
+		if seen[k.path] || seen[k.variable()] || k.doc == "" {
+			t.Errorf("%s: path or variable is taken, or there is no doc", k.path)
+		}
+		seen[k.path], seen[k.variable()] = true, true
+		if k.section() != last && slices.Contains(sections, k.section()) {
+			t.Errorf("%s: not beside its section", k.path)
+		}
+		last = k.section()
+		sections = append(sections, last)
+		if kubernetes.MatchString(k.variable()) {
+			t.Errorf("%s: %s may be a variable of Kubernetes", k.path, k.variable())
+		}
+	}
+	if got, _ := lookup("http.header_timeout"); got.variable() != "BERTH_HTTP_HEADER_TIMEOUT" {
+		t.Errorf("variable of http.header_timeout is %s", got.variable())
+	}
+}
+
+// TestFields checks that each key has a field of its own.
+func TestFields(t *testing.T) {
+	other := map[string]string{
+		"log.level": "error", "log.format": "text", "log.access": "false", "metrics.addr": "other:1", "http.addr": "other:2", "storage.data": "other",
+	}
+	for _, k := range keys {
+		text, ok := other[k.path]
+		if !ok {
+			text = "7h"
+		}
+		c := Default()
+		if !k.value(&c).set(text) || k.value(&c).text() != text {
+			t.Errorf("%s cannot be set to %s", k.path, text)
+		}
+		changed, needRestart := Reloadable(Default(), c)
+		if got := append(changed, needRestart...); !slices.Equal(got, []string{k.path}) {
+			t.Errorf("setting %s changes %q", k.path, got)
+		}
+	}
+}
+
+func TestReloadable(t *testing.T) {
+	changed, needRestart := Reloadable(Default(), Default())
+	if len(changed)+len(needRestart) > 0 {
+		t.Errorf("the same configuration twice differs in %q, %q", changed, needRestart)
+	}
+	c := Config{}
+	changed, needRestart = Reloadable(Default(), c)
+	if want := []string{"log.access", "storage.upload_expiry"}; !slices.Equal(changed, want) {
+		t.Errorf("can be reloaded: %q, want %q", changed, want)
+	}
+	if len(needRestart) != 8 || slices.Contains(needRestart, "log.level") {
+		t.Errorf("needs a restart: %q", needRestart)
+	}
+	c = Default()
+	c.Log.Level = slog.LevelDebug
+	if changed, needRestart = Reloadable(Default(), c); !slices.Equal(changed, []string{"log.level"}) || needRestart != nil {
+		t.Errorf("after a change of the level: %q, %q", changed, needRestart)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	checkError(t, Default().Validate(), "")
+	c := Default()
+	c.HTTP.BodyTimeout = -time.Second
+	c.Log.Level = slog.LevelInfo + 3
+	c.Log.Format = "xml"
+	c.Storage.Data = " "
+	c.Metrics.Addr = c.HTTP.Addr
+	before := c
+	checkError(t, c.Validate(), lines(
+		`http.body_timeout: expected a duration such as 30s, 5m or 24h, found "-1s"`,
+		`log.level: expected one of debug, info, warn, error, found "INFO+3"`,
+		`log.format: expected one of auto, text, json, found "xml"`,
+		`storage.data: expected the path of a directory, found " "`,
+		`metrics.addr: expected two addresses that differ, found "localhost:5000" for metrics.addr and "localhost:5000" for http.addr`))
+	if c != before {
+		t.Error("Validate changes the configuration")
+	}
+}
+
+func TestFormatDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 10 * time.Second: "10s", 2 * time.Minute: "2m", 24 * time.Hour: "24h", 90 * time.Minute: "1h30m",
+		time.Hour + time.Second: "1h0m1s", 1500 * time.Millisecond: "1.5s", 20 * time.Hour: "20h", 20 * time.Minute: "20m",
+	} {
+		if got := formatDuration(d); got != want {
+			t.Errorf("formatDuration(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"abc", "abc", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"http.adr", "http.addr", 1}} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
