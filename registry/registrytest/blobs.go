@@ -134,13 +134,19 @@ func testSeek(f *fixture) {
 		whence int
 		read   int
 	}{
-		{100_000, io.SeekStart, 10}, {0, io.SeekCurrent, 10}, {-20, io.SeekCurrent, 20}, {0, io.SeekStart, 5},
-		{-7, io.SeekEnd, 7}, {0, io.SeekEnd, 0}, {size + 5, io.SeekStart, 0}, {0, io.SeekStart, len(data)},
+		{100_000, io.SeekStart, 10},
+		{0, io.SeekCurrent, 10},
+		{-20, io.SeekCurrent, 20},
+		{0, io.SeekStart, 5},
+		{-7, io.SeekEnd, 7},
+		{0, io.SeekEnd, 0},
+		{size + 5, io.SeekStart, 0},
+		{0, io.SeekStart, len(data)},
 	} {
 		pos, err := r.Seek(s.off, s.whence)
 		f.ok("seek", err)
 		if s.read == 0 {
-			if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 				f.Errorf("read at %d of %d: got %d bytes and error %v, want EOF", pos, size, n, err)
 			}
 			continue

@@ -31,7 +31,7 @@ var concurrentTests = []test{
 	{"SameBlob", func(f *fixture) {
 		data := noise(300_000, 1)
 		d := digest.FromBytes(data)
-		f.together(func(i int) error {
+		f.together(func(_ int) error {
 			_, err := f.PushBlob(f.Context(), repo, d, bytes.NewReader(data))
 			return err
 		})
@@ -40,7 +40,7 @@ var concurrentTests = []test{
 	{"SameBlobByUpload", func(f *fixture) {
 		data := noise(300_000, 1)
 		d := digest.FromBytes(data)
-		f.together(func(i int) error {
+		f.together(func(_ int) error {
 			id, err := f.StartUpload(f.Context(), repo, digest.SHA256)
 			if err != nil {
 				return err
@@ -100,7 +100,7 @@ var concurrentTests = []test{
 	}},
 	{"PushAndDelete", func(f *fixture) {
 		m := f.image(repo, 1)
-		f.together(func(i int) error {
+		f.together(func(_ int) error {
 			for range 10 {
 				if err := f.tryPush(repo, m, "latest"); err != nil {
 					return err
@@ -120,7 +120,7 @@ var concurrentTests = []test{
 	{"ReadersOfOneBlob", func(f *fixture) {
 		data := noise(1<<20, 1)
 		d := f.blob(repo, data).Digest
-		f.together(func(i int) error {
+		f.together(func(_ int) error {
 			r, _, err := f.Blob(f.Context(), repo, d)
 			if err != nil {
 				return err

@@ -191,10 +191,12 @@ var listTests = []test{
 	}},
 	{"StopEarly", func(f *fixture) {
 		f.push(repo, f.image(repo, 1), "a", "b", "c")
-		for range f.Repositories(f.Context(), "") {
+		for _, err := range f.Repositories(f.Context(), "") {
+			f.ok("repositories", err)
 			break
 		}
-		for tag := range f.Tags(f.Context(), repo, "") {
+		for tag, err := range f.Tags(f.Context(), repo, "") {
+			f.ok("tags", err)
 			if tag == "b" {
 				break
 			}
@@ -205,7 +207,8 @@ var listTests = []test{
 		f.push(repo, f.image(repo, 1), "a", "b", "c")
 		ctx, cancel := context.WithCancel(f.Context())
 		defer cancel()
-		for range f.Tags(ctx, repo, "") {
+		for _, err := range f.Tags(ctx, repo, "") {
+			f.ok("tags", err)
 			cancel()
 			break // nothing may be yielded any more
 		}

@@ -22,8 +22,7 @@ const blobType = "application/octet-stream"
 // ErrDigestInvalid if what it read from its start is not d; what was only
 // reached by seeking past other bytes is not verified.
 func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, registry.Descriptor, error) {
-	open := func(off int64) (*http.Response, error) { return c.openBlob(ctx, repo, d, off) }
-	resp, err := open(0)
+	resp, err := c.openBlob(ctx, repo, d, 0)
 	if err != nil {
 		return nil, registry.Descriptor{}, err
 	}
@@ -32,6 +31,13 @@ func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) (io.Rea
 		return nil, registry.Descriptor{}, fmt.Errorf("registry %s does not say how large blob %s is", c.base.Host, d)
 	}
 	desc := registry.Descriptor{MediaType: blobType, Digest: d, Size: resp.ContentLength}
+	open := func(off int64) (io.ReadCloser, error) {
+		resp, err := c.openBlob(ctx, repo, d, off)
+		if err != nil {
+			return nil, err
+		}
+		return resp.Body, nil
+	}
 	return &blobReader{open: open, desc: desc, body: resp.Body, hash: d.Algorithm().Hash()}, desc, nil
 }
 
@@ -97,7 +103,7 @@ func (c *Client) delete(ctx context.Context, repo, kind, name string, missing *r
 
 // blobReader reads a blob through one response after another.
 type blobReader struct {
-	open func(off int64) (*http.Response, error)
+	open func(off int64) (io.ReadCloser, error)
 	desc registry.Descriptor
 	body io.ReadCloser // at at; nil if there is none
 	at   int64
@@ -108,6 +114,7 @@ type blobReader struct {
 	err    error // of the content, for good
 }
 
+// Read reads on, and verifies at the end.
 func (b *blobReader) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
@@ -129,10 +136,10 @@ func (b *blobReader) Read(p []byte) (int, error) {
 	b.pos += int64(n)
 	b.at = b.pos
 	switch {
-	case err == io.EOF && b.pos < b.desc.Size:
+	case errors.Is(err, io.EOF) && b.pos < b.desc.Size:
 		b.close()
 		return n, io.ErrUnexpectedEOF
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return n, b.verify()
 	}
 	return n, err
@@ -144,11 +151,11 @@ func (b *blobReader) align() error {
 		return nil
 	}
 	b.close()
-	resp, err := b.open(b.pos)
+	body, err := b.open(b.pos)
 	if err != nil {
 		return err
 	}
-	b.body, b.at = resp.Body, b.pos
+	b.body, b.at = body, b.pos
 	if b.pos == 0 {
 		b.hash.Reset()
 		b.hashed = 0
@@ -168,6 +175,7 @@ func (b *blobReader) verify() error {
 	return io.EOF
 }
 
+// Seek only notes where the next Read begins.
 func (b *blobReader) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -74,6 +75,7 @@ type bodyOnce struct {
 	over bool
 }
 
+// Read reads on, unless the body's time is over.
 func (o *bodyOnce) Read(p []byte) (int, error) {
 	o.b.mu.Lock()
 	defer o.b.mu.Unlock()
@@ -83,6 +85,7 @@ func (o *bodyOnce) Read(p []byte) (int, error) {
 	return o.b.read(p)
 }
 
+// Close ends this sending of the body, not its reader.
 func (o *bodyOnce) Close() error {
 	o.b.mu.Lock()
 	defer o.b.mu.Unlock()
@@ -111,7 +114,7 @@ func (b *body) read(p []byte) (int, error) {
 	case b.size < 0:
 	case b.sent+int64(n) > b.size, b.sent+int64(n) == b.size && err == nil && b.more():
 		n, err = 0, registry.ErrSizeInvalid.With("more than the %d bytes announced", b.size)
-	case err == io.EOF && b.sent+int64(n) < b.size:
+	case errors.Is(err, io.EOF) && b.sent+int64(n) < b.size:
 		err = registry.ErrSizeInvalid.With("%d bytes instead of the %d announced", b.sent+int64(n), b.size)
 	}
 	b.sent += int64(n)
@@ -148,7 +151,7 @@ func (b *body) stop() {
 func (b *body) failure() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.err == io.EOF {
+	if errors.Is(b.err, io.EOF) {
 		return nil
 	}
 	return b.err

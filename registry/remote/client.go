@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -99,9 +100,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	for k, v := range r.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, r.header)
 	// Digests are of the bytes as stored: no transparent decompression.
 	req.Header.Set("Accept-Encoding", "identity")
 	if r.body != nil {
@@ -136,9 +135,11 @@ func (c *Client) repoURL(repo, kind, name string) *url.URL {
 }
 
 func pulls(repo string) []string { return []string{auth.ScopeRepository(repo, auth.ActionPull)} }
+
 func pushes(repo string) []string {
 	return []string{auth.ScopeRepository(repo, auth.ActionPull, auth.ActionPush)}
 }
+
 func deletes(repo string) []string {
 	return []string{auth.ScopeRepository(repo, auth.ActionPull, auth.ActionDelete)}
 }
@@ -146,7 +147,7 @@ func deletes(repo string) []string {
 // drain ends a response whose body does not matter, so that its connection can
 // be used again.
 func drain(resp *http.Response) error {
-	io.Copy(io.Discard, io.LimitReader(resp.Body, maxErrorBody))
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxErrorBody)) // if it fails, a new connection will do
 	return resp.Body.Close()
 }
 

@@ -111,28 +111,28 @@ func (c *Client) PushManifest(ctx context.Context, repo string, m registry.Manif
 	if len(tags) != 1 || m.Digest.Algorithm() != digest.SHA256 {
 		u := c.repoURL(repo, "manifests", string(m.Digest))
 		u.RawQuery = url.Values{"tag": tags}.Encode()
-		resp, err := c.putManifest(ctx, repo, u, desc, m.Data)
+		answer, err := c.putManifest(ctx, repo, u, desc, m.Data)
 		if err != nil {
 			return done, err
 		}
-		done.Subject = subjectOf(resp)
-		made := resp.Header.Values("OCI-Tag")
+		done.Subject = subjectOf(answer)
+		made := answer.Values("OCI-Tag")
 		tags = slices.DeleteFunc(slices.Clone(tags), func(t string) bool { return slices.Contains(made, t) })
 	}
 	for _, tag := range tags {
-		resp, err := c.putManifest(ctx, repo, c.repoURL(repo, "manifests", tag), desc, m.Data)
+		answer, err := c.putManifest(ctx, repo, c.repoURL(repo, "manifests", tag), desc, m.Data)
 		if err != nil {
 			return done, err
 		}
-		done.Subject = subjectOf(resp)
-		if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != string(m.Digest) {
+		done.Subject = subjectOf(answer)
+		if got := answer.Get("Docker-Content-Digest"); got != "" && got != string(m.Digest) {
 			return done, fmt.Errorf("registry %s stored the manifest as %s, not %s", c.base.Host, printable(got), m.Digest)
 		}
 	}
 	return done, nil
 }
 
-func (c *Client) putManifest(ctx context.Context, repo string, u *url.URL, desc registry.Descriptor, data []byte) (*http.Response, error) {
+func (c *Client) putManifest(ctx context.Context, repo string, u *url.URL, desc registry.Descriptor, data []byte) (http.Header, error) {
 	header := http.Header{}
 	if desc.MediaType != "" {
 		header.Set("Content-Type", desc.MediaType)
@@ -145,7 +145,7 @@ func (c *Client) putManifest(ctx context.Context, repo string, u *url.URL, desc 
 	if err != nil {
 		return nil, err
 	}
-	return resp, drain(resp)
+	return resp.Header, drain(resp)
 }
 
 // mediaTypeOf is the type that a manifest says it is of, if it does.
@@ -157,8 +157,8 @@ func mediaTypeOf(data []byte) string {
 	return m.MediaType
 }
 
-func subjectOf(resp *http.Response) digest.Digest {
-	d, err := registry.ParseDigest(resp.Header.Get("OCI-Subject"))
+func subjectOf(answer http.Header) digest.Digest {
+	d, err := registry.ParseDigest(answer.Get("OCI-Subject"))
 	if err != nil {
 		return "" // a registry before 1.1 says nothing
 	}
