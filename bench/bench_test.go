@@ -1,0 +1,150 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestQuick runs the benchmark as its user does, in its smallest form, and
+// checks that nothing is missing from what it writes. How fast berth is, a test
+// among others on the same machine cannot say.
+func TestQuick(t *testing.T) {
+	_, noRegistry := exec.LookPath(nameDockerRegistry)
+	_, noNginx := exec.LookPath(nginxProgram())
+	if (noRegistry != nil || noNginx != nil) && os.Geteuid() != 0 {
+		t.Skip("docker-registry and nginx are missing and only root can install them")
+	}
+	dir := t.TempDir()
+	program, results, readme := filepath.Join(dir, "bench"), filepath.Join(dir, "results.json"), filepath.Join(dir, "README.md")
+	if err := os.WriteFile(readme, []byte("before\n"+sectionStart+"\nold\n"+sectionEnd+"\nafter\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// BERTH_BIN is the berth that make test has built.
+	out, err := exec.Command(program, "-quick", "-berth", os.Getenv("BERTH_BIN"), "-dir", filepath.Join(dir, "work"), "-json", results, "-readme", readme).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b, err := os.ReadFile(results)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	checkReport(t, &r)
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkTable(t, &r, string(text))
+	left, err := os.ReadDir(filepath.Join(dir, "work"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("the work directory holds %v, %v: want nothing", left, err)
+	}
+}
+
+// checkReport checks that every work has its figures, with a value of each run,
+// and every goal its verdict.
+func checkReport(t *testing.T, r *report) {
+	t.Helper()
+	goals := map[string]int{}
+	for _, f := range r.Figures {
+		goals[f.Work] += 0
+		if len(f.Series) == 0 || len(f.Verdicts) == 0 {
+			t.Errorf("%s: %s has %d series and %d verdicts", f.Work, f.Name, len(f.Series), len(f.Verdicts))
+		}
+		for _, s := range f.Series {
+			if len(s.Values) == 0 {
+				t.Errorf("%s: %s has no value of %s", f.Work, f.Name, s.Of)
+			}
+		}
+		for _, v := range f.Verdicts {
+			if (v.Goal != "") != (v.Met != nil) {
+				t.Errorf("%s: %s has the goal %q but the verdict %v", f.Work, f.Name, v.Goal, v.Met)
+			}
+			if v.Goal != "" {
+				goals[f.Work]++
+			}
+		}
+	}
+	want := map[string]int{"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0}
+	for work, n := range want {
+		if got, ok := goals[work]; !ok || got != n {
+			t.Errorf("%s has %d goals, want %d", work, got, n)
+		}
+	}
+	if r.Machine.Cores == 0 || r.Machine.Kernel == "" || r.Date == "" || !r.Quick {
+		t.Errorf("the report does not say where and how it was made: %+v", r)
+	}
+}
+
+// checkTable checks that a file got the table, and kept what is around it.
+func checkTable(t *testing.T, r *report, text string) {
+	t.Helper()
+	if !strings.HasPrefix(text, "before\n"+sectionStart+"\n") || !strings.HasSuffix(text, sectionEnd+"\nafter\n") || strings.Contains(text, "old") {
+		t.Errorf("the section was not replaced: %s", text)
+	}
+	for _, f := range r.Figures {
+		if !strings.Contains(text, f.Name) {
+			t.Errorf("the table has no %s", f.Name)
+		}
+	}
+}
+
+func TestRatio(t *testing.T) {
+	f := &figure{Unit: "MB/s"}
+	for _, v := range []float64{10, 12, 30} {
+		f.add("berth", v)
+	}
+	for _, v := range []float64{20, 10, 25} {
+		f.add("peer", v)
+	}
+	f.ratio("berth", "peer", atLeast(1.2))
+	f.ratio("berth", "peer", atMost(1.1))
+	f.value("berth", atMost(12))
+	for i, want := range []struct {
+		goal   string
+		met    bool
+		median float64
+	}{{"≥ 1.2", true, 1.2}, {"≤ 1.1", false, 1.2}, {"≤ 12 MB/s", true, 12}} {
+		v := f.Verdicts[i]
+		if v.Goal != want.goal || *v.Met != want.met || v.Median != want.median {
+			t.Errorf("verdict %d: goal %s, met %v, median %v; want %+v", i, v.Goal, *v.Met, v.Median, want)
+		}
+	}
+	if s := f.of("berth"); s.Median != 12 || s.Min != 10 || s.Max != 30 {
+		t.Errorf("summary %+v", s.summary)
+	}
+}
+
+func TestFormat(t *testing.T) {
+	for x, want := range map[float64]string{0: "0.000", 0.0123: "0.012", 1.234: "1.23", 12.34: "12.3", 999.6: "1,000", 1234567: "1,234,567", -1234: "-1,234"} {
+		if got := format(x); got != want {
+			t.Errorf("format(%v) = %s, want %s", x, got, want)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"-only", "pull,push", "-peer", "zot=http://localhost:5050/", "-runs", "3"})
+	if err != nil || !slices.Equal(o.only, []string{"pull", "push"}) || !slices.Equal(o.peers, []peer{{"zot", "localhost:5050"}}) || o.runs != 3 {
+		t.Errorf("parse: %+v, %v", o, err)
+	}
+	for _, args := range [][]string{{"extra"}, {"-quick", "-full"}, {"-peer", "zot"}, {"-peer", "zot=https://localhost"}, {"-runs", "-1"}} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("parse(%q) succeeded", args)
+		}
+	}
+	if _, err := choose([]string{"pull", "nothing"}); err == nil {
+		t.Error("a work that does not exist was chosen")
+	}
+}

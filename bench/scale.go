@@ -1,0 +1,70 @@
+package main
+
+import "time"
+
+// mb is a megabyte, here and in every figure.
+const mb = 1 << 20
+
+// scale says how much each work does.
+type scale struct {
+	blob       int64         // bytes of a blob that is pulled or pushed alone
+	pulls      []pullLoad    // how it is pulled
+	window     time.Duration // how long small requests are counted
+	small      int           // clients that push small images
+	readers    int           // clients that read a manifest
+	page       int           // entries of a page
+	entries    int           // tags of the great repository, repositories of the great registry
+	pages      int           // pages that are read in a run
+	settle     time.Duration // how long a server is left alone before it counts as idle
+	memory     int64         // bytes that each client pushes and pulls
+	memoryLoad int           // clients that do so
+	manifests  int           // on disk at a start
+	growth     []int         // manifests at which cost is measured
+	samples    int           // requests of each kind that are measured there in a run
+}
+
+// pullLoad is a number of clients, and how often each pulls the blob: a short
+// measurement would show the start of the connections.
+type pullLoad struct{ clients, each int }
+
+// newScale returns the sizes that o asks for.
+func newScale(o options) scale {
+	s := scale{
+		blob:       256 * mb,
+		pulls:      []pullLoad{{1, 8}, {8, 2}, {64, 1}},
+		window:     3 * time.Second,
+		small:      16,
+		readers:    32,
+		page:       100,
+		entries:    100_000,
+		pages:      500,
+		settle:     2 * time.Second,
+		memory:     256 * mb,
+		memoryLoad: 64,
+		manifests:  100_000,
+		growth:     []int{1_000, 10_000, 100_000},
+		samples:    300,
+	}
+	switch {
+	case o.full:
+		s.memory = 1024 * mb
+		s.manifests = 1_000_000
+		s.growth = append(s.growth, 1_000_000)
+	case o.quick:
+		s.blob = 1 * mb
+		s.window = 100 * time.Millisecond
+		s.page = 10
+		s.entries = 100
+		s.pages = 5
+		s.settle = 100 * time.Millisecond
+		s.memory = 1 * mb
+		s.memoryLoad = 4
+		s.manifests = 100
+		s.growth = []int{10, 100}
+		s.samples = 5
+	}
+	if o.memorySize > 0 {
+		s.memory = o.memorySize * mb
+	}
+	return s
+}
