@@ -1,0 +1,310 @@
+// Package copying copies images and artifacts between registries: a manifest,
+// all that it references, and on request all that refers to it. Bytes stay as
+// they are, and so do digests.
+//
+// What the target has already is not sent again. A manifest is pushed after
+// everything that it references, and the tags move last, so that a copy that
+// was cut short shows nothing that is incomplete.
+//
+// It trusts no source: graphs have limits, and digests are verified by the
+// target.
+package copying
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-registry/berth/registry"
+)
+
+// Reader is what a source must do.
+type Reader interface {
+	registry.Reader
+	Referrers(ctx context.Context, repo string, d digest.Digest, artifactType string, after digest.Digest) iter.Seq2[registry.Descriptor, error]
+}
+
+// Writer is what a target must do.
+type Writer interface {
+	registry.Writer
+	StatBlob(ctx context.Context, repo string, d digest.Digest) (registry.Descriptor, error)
+	StatManifest(ctx context.Context, repo string, ref registry.Reference) (registry.Descriptor, error)
+}
+
+// Source is what to copy.
+type Source struct {
+	Registry Reader
+	Repo     string
+	Ref      registry.Reference
+}
+
+// Target is where to copy it.
+type Target struct {
+	Registry Writer
+	Repo     string
+	Tags     []string // to point at it
+}
+
+// Options say how to copy.
+type Options struct {
+	// Jobs is how many blobs, and then manifests, are copied at once; 0 means
+	// DefaultJobs.
+	Jobs int
+	// Referrers copies what refers to any of the manifests, too: signatures,
+	// SBOMs and the like, and what refers to these.
+	Referrers bool
+	// MountFrom is a repository of the target's registry that has the source's
+	// blobs, so that they need not be sent; "" if there is none.
+	MountFrom string
+	// Progress, if not nil, is told what happens, one event at a time.
+	Progress func(Event)
+}
+
+// DefaultJobs is how many blobs are copied at once.
+const DefaultJobs = 4
+
+// Event is a step in the copying of one blob or manifest.
+type Event struct {
+	Descriptor registry.Descriptor
+	Manifest   bool // else a blob
+	State      State
+	Bytes      int64 // of Descriptor.Size that were sent so far
+}
+
+// State is how far a blob or manifest is.
+type State int
+
+// A blob is Sending, more than once, and then Copied, unless it is Present or
+// Mounted at once. A manifest is Copied or Present.
+const (
+	Sending State = iota
+	Copied        // sent, whole
+	Mounted       // from another repository of the target
+	Present       // in the target already
+)
+
+func (s State) String() string {
+	return [...]string{"sending", "copied", "mounted", "present"}[s]
+}
+
+// Result sums up a copy.
+type Result struct {
+	Root      registry.Descriptor // of the manifest that was asked for
+	Manifests Count
+	Blobs     Count
+	Bytes     int64 // sent, of blobs and manifests
+}
+
+// Count is how many blobs or manifests ended in which state.
+type Count struct{ Copied, Mounted, Present int }
+
+func (c *Count) add(s State) {
+	switch s {
+	case Copied:
+		c.Copied++
+	case Mounted:
+		c.Mounted++
+	case Present:
+		c.Present++
+	case Sending:
+	}
+}
+
+// Copy copies what src names to dst. Its errors are those of the registries;
+// ErrManifestInvalid is also the answer to a graph beyond the limits.
+func Copy(ctx context.Context, src Source, dst Target, o Options) (Result, error) {
+	if o.Jobs <= 0 {
+		o.Jobs = DefaultJobs
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &copier{src: src, dst: dst, o: o, nodes: map[digest.Digest]*node{}, blobs: map[digest.Digest]bool{}, fail: cancel}
+	c.pool.SetLimit(o.Jobs)
+
+	root, err := c.root(ctx)
+	if err != nil {
+		cancel(err)
+	}
+	_ = c.pool.Wait() // jobs report by fail
+	if ctx.Err() != nil {
+		return c.result, context.Cause(ctx)
+	}
+	c.result.Root = root.desc
+	return c.result, c.pushAll(ctx, root)
+}
+
+// copier is one copy under way. The graph is walked by one goroutine, while the
+// pool copies the blobs that it finds; once all are there, manifests follow.
+type copier struct {
+	src   Source
+	dst   Target
+	o     Options
+	pool  errgroup.Group
+	fail  context.CancelCauseFunc
+	nodes map[digest.Digest]*node
+	blobs map[digest.Digest]bool
+	kept  int // bytes of manifests in memory
+
+	mu     sync.Mutex // guards result, and calls of o.Progress
+	result Result
+}
+
+func (c *copier) tell(e Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	count := &c.result.Blobs
+	if e.Manifest {
+		count = &c.result.Manifests
+	}
+	count.add(e.State)
+	if e.State == Copied {
+		c.result.Bytes += e.Descriptor.Size
+	}
+	if c.o.Progress != nil {
+		c.o.Progress(e)
+	}
+}
+
+// addBlob has a blob copied, once.
+func (c *copier) addBlob(ctx context.Context, d registry.Descriptor) {
+	if c.blobs[d.Digest] {
+		return
+	}
+	c.blobs[d.Digest] = true
+	c.pool.Go(func() error {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := c.copyBlob(ctx, d); err != nil {
+			c.fail(fmt.Errorf("copy blob %s: %w", d.Digest, err))
+		}
+		return nil
+	})
+}
+
+func (c *copier) copyBlob(ctx context.Context, d registry.Descriptor) error {
+	to, repo := c.dst.Registry, c.dst.Repo
+	_, err := to.StatBlob(ctx, repo, d.Digest)
+	if err == nil {
+		c.tell(Event{Descriptor: d, State: Present})
+		return nil
+	}
+	if !errors.Is(err, registry.ErrBlobUnknown) {
+		return err
+	}
+	if c.o.MountFrom != "" {
+		_, err := to.MountBlob(ctx, repo, c.o.MountFrom, d.Digest)
+		if err == nil {
+			c.tell(Event{Descriptor: d, State: Mounted})
+			return nil
+		}
+		if !errors.Is(err, registry.ErrBlobUnknown) && !errors.Is(err, registry.ErrDenied) {
+			return err
+		}
+	}
+	return c.sendBlob(ctx, d)
+}
+
+func (c *copier) sendBlob(ctx context.Context, d registry.Descriptor) error {
+	r, got, err := c.src.Registry.Blob(ctx, c.src.Repo, d.Digest)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if got.Size != d.Size {
+		return registry.ErrManifestInvalid.With("the manifest says that %s has %d bytes: the source has %d", d.Digest, d.Size, got.Size)
+	}
+	c.tell(Event{Descriptor: d, State: Sending})
+	body := &reporter{ReadSeeker: r, report: func(n int64) {
+		c.tell(Event{Descriptor: d, State: Sending, Bytes: n})
+	}}
+	if _, err := c.dst.Registry.PushBlob(ctx, c.dst.Repo, d.Digest, body); err != nil {
+		return err
+	}
+	c.tell(Event{Descriptor: d, State: Copied, Bytes: d.Size})
+	return nil
+}
+
+// reporter reports how far a reader was read. It seeks, so that a target can
+// know the length, and send again what it has to.
+type reporter struct {
+	io.ReadSeeker
+	at     int64
+	report func(n int64)
+}
+
+// Read reads on and reports.
+func (r *reporter) Read(p []byte) (int, error) {
+	n, err := r.ReadSeeker.Read(p)
+	if n > 0 {
+		r.at += int64(n)
+		r.report(r.at)
+	}
+	return n, err
+}
+
+// Seek sets where the next Read begins.
+func (r *reporter) Seek(offset int64, whence int) (int64, error) {
+	at, err := r.ReadSeeker.Seek(offset, whence)
+	if err == nil {
+		r.at = at
+	}
+	return at, err
+}
+
+// pushAll pushes the manifests, those of one height at once, and moves the tags
+// in the end.
+func (c *copier) pushAll(ctx context.Context, root *node) error {
+	var levels [][]*node
+	for _, n := range c.nodes {
+		for len(levels) <= n.height {
+			levels = append(levels, nil)
+		}
+		levels[n.height] = append(levels[n.height], n)
+	}
+	for _, level := range levels {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(c.o.Jobs)
+		for _, n := range level {
+			if n == root && n.height == len(levels)-1 {
+				continue // goes last anyway
+			}
+			g.Go(func() error { return c.pushNode(ctx, n, nil) })
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+	}
+	return c.pushNode(ctx, root, c.dst.Tags)
+}
+
+func (c *copier) pushNode(ctx context.Context, n *node, tags []string) error {
+	if n.present && len(tags) == 0 {
+		return nil // as was told
+	}
+	data := n.data
+	if data == nil {
+		var err error
+		if data, _, err = c.src.Registry.Manifest(ctx, c.src.Repo, registry.Reference{Digest: n.desc.Digest}); err != nil {
+			return fmt.Errorf("read manifest %s: %w", n.desc.Digest, err)
+		}
+	}
+	_, err := c.dst.Registry.PushManifest(ctx, c.dst.Repo, registry.ManifestPush{
+		Data: data, MediaType: n.desc.MediaType, Digest: n.desc.Digest, Tags: slices.Clone(tags),
+	})
+	if err != nil {
+		return fmt.Errorf("push manifest %s: %w", n.desc.Digest, err)
+	}
+	if !n.present {
+		n.present = true
+		c.tell(Event{Descriptor: n.desc, Manifest: true, State: Copied, Bytes: n.desc.Size})
+	}
+	return nil
+}
