@@ -12,7 +12,11 @@ import (
 )
 
 // base answers that this is a registry (specification, "Determining Support").
-func (x *exchange) base() error { return x.bytes("application/json", []byte("{}")) }
+// Docker looks for the header.
+func (x *exchange) base() error {
+	x.w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	return x.bytes("application/json", []byte("{}"))
+}
 
 // blob serves a blob or a part of it (specification, "Pulling blobs").
 func (x *exchange) blob() error {

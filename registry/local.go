@@ -29,6 +29,7 @@ type Local struct {
 	expiry   atomic.Int64 // nanoseconds
 	key      []byte       // signs ids of upload sessions
 	cache    *cache
+	known    known
 	sessions sessions
 	sweeper  sync.WaitGroup
 	stop     context.CancelFunc
@@ -48,6 +49,7 @@ type Options struct {
 // close, after Close.
 func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
 	l := &Local{blobs: blobs, meta: meta, log: o.Log, cache: newCache(cacheBytes)}
+	l.known.meta, _ = meta.(storage.Versioner)
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}

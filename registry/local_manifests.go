@@ -31,6 +31,10 @@ func (l *Local) Manifest(ctx context.Context, repo string, ref Reference) ([]byt
 
 // StatManifest describes a manifest.
 func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (desc Descriptor, err error) {
+	version := l.known.version() // from before the snapshot: what is found is at least as new
+	if desc, ok := l.known.get(version, repo, ref); ok {
+		return desc, nil
+	}
 	err = l.meta.View(ctx, func(tx storage.Tx) error {
 		d := ref.Digest
 		if ref.Tag != "" {
@@ -42,6 +46,9 @@ func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (d
 		desc = Descriptor{MediaType: row.MediaType, Digest: d, Size: row.Size}
 		return err
 	})
+	if err == nil {
+		l.known.put(version, repo, ref, desc)
+	}
 	return desc, err
 }
 

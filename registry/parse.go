@@ -66,43 +66,44 @@ type Page struct {
 // The routes are those of the specification, "Endpoints", the catalog of
 // Docker's registry API, and the search of its first version.
 func Parse(method, path, rawQuery string) (Request, error) {
-	segments, err := splitPath(path)
+	path, err := unescape(path)
 	if err != nil {
 		return Request{}, err
 	}
-	query, err := url.ParseQuery(rawQuery)
-	if err != nil {
-		return Request{}, ErrRouteUnknown.With("malformed query in the URL")
+	var query url.Values
+	if rawQuery != "" {
+		if query, err = url.ParseQuery(rawQuery); err != nil {
+			return Request{}, ErrRouteUnknown.With("malformed query in the URL")
+		}
 	}
-	switch segments[0] {
-	case "v2":
-		return parseV2(method, segments[1:], query)
-	case "v1":
-		return parseV1(method, segments[1:], query)
+	if rest, ok := strings.CutPrefix(path, "/v2/"); ok {
+		return parseV2(method, rest, query)
+	}
+	if rest, ok := strings.CutPrefix(path, "/v1/"); ok {
+		return parseV1(method, rest, query)
+	}
+	if path == "/v2" {
+		return Request{Kind: KindBase}, allow(method, get)
 	}
 	return Request{}, ErrRouteUnknown
 }
 
-// splitPath cuts the path at its slashes. A slash that is escaped is refused:
-// what comes out of unescaping must not mean something else than what went in.
-func splitPath(path string) ([]string, error) {
-	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
+// unescape undoes the escapes of a path. An escaped slash is refused: it must
+// not become one that separates.
+func unescape(path string) (string, error) {
 	if !strings.Contains(path, "%") {
-		return segments, nil
+		return path, nil
 	}
-	for i, s := range segments {
-		u, err := url.PathUnescape(s)
-		if err != nil || strings.Contains(u, "/") {
-			return nil, ErrNameInvalid.With("malformed escape in the URL's path")
-		}
-		segments[i] = u
+	u, err := url.PathUnescape(path)
+	if err != nil || strings.Count(u, "/") != strings.Count(path, "/") {
+		return "", ErrNameInvalid.With("malformed escape in the URL's path")
 	}
-	return segments, nil
+	return u, nil
 }
 
-func parseV1(method string, segments []string, query url.Values) (Request, error) {
+func parseV1(method, rest string, query url.Values) (Request, error) {
 	req := Request{Kind: KindSearchBase}
-	switch strings.Join(segments, "/") {
+	switch rest {
 	case "search":
 		req.Kind = KindSearch
 		req.Term = query.Get("q")
@@ -116,54 +117,57 @@ func parseV1(method string, segments []string, query url.Values) (Request, error
 	return req, allow(method, get)
 }
 
-func parseV2(method string, segments []string, query url.Values) (Request, error) {
-	n := len(segments)
-	switch {
-	case n == 0, n == 1 && segments[0] == "":
+// parseV2 reads what follows /v2/. A repository's name may have components such
+// as "blobs" or "tags": it is the end of the path that says what is asked for.
+func parseV2(method, rest string, query url.Values) (Request, error) {
+	switch rest {
+	case "":
 		return Request{Kind: KindBase}, allow(method, get)
-	case n == 1 && segments[0] == "_catalog":
+	case "_catalog":
 		return parseList(Request{Kind: KindRepositories}, method, query)
-	case n < 3:
+	}
+	name, last := cutLast(rest)
+	if uploads, ok := strings.CutSuffix(name, "/blobs/uploads"); ok {
+		return parseUpload(method, uploads, last, query)
+	}
+	if uploads, ok := strings.CutSuffix(name, "/blobs"); ok && last == "uploads" { // some clients leave the slash out
+		return parseUpload(method, uploads, "", query)
+	}
+	name, kind := cutLast(name)
+	var parse func(req Request, method, last string, query url.Values) (Request, error)
+	switch kind {
+	case "blobs":
+		parse = parseBlob
+	case "manifests":
+		parse = parseManifestRequest
+	case "referrers":
+		parse = parseReferrers
+	case "tags":
+		parse = parseTagList
+	}
+	if parse == nil || name == "" {
 		return Request{}, ErrRouteUnknown
 	}
-	// A repository's name may have components such as "blobs" or "tags": the last
-	// segments say what the request is.
-	kind, last := segments[n-2], segments[n-1]
-	if n > 3 && segments[n-3] == "blobs" && kind == "uploads" {
-		return parseUpload(method, segments[:n-3], last, query)
-	}
-	if kind == "blobs" && last == "uploads" { // some clients leave the slash out
-		return parseUpload(method, segments[:n-2], "", query)
-	}
-	repo, err := joinRepo(segments[:n-2])
-	if err != nil {
+	if err := checkRepo(name); err != nil {
 		return Request{}, err
 	}
-	switch req := (Request{Repo: repo}); kind {
-	case "blobs":
-		return parseBlob(req, method, last)
-	case "manifests":
-		return parseManifestRequest(req, method, last, query)
-	case "referrers":
-		return parseReferrers(req, method, last, query)
-	case "tags":
-		if last == "list" {
-			req.Kind = KindTags
-			return parseList(req, method, query)
-		}
-	}
-	return Request{}, ErrRouteUnknown
+	return parse(Request{Repo: name}, method, last, query)
 }
 
-func joinRepo(segments []string) (string, error) {
-	repo := strings.Join(segments, "/")
-	if !ValidRepository(repo) {
-		return "", ErrNameInvalid.With("invalid repository name %q: want lower-case letters and digits, separated by '.', '_', '__', '-' or '/'", clip(repo))
-	}
-	return repo, nil
+// cutLast cuts s at its last slash.
+func cutLast(s string) (before, last string) {
+	i := strings.LastIndexByte(s, '/')
+	return s[:max(i, 0)], s[i+1:]
 }
 
-func parseBlob(req Request, method, last string) (Request, error) {
+func checkRepo(name string) error {
+	if !ValidRepository(name) {
+		return ErrNameInvalid.With("invalid repository name %q: want lower-case letters and digits, separated by '.', '_', '__', '-' or '/'", clip(name))
+	}
+	return nil
+}
+
+func parseBlob(req Request, method, last string, _ url.Values) (Request, error) {
 	req.Kind = KindBlob
 	if method == http.MethodDelete {
 		req.Kind = KindDeleteBlob
@@ -227,6 +231,14 @@ func parseReferrers(req Request, method, last string, query url.Values) (Request
 	return parseList(req, method, query)
 }
 
+func parseTagList(req Request, method, last string, query url.Values) (Request, error) {
+	if last != "list" {
+		return Request{}, ErrRouteUnknown
+	}
+	req.Kind = KindTags
+	return parseList(req, method, query)
+}
+
 func parseList(req Request, method string, query url.Values) (Request, error) {
 	req.Page.Last = query.Get("last")
 	if s := query.Get("n"); s != "" {
@@ -242,12 +254,11 @@ func parseList(req Request, method string, query url.Values) (Request, error) {
 	return req, allow(method, get)
 }
 
-func parseUpload(method string, name []string, id string, query url.Values) (Request, error) {
-	repo, err := joinRepo(name)
-	if err != nil {
+func parseUpload(method, name, id string, query url.Values) (_ Request, err error) {
+	if err := checkRepo(name); err != nil {
 		return Request{}, err
 	}
-	req := Request{Repo: repo, Upload: id}
+	req := Request{Repo: name, Upload: id}
 	switch {
 	case id == "" && method == http.MethodPost:
 		return parseStart(req, query)

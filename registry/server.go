@@ -118,9 +118,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body: &body{r: r.Body, control: control, timeout: s.o.BodyTimeout},
 	}
 	id := requestID(r)
-	h := w.Header()
-	h["X-Request-Id"] = []string{id}
-	h["Docker-Distribution-Api-Version"] = apiVersion
+	w.Header()["X-Request-Id"] = []string{id}
 	err := x.serve()
 	if err != nil {
 		err = x.fail(err, id)
@@ -134,8 +132,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Repo: x.Repo, Status: x.w.status, In: x.body.n, Out: x.w.n, Duration: time.Since(start), Err: err,
 	})
 }
-
-var apiVersion = []string{"registry/2.0"}
 
 // serve parses and handles the request. A panic becomes an error.
 func (x *exchange) serve() (err error) {

@@ -95,6 +95,14 @@ type Meta interface {
 	Close() error
 }
 
+// Versioner is a Meta that nobody but this process writes to, so that it can say
+// at once whether anything has changed.
+type Versioner interface {
+	// Version returns a number that is a different one after every Update that
+	// changed something, from before that Update returns.
+	Version() uint64
+}
+
 // Tx is a transaction. Slices that it returns are valid until it ends and must
 // not be changed; slices given to it must not be changed before it ends. Once a
 // method has failed with another error than ErrNotFound, the transaction does.

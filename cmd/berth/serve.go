@@ -74,7 +74,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 	out := telemetry.NewBuffer(stderr)
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	level := new(slog.LevelVar)
-	log := newLog(cfg, out, level, stderr)
+	log, jsonLog := newLog(cfg, out, level, stderr)
 
 	unlock, err := durable.Lock(cfg.Storage.Data)
 	if errors.Is(err, durable.ErrLocked) {
@@ -102,7 +102,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 	}
 	defer local.Close()
 
-	access := telemetry.NewAccessLog(log)
+	access := telemetry.NewAccessLog(log, jsonLog)
 	d := &daemon{cfg: cfg, load: load, log: log, apply: func(c config.Config) {
 		level.Set(c.Log.Level)
 		access.SetEnabled(c.Log.Access)
@@ -122,16 +122,17 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 	return d.run(server, metrics.Handler(d.ready), signals)
 }
 
-// newLog makes the log. Its level is level, so that it can be changed.
-func newLog(cfg config.Config, out io.Writer, level *slog.LevelVar, stderr io.Writer) *slog.Logger {
+// newLog makes the log. Its level is level, so that it can be changed. If it is
+// JSON, lines of JSON may be written to jsonLog too.
+func newLog(cfg config.Config, out io.Writer, level *slog.LevelVar, stderr io.Writer) (log *slog.Logger, jsonLog io.Writer) {
 	level.Set(cfg.Log.Level)
 	f, ok := stderr.(*os.File)
 	terminal := ok && term.IsTerminal(int(f.Fd()))
 	options := &slog.HandlerOptions{Level: level}
 	if cfg.Log.Format == config.LogText || cfg.Log.Format == config.LogAuto && terminal {
-		return slog.New(slog.NewTextHandler(out, options))
+		return slog.New(slog.NewTextHandler(out, options)), nil
 	}
-	return slog.New(slog.NewJSONHandler(out, options))
+	return slog.New(slog.NewJSONHandler(out, options)), out
 }
 
 // daemon runs the listeners of a registry and obeys signals.

@@ -74,7 +74,14 @@ func (s *stage) Commit(d digest.Digest) error {
 
 // Meta measures how long the transactions of meta take.
 func (m *Metrics) Meta(meta storage.Meta) storage.Meta {
-	return &metadata{Meta: meta, view: m.timer("meta", "view"), update: m.timer("meta", "update")}
+	timed := metadata{Meta: meta, view: m.timer("meta", "view"), update: m.timer("meta", "update")}
+	if v, ok := meta.(storage.Versioner); ok {
+		return &struct {
+			metadata
+			storage.Versioner
+		}{timed, v}
+	}
+	return &timed
 }
 
 type metadata struct {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -35,8 +36,9 @@ const (
 
 // Meta is a bbolt file.
 type Meta struct {
-	db     *bbolt.DB
-	tables map[string][]byte
+	db      *bbolt.DB
+	tables  map[string][]byte
+	version atomic.Uint64
 
 	mu     sync.RWMutex // held for reading while an update is handed over
 	closed bool
@@ -44,7 +46,10 @@ type Meta struct {
 	done   chan struct{} // closed when the writer has ended
 }
 
-var _ storage.Meta = (*Meta)(nil)
+var (
+	_ storage.Meta      = (*Meta)(nil)
+	_ storage.Versioner = (*Meta)(nil)
+)
 
 // Open opens the file at path, and makes it if need be. It fails with
 // storage.ErrInUse if another process has it open.
@@ -133,6 +138,9 @@ func (m *Meta) Update(ctx context.Context, fn func(storage.Tx) error) error {
 	}
 	return u.err
 }
+
+// Version changes with every transaction that is written.
+func (m *Meta) Version() uint64 { return m.version.Load() }
 
 // Close waits for the updates that were handed over and closes the file.
 func (m *Meta) Close() error {

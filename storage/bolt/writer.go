@@ -59,7 +59,9 @@ func (m *Meta) commit(group []*update) {
 		_ = tx.Rollback()
 		return
 	}
-	if err := tx.Commit(); err != nil {
+	err = tx.Commit()
+	m.version.Add(1) // also after an error, which may leave the change visible
+	if err != nil {
 		failAll(group, fmt.Errorf("commit: %w", classify(err)))
 	}
 }
