@@ -1,0 +1,49 @@
+package e2e
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/berth-registry/berth/e2e/berthtest"
+)
+
+func TestCrane(t *testing.T) {
+	t.Parallel()
+	s := berthtest.Start(t, berthtest.Options{})
+	crane := berthtest.NewCommand(t, "crane", "--insecure")
+	repo := s.Addr + "/crane/image"
+	source, desc := sampleIndex(t)
+
+	// Given a layout, crane pushes the index of the layout itself: to push the one
+	// that is within takes a layout whose index it is.
+	source.write("index.json", source.read(desc.Digest))
+	crane.Run("push", "--index", source.dir, repo+":v1")
+	if got := strings.TrimSpace(crane.Run("digest", repo+":v1")); got != desc.Digest.String() {
+		t.Fatalf("digest %s: want %s", got, desc.Digest)
+	}
+	crane.Run("validate", "--remote", repo+":v1")
+
+	for _, ref := range []string{":v1", "@" + desc.Digest.String()} {
+		back := filepath.Join(t.TempDir(), "layout")
+		crane.Run("pull", "--format", "oci", repo+ref, back)
+		sameBlobs(t, source.dir, back)
+	}
+
+	// A copy to another repository mounts its blobs.
+	other := s.Addr + "/crane/other"
+	crane.Run("copy", repo+":v1", other+":copy")
+	crane.Run("tag", other+":copy", "again")
+	if got, want := strings.Fields(crane.Run("ls", other)), []string{"again", "copy"}; !slices.Equal(got, want) {
+		t.Errorf("tags %q: want %q", got, want)
+	}
+	if got, want := strings.Fields(crane.Run("catalog", s.Addr)), []string{"crane/image", "crane/other"}; !slices.Equal(got, want) {
+		t.Errorf("catalog %q: want %q", got, want)
+	}
+	crane.Run("delete", other+":copy")
+	if got, want := strings.Fields(crane.Run("ls", other)), []string{"again"}; !slices.Equal(got, want) {
+		t.Errorf("tags after a delete %q: want %q", got, want)
+	}
+	crane.Run("validate", "--remote", other+":again")
+}
