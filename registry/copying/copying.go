@@ -125,14 +125,17 @@ func Copy(ctx context.Context, src Source, dst Target, o Options) (Result, error
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c := &copier{src: src, dst: dst, o: o, nodes: map[digest.Digest]*node{}, blobs: map[digest.Digest]bool{}, fail: cancel}
-	c.pool.SetLimit(o.Jobs)
+	c := &copier{
+		src: src, dst: dst, o: o, fail: cancel,
+		nodes: map[digest.Digest]*node{}, blobs: map[digest.Digest]bool{},
+		pool: pool{room: make(chan struct{}, o.Jobs)},
+	}
 
 	root, err := c.root(ctx)
 	if err != nil {
 		cancel(err)
 	}
-	_ = c.pool.Wait() // jobs report by fail
+	c.pool.jobs.Wait()
 	if ctx.Err() != nil {
 		return c.result, context.Cause(ctx)
 	}
@@ -146,7 +149,7 @@ type copier struct {
 	src   Source
 	dst   Target
 	o     Options
-	pool  errgroup.Group
+	pool  pool
 	fail  context.CancelCauseFunc
 	nodes map[digest.Digest]*node
 	blobs map[digest.Digest]bool
@@ -172,20 +175,34 @@ func (c *copier) tell(e Event) {
 	}
 }
 
+// pool runs jobs at once, as many as it has room for.
+type pool struct {
+	room chan struct{}
+	jobs sync.WaitGroup
+}
+
+// run runs a job, once there is room.
+func (p *pool) run(job func()) {
+	p.room <- struct{}{}
+	p.jobs.Go(func() {
+		defer func() { <-p.room }()
+		job()
+	})
+}
+
 // addBlob has a blob copied, once.
 func (c *copier) addBlob(ctx context.Context, d registry.Descriptor) {
 	if c.blobs[d.Digest] {
 		return
 	}
 	c.blobs[d.Digest] = true
-	c.pool.Go(func() error {
+	c.pool.run(func() {
 		if ctx.Err() != nil {
-			return nil
+			return // the copy has failed already
 		}
 		if err := c.copyBlob(ctx, d); err != nil {
 			c.fail(fmt.Errorf("copy blob %s: %w", d.Digest, err))
 		}
-		return nil
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -230,8 +231,8 @@ func TestCancel(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("copy that was canceled: error %v", err)
 	}
-	for repo := range dst.Repositories(t.Context(), "") {
-		t.Errorf("copy that was canceled made %s", repo)
+	for repo, err := range dst.Repositories(t.Context(), "") {
+		t.Errorf("copy that was canceled made %s, error %v", repo, err)
 	}
 }
 
@@ -278,7 +279,7 @@ func holding(children ...string) string {
 func TestHostileGraphs(t *testing.T) {
 	chain := map[digest.Digest]string{}
 	for i := range 100 {
-		chain[named(fmt.Sprint(i))] = holding(fmt.Sprint(i + 1))
+		chain[named(strconv.Itoa(i))] = holding(strconv.Itoa(i + 1))
 	}
 	for name, manifests := range map[string]map[digest.Digest]string{
 		"of itself":     {named("0"): holding("0")},
