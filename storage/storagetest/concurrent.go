@@ -254,13 +254,18 @@ func testCloseWaits(t *testing.T, m storage.Meta) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			for {
-				err := m.Update(context.Background(), func(tx storage.Tx) error { return add(tx, "n/all", 1) })
-				if errors.Is(err, storage.ErrClosed) {
-					return
+			for isClosed := false; ; {
+				select {
+				case <-closed:
+					isClosed = true
+				default:
 				}
-				if err != nil {
-					t.Errorf("Update while the store closes: %v", err)
+				err := m.Update(context.Background(), func(tx storage.Tx) error { return add(tx, "n/all", 1) })
+				switch {
+				case errors.Is(err, storage.ErrClosed):
+					return
+				case err != nil || isClosed:
+					t.Errorf("Update while the store closes: error %v, want none or ErrClosed", err)
 					return
 				}
 			}
