@@ -24,10 +24,7 @@ func TestBuildKit(t *testing.T) {
 		t.Run("image-manifest="+asImage, func(t *testing.T) {
 			cache := s.Addr + "/buildkit/cache:" + asImage
 			image := s.Addr + "/buildkit/image:" + asImage
-			build := func() string {
-				return startBuildKit(t, s.Addr).build(source, image, cache, asImage)
-			}
-			if out := build(); strings.Contains(out, "CACHED") {
+			if out := startBuildKit(t, s.Addr).build(t, source, image, cache, asImage); strings.Contains(out, "CACHED") {
 				t.Fatalf("the first build found a cache:\n%s", out)
 			}
 			crane := berthtest.NewCommand(t, "crane", "--insecure")
@@ -35,7 +32,7 @@ func TestBuildKit(t *testing.T) {
 				t.Errorf("the cache is a %s: want a %s", m.MediaType, mediaType)
 			}
 			first := crane.Run("digest", image)
-			if out := build(); !strings.Contains(out, "CACHED") {
+			if out := startBuildKit(t, s.Addr).build(t, source, image, cache, asImage); !strings.Contains(out, "CACHED") {
 				t.Errorf("the second build found no cache:\n%s", out)
 			}
 			if second := crane.Run("digest", image); second != first {
@@ -85,14 +82,15 @@ func startBuildKit(t *testing.T, registry string) buildKit {
 }
 
 // build builds the context in dir, and returns what BuildKit says of it.
-func (b buildKit) build(dir, image, cache, asImage string) string {
+func (b buildKit) build(t *testing.T, dir, image, cache, asImage string) string {
+	t.Helper()
 	_, progress, err := b.Try("build", "--progress", "plain", "--frontend", "dockerfile.v0",
 		"--local", "context="+dir, "--local", "dockerfile="+dir,
 		"--output", "type=image,push=true,oci-mediatypes=true,name="+image,
 		"--export-cache", "type=registry,mode=max,oci-mediatypes=true,image-manifest="+asImage+",ref="+cache,
 		"--import-cache", "type=registry,ref="+cache)
 	if err != nil {
-		return fmt.Sprintf("%v\n%s", err, progress)
+		t.Fatalf("buildctl: %v\n%s", err, progress)
 	}
 	return progress
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
 
@@ -17,6 +19,7 @@ func TestContainerd(t *testing.T) {
 	berthtest.Root(t)
 	s := berthtest.Start(t, berthtest.Options{})
 	source, desc := sampleIndex(t)
+	source.write(ocispec.ImageIndexFile, source.read(desc.Digest)) // containerd imports the layout's own index
 	archive := filepath.Join(t.TempDir(), "image.tar")
 	writeTar(t, archive, source.dir)
 

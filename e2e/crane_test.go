@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
 
@@ -16,9 +18,7 @@ func TestCrane(t *testing.T) {
 	repo := s.Addr + "/crane/image"
 	source, desc := sampleIndex(t)
 
-	// Given a layout, crane pushes the index of the layout itself: to push the one
-	// that is within takes a layout whose index it is.
-	source.write("index.json", source.read(desc.Digest))
+	source.write(ocispec.ImageIndexFile, source.read(desc.Digest)) // crane pushes the layout's own index
 	crane.Run("push", "--index", source.dir, repo+":v1")
 	if got := strings.TrimSpace(crane.Run("digest", repo+":v1")); got != desc.Digest.String() {
 		t.Fatalf("digest %s: want %s", got, desc.Digest)

@@ -62,6 +62,9 @@ func Start(tb testing.TB, o Options) *Server {
 	return s
 }
 
+// Setenv sets KEY=VALUE for the next Restart.
+func (s *Server) Setenv(env string) { s.env = append(s.env, env) }
+
 // Port is the port of Addr.
 func (s *Server) Port() string {
 	_, port, _ := net.SplitHostPort(s.Addr) // FreeAddr made it
