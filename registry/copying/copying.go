@@ -117,6 +117,22 @@ func (c *Count) add(s State) {
 	}
 }
 
+// SourceError is an error that the source's registry gave; all others are the
+// target's, or of the graph.
+type SourceError struct{ Err error }
+
+func (e *SourceError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the registry's error.
+func (e *SourceError) Unwrap() error { return e.Err }
+
+func ofSource(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err // the end is no error
+	}
+	return &SourceError{err}
+}
+
 // Copy copies what src names to dst. Its errors are those of the registries;
 // ErrManifestInvalid is also the answer to a graph beyond the limits.
 func Copy(ctx context.Context, src Source, dst Target, o Options) (Result, error) {
@@ -232,7 +248,7 @@ func (c *copier) copyBlob(ctx context.Context, d registry.Descriptor) error {
 func (c *copier) sendBlob(ctx context.Context, d registry.Descriptor) error {
 	r, got, err := c.src.Registry.Blob(ctx, c.src.Repo, d.Digest)
 	if err != nil {
-		return err
+		return ofSource(err)
 	}
 	defer r.Close()
 	if got.Size != d.Size {
@@ -264,7 +280,7 @@ func (r *reporter) Read(p []byte) (int, error) {
 		r.at += int64(n)
 		r.report(r.at)
 	}
-	return n, err
+	return n, ofSource(err)
 }
 
 // Seek sets where the next Read begins.
@@ -310,7 +326,7 @@ func (c *copier) pushNode(ctx context.Context, n *node, tags []string) error {
 	if data == nil {
 		var err error
 		if data, _, err = c.src.Registry.Manifest(ctx, c.src.Repo, registry.Reference{Digest: n.desc.Digest}); err != nil {
-			return fmt.Errorf("read manifest %s: %w", n.desc.Digest, err)
+			return ofSource(fmt.Errorf("read manifest %s: %w", n.desc.Digest, err))
 		}
 	}
 	_, err := c.dst.Registry.PushManifest(ctx, c.dst.Repo, registry.ManifestPush{

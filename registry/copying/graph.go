@@ -32,7 +32,7 @@ type node struct {
 func (c *copier) root(ctx context.Context) (*node, error) {
 	data, desc, err := c.src.Registry.Manifest(ctx, c.src.Repo, c.src.Ref)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", c.src.Ref, err)
+		return nil, ofSource(fmt.Errorf("read %s: %w", c.src.Ref, err))
 	}
 	return c.walk(ctx, desc, data, 0)
 }
@@ -90,7 +90,7 @@ func (c *copier) read(ctx context.Context, n *node, data []byte) error {
 		var err error
 		n.data, desc, err = c.src.Registry.Manifest(ctx, c.src.Repo, registry.Reference{Digest: n.desc.Digest})
 		if err != nil {
-			return fmt.Errorf("read manifest %s: %w", n.desc.Digest, err)
+			return ofSource(fmt.Errorf("read manifest %s: %w", n.desc.Digest, err))
 		}
 		n.desc.MediaType = desc.MediaType
 	}
@@ -165,7 +165,7 @@ func (c *copier) isManifest(ctx context.Context, d registry.Descriptor, doc docu
 	if errors.Is(err, registry.ErrBlobUnknown) {
 		return true, nil
 	}
-	return false, err
+	return false, ofSource(err)
 }
 
 // referrers visits what refers to a manifest.
@@ -173,7 +173,7 @@ func (c *copier) referrers(ctx context.Context, n *node, depth int) error {
 	var found []registry.Descriptor // not to walk while the list is open
 	for d, err := range c.src.Registry.Referrers(ctx, c.src.Repo, n.desc.Digest, "", "") {
 		if err != nil {
-			return fmt.Errorf("list referrers of %s: %w", n.desc.Digest, err)
+			return ofSource(fmt.Errorf("list referrers of %s: %w", n.desc.Digest, err))
 		}
 		if len(found) == maxManifests {
 			return registry.ErrManifestInvalid.With("more than %d manifests refer to %s", maxManifests, n.desc.Digest)
