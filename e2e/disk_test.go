@@ -62,16 +62,11 @@ func (d *disk) tryUnmount() (err error) {
 	return errors.Join(err, syscall.Unmount(d.dir, syscall.MNT_DETACH))
 }
 
-// remount changes between "ro" and "rw" under whoever uses the disk. The kernel
-// allows ro only while no file is open for writing, so the whole file system is
-// turned by force, as the kernel itself does after an error of the disk.
-func (d *disk) remount(mode string) error {
+// abort turns the disk read-only under whoever uses it, as the kernel does after
+// an error that it cannot mend. It stays so until it is mounted anew.
+func (d *disk) abort() {
 	d.t.Helper()
-	_, stderr, err := berthtest.NewCommand(d.t, "mount").Try("-o", "remount,"+mode, d.dir)
-	if err != nil {
-		return errors.New(stderr)
-	}
-	return nil
+	berthtest.NewCommand(d.t, "mount").Run("-o", "remount,abort", d.dir)
 }
 
 // cut takes the power away: what was not synced is lost, and what is mounted can
@@ -93,11 +88,11 @@ func (d *disk) cut() {
 	}
 }
 
-// fill takes all the space that is left, but for so many bytes, and returns how
-// to give it back.
-func (d *disk) fill(leave int64) (release func()) {
+// fill takes all the space that is left, but for so many bytes, with a file, and
+// returns how to give it back.
+func (d *disk) fill(name string, leave int64) (release func()) {
 	d.t.Helper()
-	path := filepath.Join(d.dir, "ballast")
+	path := filepath.Join(d.dir, name)
 	f, err := os.Create(path)
 	if err != nil {
 		d.t.Fatal(err)
@@ -108,7 +103,15 @@ func (d *disk) fill(leave int64) (release func()) {
 		d.t.Fatal(err)
 	}
 	free := int64(fs.Bavail)*fs.Bsize - leave
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, free); err != nil {
+	if free <= 0 {
+		return func() {}
+	}
+	// The file system needs a little to note down where the file is.
+	err = syscall.Fallocate(int(f.Fd()), 0, 0, free)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = nil
+	}
+	if err != nil {
 		d.t.Fatalf("fill the disk: %v", err)
 	}
 	return func() {

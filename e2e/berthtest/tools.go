@@ -160,9 +160,9 @@ func (c *Command) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Daemon starts the program and waits until ready says so. It ends with the
-// test, by SIGTERM, and if the test fails its log is printed.
-func (c *Command) Daemon(ready func() error, args ...string) {
+// Daemon starts the program and waits until ready says so. It ends with stop or
+// with the test, by SIGTERM, and if the test fails its log is printed.
+func (c *Command) Daemon(ready func() error, args ...string) (stop func()) {
 	c.tb.Helper()
 	var out log
 	cmd := c.command(args...)
@@ -181,7 +181,7 @@ func (c *Command) Daemon(ready func() error, args ...string) {
 	for deadline := time.Now().Add(daemonTime); ; {
 		err := ready()
 		if err == nil {
-			return
+			return p.stop
 		}
 		select {
 		case <-p.done:
