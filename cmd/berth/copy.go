@@ -159,8 +159,8 @@ func (f *clientFlags) progress(w io.Writer) *progress {
 		p.w = io.Discard
 	}
 	if file, ok := p.w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		p.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
-		p.w = p.bars // which puts lines above the bars
+		p.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64), mpb.PopCompletedMode())
+		p.w = io.Discard // what is not sent is in the sum
 	}
 	return p
 }
@@ -189,7 +189,7 @@ func (p *progress) bar(e copying.Event) *mpb.Bar {
 	d := e.Descriptor
 	bar, ok := p.open[d.Digest]
 	if !ok {
-		bar = p.bars.AddBar(max(d.Size, 1), mpb.BarRemoveOnComplete(),
+		bar = p.bars.AddBar(max(d.Size, 1),
 			mpb.PrependDecorators(decor.Name(d.Digest.Encoded()[:12]+" ")),
 			mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1000(0), " % .1f")))
 		p.open[d.Digest] = bar

@@ -171,7 +171,9 @@ func (in *inspection) readConfig(ctx context.Context, c *remote.Client, repo str
 	if json.Unmarshal(data, &image) != nil {
 		return nil // an image may have any config
 	}
-	in.Created = image.Created
+	if image.Created != nil && !image.Created.IsZero() { // as reproducible builds have it
+		in.Created = image.Created
+	}
 	if image.OS != "" {
 		in.Platforms = []platform{{platformName(&image.Platform), in.Digest, in.MediaType, in.Size}}
 	}
