@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,12 +19,12 @@ import (
 )
 
 // seeded makes a data directory of berth and lets fn fill it, without a server
-// and its connections in between.
+// and its connections in between, and without a sync of each blob.
 func seeded(ctx context.Context, data string, fn func(registry.Writer) error) error {
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return err
 	}
-	blobs, err := fs.Open(data)
+	blobs, err := fs.Open(data, nil)
 	if err != nil {
 		return err
 	}
@@ -31,12 +32,13 @@ func seeded(ctx context.Context, data string, fn func(registry.Writer) error) er
 	if err != nil {
 		return err
 	}
-	local, err := registry.NewLocal(ctx, blobs, meta, registry.Options{})
+	local, err := registry.NewLocal(ctx, unsynced{blobs, data}, meta, registry.Options{})
 	if err != nil {
 		return errors.Join(err, meta.Close())
 	}
 	err = fn(local)
 	local.Close()
+	syscall.Sync()
 	return errors.Join(err, meta.Close())
 }
 
@@ -94,7 +96,7 @@ func seedManifest(i int, tags ...string) registry.ManifestPush {
 }
 
 // seeders is how many goroutines fill a registry: many, as they share commits.
-const seeders = 256
+const seeders = 512
 
 // parallel calls fn with 0 to n-1 from several goroutines and returns the first
 // error, after which it starts no more.

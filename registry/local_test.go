@@ -26,10 +26,11 @@ func newLocal(t *testing.T, blobs storage.Blobs, meta storage.Meta) *registry.Lo
 // onDisk opens the embedded default in a directory.
 func onDisk(t *testing.T, dir string) *registry.Local {
 	t.Helper()
-	blobs, err := fs.Open(dir)
+	blobs, err := fs.Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = blobs.Close() })
 	meta, err := bolt.Open(filepath.Join(dir, "meta.db"))
 	if err != nil {
 		t.Fatal(err)

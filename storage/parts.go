@@ -1,6 +1,8 @@
 package storage
 
 import (
+	_ "crypto/sha256" // go-digest panics for algorithms that nobody links in
+	_ "crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"

@@ -174,7 +174,8 @@ func (t Table[V]) Get(tx Tx, key []byte) (V, error) {
 	if err != nil {
 		return v, err
 	}
-	return v, t.decode(b, &v)
+	err = t.decode(b, &v)
+	return v, err
 }
 
 // Has says whether there is a row.

@@ -63,11 +63,12 @@ type Stage interface {
 	io.Writer
 	// Reader reads what the stage holds, from its first byte.
 	Reader() (io.ReadCloser, error)
-	// Sync makes what was written durable under the stage's id.
+	// Sync makes what was written durable under the stage's id. After an error
+	// the stage may be gone.
 	Sync() error
 	// Commit makes what was written durable as the blob d, replacing a blob d
-	// that was there, and ends the stage. After an error the stage is still
-	// there, and d is either absent, as it was before, or whole.
+	// that was there, and ends the stage. After an error the stage may be gone,
+	// and d is as it was before, or whole.
 	Commit(d digest.Digest) error
 	// Close lets go of the stage. Unless it was committed, its bytes stay.
 	Close() error

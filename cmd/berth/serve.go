@@ -84,10 +84,11 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 		return fmt.Errorf("cannot use the data directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	blobs, err := fs.Open(cfg.Storage.Data)
+	blobs, err := fs.Open(cfg.Storage.Data, log)
 	if err != nil {
 		return fmt.Errorf("cannot use the data directory: %w", err)
 	}
+	defer func() { err = errors.Join(err, blobs.Close()) }()
 	meta, err := bolt.Open(filepath.Join(cfg.Storage.Data, "meta.db"))
 	if err != nil {
 		return fmt.Errorf("cannot open the metadata: %w", err)

@@ -1,20 +1,31 @@
-// Package fs keeps blobs in a directory: blobs/<algorithm>/<two digits>/<hash>
-// for what is whole, uploads/<stage id> for what is on its way.
+// Package fs keeps blobs in a directory of a Linux file system:
+//
+//	blobs/<algorithm>/<two digits>/<hash>   what is whole, a plain file each
+//	uploads/<stage id>                      what is on its way
+//	journal/<number>                        small blobs that may not be on disk yet
 //
 // It promises what storage.Blobs does, on a file system that keeps what was
 // synced. It does not lock the directory: its opener does, once for all that is
 // in it.
+//
+// A large blob is synced, renamed to its place, and the directory synced. To
+// sync a small one like that costs far more than to write it, so small blobs are
+// written to their place and made durable by a journal that all of them share
+// (journal.go).
 package fs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -25,27 +36,49 @@ import (
 // Blobs is a directory of blobs.
 type Blobs struct {
 	blobs, uploads string // directories
+	journal        *journal
+	locks          [64]sync.Mutex // by digest: who changes a blob's file
 }
 
 var _ storage.Blobs = (*Blobs)(nil)
 
-// Open opens the directory dir, and makes it if need be.
-func Open(dir string) (*Blobs, error) {
+// Open opens the directory dir, and makes it if need be. It first finishes what
+// a crash left undone. log, which may be nil, receives what goes wrong in the
+// background.
+func Open(dir string, log *slog.Logger) (*Blobs, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	b := &Blobs{blobs: filepath.Join(dir, "blobs"), uploads: filepath.Join(dir, "uploads")}
-	for _, d := range []string{b.blobs, b.uploads} {
+	journalDir := filepath.Join(dir, "journal")
+	for _, d := range []string{b.blobs, b.uploads, journalDir} {
 		if err := durable.MkdirAll(d); err != nil {
 			return nil, storage.Classify(err)
 		}
 	}
+	if err := replay(journalDir, b.restore); err != nil {
+		return nil, fmt.Errorf("finish what a crash left undone: %w", storage.Classify(err))
+	}
+	b.journal = openJournal(journalDir, b.rewrite, log)
 	return b, nil
 }
+
+// Close ends what Blobs does in the background. No method may be called any
+// more.
+func (b *Blobs) Close() error { return storage.Classify(b.journal.close()) }
 
 func (b *Blobs) path(d digest.Digest) string {
 	hex := d.Encoded()
 	return filepath.Join(b.blobs, string(d.Algorithm()), hex[:2], hex)
 }
 
-func (b *Blobs) stagePath(id string) string { return filepath.Join(b.uploads, id) }
+// lock keeps others from changing the file of d until unlock is called.
+func (b *Blobs) lock(d digest.Digest) (unlock func()) {
+	hex := d.Encoded()
+	m := &b.locks[hex[len(hex)-1]%byte(len(b.locks))]
+	m.Lock()
+	return m.Unlock
+}
 
 // Open returns an *os.File.
 func (b *Blobs) Open(_ context.Context, d digest.Digest) (io.ReadSeekCloser, error) {
@@ -67,46 +100,11 @@ func (b *Blobs) Size(_ context.Context, d digest.Digest) (int64, error) {
 
 // Delete removes a blob.
 func (b *Blobs) Delete(_ context.Context, d digest.Digest) error {
-	return storage.Classify(durable.Remove(b.path(d)))
-}
-
-// Stage opens a stage.
-func (b *Blobs) Stage(_ context.Context, id string, off int64) (storage.Stage, error) {
-	if id == "" || id != filepath.Base(id) || id[0] == '.' {
-		return nil, fmt.Errorf("stage id %q is no file name", id)
+	defer b.lock(d)()
+	if err := durable.Remove(b.path(d)); err != nil {
+		return storage.Classify(err)
 	}
-	path := b.stagePath(id)
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	created := errors.Is(err, fs.ErrNotExist) && off == 0
-	if created {
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	}
-	if err != nil {
-		return nil, storage.Classify(err)
-	}
-	if !created {
-		if err := rewind(f, off); err != nil {
-			_ = f.Close()
-			return nil, storage.Classify(err)
-		}
-	}
-	return &stage{blobs: b, file: f, fresh: created, end: off, written: off}, nil
-}
-
-// rewind makes off the end of the file, from where writing goes on.
-func rewind(f *os.File, off int64) error {
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if fi.Size() < off {
-		return fmt.Errorf("stage has %d bytes, not %d: %w", fi.Size(), off, fs.ErrNotExist)
-	}
-	if err := f.Truncate(off); err != nil {
-		return err
-	}
-	_, err = f.Seek(off, io.SeekStart)
-	return err
+	return storage.Classify(b.journal.remove(d))
 }
 
 // Discard removes a stage.
@@ -141,56 +139,87 @@ func (b *Blobs) Stages(ctx context.Context) iter.Seq2[storage.StageInfo, error] 
 	}
 }
 
-// stage is a file under uploads.
-type stage struct {
-	blobs   *Blobs
-	file    *os.File
-	fresh   bool  // its name in the directory is not known to be durable
-	end     int64 // of the file
-	written int64 // up to here the kernel was told to start writing to disk
+// putSmall makes a blob durable by way of the journal.
+func (b *Blobs) putSmall(d digest.Digest, data []byte) error {
+	defer b.lock(d)()
+	if err := b.write(d, data); err != nil {
+		return err
+	}
+	return b.journal.put(d, data)
 }
 
-// writeAhead is how many bytes are gathered before the kernel is told to start
-// writing them to disk. Without it all the writing starts with the sync at the
-// end, and the disk idles while the bytes come in.
-const writeAhead = 8 << 20
-
-func (s *stage) Write(p []byte) (int, error) {
-	n, err := s.file.Write(p)
-	s.end += int64(n)
-	if s.end-s.written >= writeAhead {
-		startWriting(s.file, s.written, s.end-s.written)
-		s.written = s.end
-	}
-	return n, storage.Classify(err)
+// putStage makes the file of a stage, which is synced, a blob.
+func (b *Blobs) putStage(d digest.Digest, path string) error {
+	defer b.lock(d)()
+	return durable.Rename(path, b.path(d))
 }
 
-func (s *stage) Reader() (io.ReadCloser, error) {
-	f, err := os.Open(s.file.Name())
-	if err != nil {
-		return nil, storage.Classify(err)
+// restore does again what a record of the journal says.
+func (b *Blobs) restore(r record) error {
+	if r.kind == kindPut {
+		return b.write(r.digest, r.data)
 	}
-	return f, nil
+	err := os.Remove(b.path(r.digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
-func (s *stage) Sync() error {
-	if err := s.file.Sync(); err != nil {
-		return storage.Classify(err)
-	}
-	if s.fresh {
-		if err := durable.SyncDir(s.blobs.uploads); err != nil {
-			return storage.Classify(err)
+// write writes a blob to its place, unless it is there. It syncs nothing.
+func (b *Blobs) write(d digest.Digest, data []byte) error {
+	path := b.path(d)
+	err := create(path, data)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
+			return err
 		}
-		s.fresh = false
+		err = create(path, data)
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return replace(path, data) // what is there is damaged
+}
+
+// rewrite writes a blob of the journal to its place again, unless it has been
+// removed since.
+func (b *Blobs) rewrite(r record) error {
+	defer b.lock(r.digest)()
+	path := b.path(r.digest)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || r.kind != kindPut {
+		return nil
+	}
+	return replace(path, r.data)
+}
+
+// replace puts a new file in the place of one that somebody may be reading.
+func replace(path string, data []byte) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := create(temp, data); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}
+
+// create makes a new file, or none.
+func create(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
 	}
 	return nil
 }
-
-func (s *stage) Commit(d digest.Digest) error {
-	if err := s.file.Sync(); err != nil {
-		return storage.Classify(err)
-	}
-	return storage.Classify(durable.Rename(s.file.Name(), s.blobs.path(d)))
-}
-
-func (s *stage) Close() error { return storage.Classify(s.file.Close()) }

@@ -10,10 +10,11 @@ import (
 
 func open(t *testing.T, dir string) storage.Blobs {
 	t.Helper()
-	b, err := fs.Open(dir)
+	b, err := fs.Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = b.Close() })
 	return b
 }
 
