@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -204,7 +205,7 @@ type opaqueUploads struct {
 func (u *opaqueUploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if r.Method != http.MethodPost && (r.URL.Path != "/upload" || r.URL.Query().Get("state") != fmt.Sprint(u.at)) {
+	if r.Method != http.MethodPost && (r.URL.Path != "/upload" || r.URL.Query().Get("state") != strconv.Itoa(u.at)) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
