@@ -112,7 +112,7 @@ func (f *clientFlags) remove(ctx context.Context, n name) (removed, error) {
 		r.Digest = desc.Digest
 		err = c.DeleteTag(ctx, n.Repo, n.Tag)
 	}
-	if errors.Is(err, registry.ErrMethod) {
+	if errors.Is(err, registry.ErrMethod) || errors.Is(err, registry.ErrDigestInvalid) {
 		return r, fmt.Errorf("cannot remove %s: this registry removes no tags, only digests: %s", n, r.Digest)
 	}
 	return r, explain(err, n.Host, "cannot remove "+n.String())
