@@ -131,11 +131,13 @@ func putStored(tx storage.Tx, d digest.Digest, size int64, now time.Time) error 
 	if has, err := storage.Stored.Has(tx, key); has || err != nil {
 		return err
 	}
-	return errors.Join(
-		storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: now}),
-		storage.Count(tx, storage.CountBlobs, 1),
-		storage.Count(tx, storage.CountBytes, size),
-	)
+	if _, err := storage.Count(tx, storage.CountBlobs, 1); err != nil {
+		return err
+	}
+	if _, err := storage.Count(tx, storage.CountBytes, size); err != nil {
+		return err
+	}
+	return storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: now})
 }
 
 // putLink makes a stored blob readable in a repository.

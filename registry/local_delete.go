@@ -77,9 +77,11 @@ func deleteManifestRows(tx storage.Tx, repo string, d digest.Digest, row storage
 	if err := storage.Manifests.Delete(tx, storage.Key(repo, part)); err != nil {
 		return err
 	}
-	return errors.Join(
-		dropHolder(tx, repo, part),
-		storage.Count(tx, storage.CountManifests, -1))
+	if err := dropHolder(tx, repo, part); err != nil {
+		return err
+	}
+	_, err := storage.Count(tx, storage.CountManifests, -1)
+	return err
 }
 
 // leaveRepo counts a manifest less in a repository, which is no longer listed
@@ -93,7 +95,9 @@ func leaveRepo(tx storage.Tx, repo string) error {
 	if row.Manifests--; row.Manifests > 0 {
 		return storage.Repos.Put(tx, key, row)
 	}
-	return errors.Join(
-		storage.Repos.Delete(tx, key),
-		storage.Count(tx, storage.CountRepos, -1))
+	if err := storage.Repos.Delete(tx, key); err != nil {
+		return err
+	}
+	_, err = storage.Count(tx, storage.CountRepos, -1)
+	return err
 }

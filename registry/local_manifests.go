@@ -80,7 +80,7 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 	if err != nil {
 		return ManifestPushed{}, err
 	}
-	w := manifestWrite{ManifestPush: push, manifest: m, repo: repo, now: time.Now()}
+	w := manifestWrite{ManifestPush: push, manifest: m, repo: repo}
 	// What is refused is refused here, before its bytes are stored.
 	if err := l.meta.View(ctx, w.checkRefs); err != nil {
 		return ManifestPushed{}, err
@@ -97,6 +97,7 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 		if err := w.checkRefs(tx); err != nil {
 			return err
 		}
+		w.now = time.Now()
 		return w.write(tx)
 	})
 	if err != nil {
@@ -235,14 +236,14 @@ func (w *manifestWrite) putReferrer(tx storage.Tx) error {
 func (w *manifestWrite) putRepo(tx storage.Tx, added bool) error {
 	row, err := storage.Repos.Get(tx, storage.Key(w.repo))
 	if isNotFound(err) {
-		err = storage.Count(tx, storage.CountRepos, 1)
+		_, err = storage.Count(tx, storage.CountRepos, 1)
 	}
 	if err != nil {
 		return err
 	}
 	if added {
 		row.Manifests++
-		if err := storage.Count(tx, storage.CountManifests, 1); err != nil {
+		if _, err := storage.Count(tx, storage.CountManifests, 1); err != nil {
 			return err
 		}
 	}
@@ -269,7 +270,11 @@ func moveTag(tx storage.Tx, repo, tag string, d digest.Digest, now time.Time) er
 			return err
 		}
 	}
-	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.TimePart(now)), storage.TagMove{Digest: string(d)}); err != nil {
+	n, err := storage.Count(tx, storage.CountMoves, 1)
+	if err != nil {
+		return err
+	}
+	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.NumberPart(n)), storage.TagMove{Digest: string(d), Moved: now}); err != nil {
 		return err
 	}
 	if d == "" {

@@ -232,7 +232,7 @@ func (u *upload) put(tx storage.Tx, row storage.Upload) error {
 		delta++
 	}
 	if delta != 0 {
-		if err := storage.Count(tx, storage.CountUploads, delta); err != nil {
+		if _, err := storage.Count(tx, storage.CountUploads, delta); err != nil {
 			return err
 		}
 	}

@@ -60,7 +60,7 @@ func (l *Local) sweepRows(ctx context.Context, cutoff, ended time.Time) (int, er
 			if err != nil {
 				return err
 			}
-			if len(expired) == sweepBatch || string(e.Key[:8]) > storage.TimePart(ended) {
+			if len(expired) == sweepBatch || string(e.Key[:8]) > storage.NumberPart(ended.UnixNano()) {
 				break // sessions are in the order of their beginning
 			}
 			isOpen := e.Value.State == storage.UploadOpen
@@ -80,7 +80,8 @@ func (l *Local) sweepRows(ctx context.Context, cutoff, ended time.Time) (int, er
 		if open == 0 {
 			return nil
 		}
-		return storage.Count(tx, storage.CountUploads, -open)
+		_, err := storage.Count(tx, storage.CountUploads, -open)
+		return err
 	})
 	return len(expired), err
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -42,8 +41,8 @@ func CutDigest(b []byte) (d digest.Digest, rest []byte, err error) {
 	return "", nil, fmt.Errorf("damaged key: %x is no digest", b)
 }
 
-// TimePart is a time as part of a key, so that keys sort by time, to the
-// nanosecond.
-func TimePart(t time.Time) string {
-	return string(binary.BigEndian.AppendUint64(nil, uint64(t.UnixNano())))
+// NumberPart is a number, not negative, as part of a key, so that keys sort by
+// number.
+func NumberPart(n int64) string {
+	return string(binary.BigEndian.AppendUint64(nil, uint64(n)))
 }

@@ -39,7 +39,7 @@ var (
 	Tags = Table[Tag]{"tags"}
 	// Tagged: repository, digest, tag. Tags the other way round.
 	Tagged = Table[Mark]{"tagged"}
-	// History: repository, tag, time of the move (TimePart).
+	// History: repository, tag, number of the move (NumberPart of CountMoves).
 	History = Table[TagMove]{"history"}
 	// Uploads: id of an upload session that has received a byte, or that has
 	// ended and must not be used again.
@@ -103,7 +103,8 @@ type (
 	// TagMove is where a tag pointed from a time on; an empty digest says that it
 	// was deleted.
 	TagMove struct {
-		Digest string `cbor:"1,keyasint,omitempty"`
+		Digest string    `cbor:"1,keyasint,omitempty"`
+		Moved  time.Time `cbor:"2,keyasint"`
 	}
 	// Upload is the state of an upload session.
 	Upload struct {
@@ -132,15 +133,17 @@ const (
 	CountManifests = "manifests" // manifests in all repositories
 	CountRepos     = "repos"     // repositories with a manifest
 	CountUploads   = "uploads"   // upload sessions that hold bytes
+	CountMoves     = "moves"     // moves of tags that there ever were
 )
 
-// Count adds delta to a counter.
-func Count(tx Tx, name string, delta int64) error {
+// Count adds delta to a counter and returns its new value.
+func Count(tx Tx, name string, delta int64) (int64, error) {
 	n, err := Total(tx, name)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return Counters.Put(tx, Key(name), Counter{N: n + delta})
+	n += delta
+	return n, Counters.Put(tx, Key(name), Counter{N: n})
 }
 
 // Total returns the value of a counter.

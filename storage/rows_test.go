@@ -166,7 +166,11 @@ func TestCount(t *testing.T) {
 			if n, err := storage.Total(tx, storage.CountBytes); err != nil || n != sum {
 				t.Errorf("Total = %d, %v, want %d", n, err, sum)
 			}
-			return storage.Count(tx, storage.CountBytes, delta)
+			n, err := storage.Count(tx, storage.CountBytes, delta)
+			if n != sum+delta {
+				t.Errorf("Count returns %d, want %d", n, sum+delta)
+			}
+			return err
 		})
 		sum += delta
 	}

@@ -66,6 +66,7 @@ Start it with 'berth serve', then push to it:
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newServeCmd(), newConfigCmd(), newVersionCmd())
+	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
 	usageErrors(root)
 	return root
 }
