@@ -114,9 +114,7 @@ func (c *crasher) work(round int, crash func()) {
 		}
 		clients.Go(func() {
 			err := p.run()
-			// Nothing but its crash excuses the server.
-			var answered *unexpected
-			if !crashing.Load() || errors.As(err, &answered) && !(c.failing && answered.got.status >= 500) {
+			if !crashing.Load() || !c.excused(err) {
 				c.t.Errorf("round %d: %v", round, err)
 			}
 		})
@@ -125,6 +123,15 @@ func (c *crasher) work(round int, crash func()) {
 	crashing.Store(true)
 	crash()
 	clients.Wait()
+}
+
+// excused says whether a client may see an error while the server crashes: a
+// broken connection, or the failure that made it crash.
+func (c *crasher) excused(err error) bool {
+	if answered, ok := errors.AsType[*unexpected](err); ok {
+		return c.failing && answered.got.status >= http.StatusInternalServerError
+	}
+	return true
 }
 
 // resume goes on with an upload where the server says that it is, which is where

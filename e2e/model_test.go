@@ -259,7 +259,7 @@ func (c *checker) blobs() {
 }
 
 // manifests also says whether there are any.
-func (c *checker) manifests() (any bool) {
+func (c *checker) manifests() (found bool) {
 	for d, row := range c.repo.manifests {
 		a, err := c.w.pullManifest(c.name, d.String())
 		row.presence = c.observe("manifest", d, row.presence, a, err)
@@ -268,7 +268,7 @@ func (c *checker) manifests() (any bool) {
 		if row.presence&present == 0 {
 			continue
 		}
-		any = true
+		found = true
 		for _, blob := range row.blobs {
 			if c.repo.blobs[blob]&present == 0 {
 				c.complain("manifest %s is there, and its blob %s is not", d, blob)
@@ -281,7 +281,7 @@ func (c *checker) manifests() (any bool) {
 		}
 		c.referrer(d, row.subject)
 	}
-	return any
+	return found
 }
 
 // referrer checks that a manifest is listed with its subject.

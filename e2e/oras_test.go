@@ -29,7 +29,7 @@ func TestORAS(t *testing.T) {
 		back := t.TempDir()
 		oras.Run("pull", "--plain-http", "-o", back, repo+ref)
 		sameFile(t, filepath.Join(files, "model.bin"), filepath.Join(back, "model.bin"))
-		sameFile(t, filepath.Join(files, "sub/readme.txt"), filepath.Join(back, "sub/readme.txt"))
+		sameFile(t, filepath.Join(files, "sub", "readme.txt"), filepath.Join(back, "sub", "readme.txt"))
 	}
 
 	sbom := decode[pushed](t, oras.Run("attach", "--plain-http", "--distribution-spec", "v1.1-referrers-api", "--format", "json",

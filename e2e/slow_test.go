@@ -30,6 +30,7 @@ func (h *hostile) raw(t *testing.T, request string) *answer {
 	if err != nil {
 		return nil
 	}
+	defer res.Body.Close()
 	body, _ := io.ReadAll(res.Body) // it may be cut short
 	a := &answer{res.StatusCode, res.Header, body}
 	if res.Close {
@@ -44,7 +45,7 @@ func (h *hostile) dial(t *testing.T) *net.TCPConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.(*net.TCPConn) //nolint:errcheck // it is one
+	return c.(*net.TCPConn)
 }
 
 // TestHugeHeaders sends more header than anybody needs.

@@ -149,7 +149,7 @@ func (s *Server) Kill() {
 		s.tb.Fatal("berth goes on running after SIGKILL")
 	}
 	var exit *exec.ExitError
-	if !errors.As(p.err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL { //nolint:errcheck // it is one on every Unix
+	if !errors.As(p.err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		s.tb.Fatalf("berth ended before SIGKILL: %v", p.err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,7 +130,7 @@ func (c *Command) Run(args ...string) string {
 	c.tb.Helper()
 	stdout, stderr, err := c.Try(args...)
 	if err != nil {
-		c.tb.Fatalf("%s %s: %v\n%s%s", filepath.Base(c.path), strings.Join(append(c.args, args...), " "), err, stdout, stderr)
+		c.tb.Fatalf("%s %s: %v\n%s%s", filepath.Base(c.path), strings.Join(slices.Concat(c.args, args), " "), err, stdout, stderr)
 	}
 	return stdout
 }
@@ -153,7 +154,7 @@ func (c *Command) Try(args ...string) (stdout, stderr string, err error) {
 }
 
 func (c *Command) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(c.path, append(c.args[:len(c.args):len(c.args)], args...)...)
+	cmd := exec.Command(c.path, slices.Concat(c.args, args)...)
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Dir = c.dir
 	cmd.WaitDelay = time.Second // a child may have kept the output open
