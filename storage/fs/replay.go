@@ -74,7 +74,7 @@ func readRecord(r *bufio.Reader) (record, error) {
 	}
 	rec := record{kind: head[0], digest: d}
 	length := binary.BigEndian.Uint32(tail)
-	if length > small {
+	if length > small || rec.kind != kindPut && rec.kind != kindRemove {
 		return record{}, errTorn
 	}
 	if _, err := r.Discard(len(head)); err != nil {
