@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -77,15 +78,20 @@ func forbidServices() (restore func(), err error) {
 	return func() { _ = os.Remove(policy) }, errors.Join(err, f.Close())
 }
 
-// build compiles berth from the tree to path.
-func build(ctx context.Context, path string) error {
+// program returns the absolute path of berth: the one given, or with path empty
+// one in dir that is compiled from the tree.
+func program(ctx context.Context, path, dir string) (string, error) {
+	if path != "" {
+		return filepath.Abs(path)
+	}
+	path = filepath.Join(dir, "berth")
 	const pkg = "github.com/berth-registry/berth/cmd/berth"
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile does
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build berth: %w: %s", err, out)
+		return "", fmt.Errorf("build berth: %w: %s", err, out)
 	}
-	return nil
+	return path, nil
 }
 
 // workDir makes the directory for everything that is written.
@@ -96,6 +102,10 @@ func workDir(dir string) (string, error) {
 		}
 	} else if dir = os.Getenv("TMPDIR"); dir == "" {
 		dir = "/var/tmp" // /tmp may be in memory, where fsync costs nothing
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
 	}
 	return os.MkdirTemp(dir, "berth-bench-")
 }

@@ -87,11 +87,8 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if o.binary == "" {
-		o.binary = filepath.Join(dir, "berth")
-		if err := build(ctx, o.binary); err != nil {
-			return err
-		}
+	if o.binary, err = program(ctx, o.binary, dir); err != nil {
+		return err
 	}
 	report, err := measure(ctx, o, works, dir)
 	if err != nil {
