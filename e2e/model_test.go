@@ -27,12 +27,14 @@ type modelRepo struct {
 	tags      map[string][]digest.Digest // where a tag may point; "" is nowhere
 }
 
-// presence says whether something may be there, or may not.
+// presence says whether something may be there, or may not, and whether it was
+// found to be as it may since then.
 type presence uint8
 
 const (
 	absent presence = 1 << iota
 	present
+	verified
 )
 
 // modelManifest is a manifest and what it references.
@@ -83,7 +85,7 @@ func (m *model) blob(repo string, d digest.Digest, acked bool) {
 		switch {
 		case acked:
 			r.blobs[d] = present
-		case r.blobs[d] == 0:
+		case r.blobs[d]&present == 0:
 			r.blobs[d] = absent | present
 		}
 	})
@@ -159,7 +161,7 @@ func (m *model) untag(repo, tag string, acked bool) {
 // drop notes that a manifest is being deleted, with its tags, or was.
 func (m *model) drop(repo string, d digest.Digest, acked bool) {
 	m.change(repo, func(r *modelRepo) {
-		r.manifests[d].presence |= absent
+		r.manifests[d].presence = absent | present
 		if acked {
 			r.manifests[d].presence = absent
 		}
@@ -190,16 +192,16 @@ func (m *model) size() (blobs, manifests int) {
 	return blobs, manifests
 }
 
-// check compares the registry with the model and returns what is wrong. What may
-// have been and what may not have been is settled by it: the model becomes what
-// the registry holds.
-func (m *model) check(w *wire) []error {
+// check compares the registry with the model and returns what is wrong; without
+// all, it does not read again what it has verified. What may have been and what
+// may not have been is settled by it: the model becomes what the registry holds.
+func (m *model) check(w *wire, all bool) []error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var wrong []error
 	var named []string // repositories that have a manifest
 	for _, name := range slices.Sorted(maps.Keys(m.repos)) {
-		c := checker{w, name, m.repos[name], nil}
+		c := checker{w, name, m.repos[name], all, nil}
 		c.blobs()
 		if c.manifests() {
 			named = append(named, name)
@@ -222,6 +224,7 @@ type checker struct {
 	w     *wire
 	name  string
 	repo  *modelRepo
+	all   bool
 	wrong []error
 }
 
@@ -240,19 +243,22 @@ func (c *checker) observe(what string, d digest.Digest, may presence, a answer, 
 	case a.status == http.StatusOK && may&present == 0:
 		c.complain("%s %s was deleted, and is there", what, d)
 	case a.status == http.StatusOK:
-		return present
+		return present | verified
 	case a.status != http.StatusNotFound:
 		c.complain("%s %s: %s", what, d, a)
 	case may&absent == 0:
 		c.complain("%s %s was acknowledged, and is gone", what, d)
 	default:
-		return absent
+		return absent | verified
 	}
 	return may
 }
 
 func (c *checker) blobs() {
 	for d, may := range c.repo.blobs {
+		if may&verified != 0 && !c.all {
+			continue
+		}
 		a, err := c.w.pullBlob(c.name, d)
 		c.repo.blobs[d] = c.observe("blob", d, may, a, err)
 	}
@@ -261,6 +267,9 @@ func (c *checker) blobs() {
 // manifests also says whether there are any.
 func (c *checker) manifests() (found bool) {
 	for d, row := range c.repo.manifests {
+		if row.presence&verified != 0 && !c.all {
+			continue
+		}
 		a, err := c.w.pullManifest(c.name, d.String())
 		row.presence = c.observe("manifest", d, row.presence, a, err)
 	}
