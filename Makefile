@@ -39,8 +39,8 @@ fuzz: ## run each fuzz test for FUZZTIME
 bench: ## compare with other registries
 	go run ./bench
 
-soak: tools build ## kill the server at random for SOAKTIME
-	BERTH_BIN=$(CURDIR)/bin/berth go test -count=1 -timeout 0 -v -run '^TestKill' ./e2e -soak $(SOAKTIME)
+soak: tools build ## crash the server at random for SOAKTIME
+	BERTH_BIN=$(CURDIR)/bin/berth go test -count=1 -timeout 0 -v -run '^Test(Kill|PowerCut)$$' ./e2e -soak $(SOAKTIME)
 
 clean: ## remove what was built
 	rm -rf bin
