@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -81,9 +82,11 @@ const sendPiece = 1 << 20
 // send sends n bytes of f, a plain file by sendfile. If f fails, or is shorter
 // than it should be, the connection is broken off.
 func (x *exchange) send(f io.Reader, n int64) error {
+	control := x.body.control
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the next answer has its own
 	for n > 0 {
-		x.w.awaitClient()
-		sent, err := io.CopyN(x.w, f, min(n, sendPiece))
+		_ = control.SetWriteDeadline(time.Now().Add(x.o.BodyTimeout)) // a recorder in a test has none
+		sent, err := io.CopyN(&x.w, f, min(n, sendPiece))
 		n -= sent
 		if err == io.EOF {
 			err = fmt.Errorf("blob %s has %d bytes too few: %w", x.Digest, n, io.ErrUnexpectedEOF)
@@ -156,7 +159,7 @@ func (x *exchange) writeUpload() error {
 	if err != nil {
 		return err
 	}
-	size, err := x.registry.WriteUpload(x.ctx(), x.Repo, x.Upload, chunk, x.body)
+	size, err := x.registry.WriteUpload(x.ctx(), x.Repo, x.Upload, chunk, &x.body)
 	if err != nil {
 		return err
 	}
@@ -171,7 +174,7 @@ func (x *exchange) commitUpload() error {
 	if x.r.ContentLength == 0 {
 		chunk = Chunk{} // some clients send the range of nothing
 	}
-	desc, err := x.registry.CommitUpload(x.ctx(), x.Repo, x.Upload, chunk, x.body, x.Digest)
+	desc, err := x.registry.CommitUpload(x.ctx(), x.Repo, x.Upload, chunk, &x.body, x.Digest)
 	if err != nil {
 		return err
 	}
@@ -191,7 +194,7 @@ func (x *exchange) cancelUpload() error {
 
 // pushBlob takes a blob in one request (specification, "Single POST").
 func (x *exchange) pushBlob() error {
-	desc, err := x.registry.PushBlob(x.ctx(), x.Repo, x.Digest, x.body)
+	desc, err := x.registry.PushBlob(x.ctx(), x.Repo, x.Digest, &x.body)
 	if err != nil {
 		return err
 	}
@@ -267,7 +270,7 @@ func (x *exchange) pushManifest() error {
 	if x.r.ContentLength > MaxManifest {
 		return ErrManifestTooLarge
 	}
-	data, err := io.ReadAll(io.LimitReader(x.body, MaxManifest+1))
+	data, err := io.ReadAll(io.LimitReader(&x.body, MaxManifest+1))
 	if err != nil {
 		return readError{err}
 	}

@@ -14,25 +14,16 @@ import (
 	"github.com/berth-registry/berth/storage"
 )
 
-// response counts what is written, gives up a client that does not take it, and
-// keeps the way to sendfile open.
+// response counts what is written, and keeps the way to sendfile open.
 type response struct {
 	http.ResponseWriter
-	control *http.ResponseController
-	timeout time.Duration
-	status  int
-	n       int64
+	status int
+	n      int64
 }
 
 func (w *response) WriteHeader(status int) {
 	w.status = status
-	w.awaitClient()
 	w.ResponseWriter.WriteHeader(status)
-}
-
-// awaitClient gives the client its time to take what is written next.
-func (w *response) awaitClient() {
-	_ = w.control.SetWriteDeadline(time.Now().Add(w.timeout)) // a recorder in a test has none
 }
 
 func (w *response) Write(p []byte) (int, error) {

@@ -21,8 +21,9 @@ type Server struct {
 
 // ServerOptions are what a Server can be told.
 type ServerOptions struct {
-	// BodyTimeout is how long a client may pause within a request's body, or
-	// take no byte of an answer, before its connection is given up.
+	// BodyTimeout is how long a client may take for 16 KiB of a request's body, or
+	// for 1 MiB of a blob, before its connection is given up. That a client takes
+	// no answer at all the listener should find out (TCP_USER_TIMEOUT).
 	BodyTimeout time.Duration
 	// Observe, if set, is called after each request.
 	Observe func(Record)
@@ -102,8 +103,8 @@ type exchange struct {
 	Request
 
 	r    *http.Request
-	w    *response
-	body *body
+	w    response
+	body body
 }
 
 func (x *exchange) ctx() context.Context { return x.r.Context() }
@@ -111,11 +112,10 @@ func (x *exchange) ctx() context.Context { return x.r.Context() }
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	control := http.NewResponseController(w)
 	x := &exchange{
 		Server: s, r: r,
-		w:    &response{ResponseWriter: w, control: control, timeout: s.o.BodyTimeout},
-		body: &body{r: r.Body, control: control, timeout: s.o.BodyTimeout},
+		w:    response{ResponseWriter: w},
+		body: body{r: r.Body, control: http.NewResponseController(w), timeout: s.o.BodyTimeout},
 	}
 	id := requestID(r)
 	w.Header()["X-Request-Id"] = []string{id}

@@ -1,20 +1,31 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // listen listens on addr. "localhost" means the machine itself by IPv4 and by
-// IPv6, if it has that: a client may try either.
-func listen(addr string) ([]net.Listener, error) {
+// IPv6, if it has that: a client may try either. A connection whose client takes
+// nothing of what it is sent for the time of patience is broken off.
+func listen(ctx context.Context, addr string, patience time.Duration) ([]net.Listener, error) {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+		})
+		return errors.Join(cerr, err)
+	}}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host != "localhost" {
-		l, err := net.Listen("tcp", addr)
+		l, err := config.Listen(ctx, "tcp", addr)
 		return []net.Listener{l}, plain(err)
 	}
-	l4, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", port))
+	l4, err := config.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", port))
 	if err != nil {
 		return nil, plain(err)
 	}
@@ -22,7 +33,7 @@ func listen(addr string) ([]net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l6, err := net.Listen("tcp6", net.JoinHostPort("::1", port))
+	l6, err := config.Listen(ctx, "tcp6", net.JoinHostPort("::1", port))
 	if err == nil {
 		return []net.Listener{l4, l6}, nil
 	}

@@ -120,7 +120,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 		BodyTimeout: cfg.HTTP.BodyTimeout, Log: log,
 		Observe: func(r registry.Record) { metrics.Observe(r); access.Observe(r) },
 	})
-	return d.run(server, metrics.Handler(d.ready), signals)
+	return d.run(ctx, server, metrics.Handler(d.ready), signals)
 }
 
 // newLog makes the log. Its level is level, so that it can be changed. If it is
@@ -147,7 +147,7 @@ type daemon struct {
 }
 
 // run serves until a signal says to stop, or a listener fails.
-func (d *daemon) run(api http.Handler, ops http.Handler, signals <-chan os.Signal) error {
+func (d *daemon) run(ctx context.Context, api, ops http.Handler, signals <-chan os.Signal) error {
 	health := http.NewServeMux()
 	telemetry.Health(health, d.ready)
 	servers := []*http.Server{d.server(d.cfg.HTTP.Addr, withHealth(health, api))}
@@ -156,7 +156,7 @@ func (d *daemon) run(api http.Handler, ops http.Handler, signals <-chan os.Signa
 	}
 	failed := make(chan error, 8)
 	for i, s := range servers {
-		listeners, err := listen(s.Addr)
+		listeners, err := listen(ctx, s.Addr, d.cfg.HTTP.BodyTimeout)
 		if err != nil {
 			flag := []string{"--addr", "--metrics-addr"}[i]
 			return fmt.Errorf("cannot listen on %s: %w; choose another address with %s", s.Addr, err, flag)

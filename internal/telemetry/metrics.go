@@ -8,6 +8,7 @@ package telemetry
 import (
 	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,20 @@ type Metrics struct {
 	received *prometheus.CounterVec   // bytes, by route
 	sent     *prometheus.CounterVec   // bytes, by route
 	store    *prometheus.HistogramVec // seconds, by store and operation
+
+	mu     sync.RWMutex
+	series map[seriesKey]*series
+}
+
+// series are the metrics that one kind of request counts in, found once.
+type series struct {
+	requests, received, sent prometheus.Counter
+	duration                 prometheus.Observer
+}
+
+type seriesKey struct {
+	route, method string
+	status        int
 }
 
 // NewMetrics makes the metrics of a registry of the given version. stats is
@@ -31,7 +46,7 @@ type Metrics struct {
 func NewMetrics(version string, stats func(context.Context) (registry.Stats, error)) *Metrics {
 	byRoute := []string{"route"}
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
+		registry: prometheus.NewRegistry(), series: map[seriesKey]*series{},
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_http_requests_total", Help: "Requests answered, by route, method and status.",
 		}, []string{"route", "method", "status"}),
@@ -61,14 +76,34 @@ func NewMetrics(version string, stats func(context.Context) (registry.Stats, err
 
 // Observe counts a request.
 func (m *Metrics) Observe(r registry.Record) {
-	m.requests.WithLabelValues(r.Route, method(r.Method), strconv.Itoa(r.Status)).Inc()
-	m.duration.WithLabelValues(r.Route).Observe(r.Duration.Seconds())
+	c := m.of(seriesKey{r.Route, method(r.Method), r.Status})
+	c.requests.Inc()
+	c.duration.Observe(r.Duration.Seconds())
 	if r.In > 0 {
-		m.received.WithLabelValues(r.Route).Add(float64(r.In))
+		c.received.Add(float64(r.In))
 	}
 	if r.Out > 0 {
-		m.sent.WithLabelValues(r.Route).Add(float64(r.Out))
+		c.sent.Add(float64(r.Out))
 	}
+}
+
+func (m *Metrics) of(k seriesKey) *series {
+	m.mu.RLock()
+	c := m.series[k]
+	m.mu.RUnlock()
+	if c != nil {
+		return c
+	}
+	c = &series{
+		requests: m.requests.WithLabelValues(k.route, k.method, strconv.Itoa(k.status)),
+		duration: m.duration.WithLabelValues(k.route),
+		received: m.received.WithLabelValues(k.route),
+		sent:     m.sent.WithLabelValues(k.route),
+	}
+	m.mu.Lock()
+	m.series[k] = c
+	m.mu.Unlock()
+	return c
 }
 
 // method bounds the values of a label: a client can send any method.
