@@ -1,0 +1,108 @@
+package durable_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-registry/berth/internal/durable"
+)
+
+func TestRename(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "a/b/to")
+	for _, text := range []string{"first", "second"} { // the second time there is a file
+		if err := os.WriteFile(from, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := durable.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(to); string(got) != text || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	if err := durable.Rename(from, to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if err := durable.Remove(to); err != nil {
+		t.Error(err)
+	}
+	if err := durable.Remove(to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("removed twice: %v", err)
+	}
+}
+
+func TestMkdirAll(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		if err := durable.MkdirAll(filepath.Join(dir, "a/b/c")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, filepath.Join(file, "sub")} {
+		if err := durable.MkdirAll(path); err == nil {
+			t.Errorf("a file passes for a directory: %s", path)
+		}
+	}
+}
+
+// holder, in the environment, makes the test program hold a lock until its input
+// ends.
+const holder = "BERTH_TEST_LOCK"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(holder); dir != "" {
+		_, err := durable.Lock(dir)
+		fmt.Println(err)
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestLock(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	other := exec.CommandContext(t.Context(), os.Args[0])
+	other.Env = append(os.Environ(), holder+"="+dir)
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, 100)
+	if n, err := out.Read(said); err != nil || string(said[:n]) != "<nil>\n" {
+		t.Fatalf("the other process says %q, %v", said[:n], err)
+	}
+	_, err = durable.Lock(dir)
+	if !errors.Is(err, durable.ErrLocked) || !strings.Contains(err.Error(), fmt.Sprint(other.Process.Pid)) {
+		t.Errorf("a lock that process %d holds: %v", other.Process.Pid, err)
+	}
+	_ = in.Close()
+	if err := other.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		unlock, err := durable.Lock(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unlock(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
