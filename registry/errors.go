@@ -50,6 +50,7 @@ var (
 	ErrTagInvalid          = &Error{"NAME_INVALID", http.StatusBadRequest, "invalid tag"}
 	ErrPageInvalid         = &Error{"UNSUPPORTED", http.StatusBadRequest, "invalid number of results requested"}
 	ErrSizeInvalid         = &Error{"SIZE_INVALID", http.StatusBadRequest, "provided length did not match content length"}
+	ErrBusy                = &Error{"TOOMANYREQUESTS", http.StatusTooManyRequests, "too many large manifests at once; try again"}
 	ErrReferenced          = &Error{"DENIED", http.StatusMethodNotAllowed, "a manifest of the repository references it"}
 	ErrDenied              = &Error{"DENIED", http.StatusForbidden, "requested access to the resource is denied"}
 	ErrRouteUnknown        = &Error{"UNSUPPORTED", http.StatusNotFound, "no such route: this is an OCI registry, its API starts at /v2/"}

@@ -88,7 +88,7 @@ func (x *exchange) send(f io.Reader, n int64) error {
 		_ = control.SetWriteDeadline(time.Now().Add(x.o.BodyTimeout)) // a recorder in a test has none
 		sent, err := io.CopyN(&x.w, f, min(n, sendPiece))
 		n -= sent
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("blob %s has %d bytes too few: %w", x.Digest, n, io.ErrUnexpectedEOF)
 			x.logFailure(err, x.w.Header().Get("X-Request-Id"))
 			return err
@@ -270,12 +270,10 @@ func (x *exchange) pushManifest() error {
 	if x.r.ContentLength > MaxManifest {
 		return ErrManifestTooLarge
 	}
-	data, err := io.ReadAll(io.LimitReader(&x.body, MaxManifest+1))
+	data, release, err := x.large.read(&x.body)
+	defer release()
 	if err != nil {
-		return readError{err}
-	}
-	if len(data) > MaxManifest {
-		return ErrManifestTooLarge
+		return err
 	}
 	push := ManifestPush{Data: data, MediaType: x.r.Header.Get("Content-Type"), Digest: x.Ref.Digest, Tags: x.Tags}
 	if push.Digest == "" {

@@ -144,7 +144,7 @@ func (l *Local) describe(ctx context.Context, repo string, m *manifest) (string,
 		}
 		m = &child
 	}
-	return m.description(func(config Descriptor) ([]byte, error) { return l.readAll(ctx, config.Digest) })
+	return m.description(func(config digest.Digest) ([]byte, error) { return l.readAll(ctx, config) })
 }
 
 // manifestWrite is the transaction that makes a manifest visible.

@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,29 +21,104 @@ const (
 	mediaTypeNondistPrefix  = "application/vnd.oci.image.layer.nondistributable.v1."
 )
 
+// maxAnnotations is how many annotations a manifest may have.
+const maxAnnotations = 4096
+
 // manifest is what the registry needs to know of a manifest.
 type manifest struct {
 	MediaType    string
 	ArtifactType string // as a list of referrers shows it
-	Config       *Descriptor
-	Refs         []Descriptor // what must be present in the repository
+	Config       *ref
+	Refs         []ref // what must be present in the repository
 	Subject      digest.Digest
 	Annotations  map[string]string
 	Index        bool
 }
 
-// manifestDoc is the union of the manifests' JSON.
+// ref is what the registry needs to know of a descriptor.
+type ref struct {
+	MediaType string        `json:"mediaType"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+	URLs      someArray     `json:"urls"`
+}
+
+// manifestDoc is the union of the manifests' JSON. Its lists check what they
+// hold while they are read: a few bytes of JSON must not become a lot of memory.
 type manifestDoc struct {
-	SchemaVersion int               `json:"schemaVersion"`
-	MediaType     string            `json:"mediaType"`
-	ArtifactType  string            `json:"artifactType"`
-	Config        *Descriptor       `json:"config"`
-	Layers        []Descriptor      `json:"layers"`
-	Manifests     []Descriptor      `json:"manifests"`
-	Blobs         []Descriptor      `json:"blobs"`
-	FSLayers      json.RawMessage   `json:"fsLayers"` // of Docker's schema 1
-	Subject       *Descriptor       `json:"subject"`
-	Annotations   map[string]string `json:"annotations"`
+	SchemaVersion int         `json:"schemaVersion"`
+	MediaType     string      `json:"mediaType"`
+	ArtifactType  string      `json:"artifactType"`
+	Config        *ref        `json:"config"`
+	Layers        refs        `json:"layers"`
+	Manifests     refs        `json:"manifests"`
+	Blobs         refs        `json:"blobs"`
+	FSLayers      someArray   `json:"fsLayers"` // of Docker's schema 1
+	Subject       *ref        `json:"subject"`
+	Annotations   annotations `json:"annotations"`
+}
+
+// refs is a list of descriptors, all of them valid; nil if there is none.
+type refs []ref
+
+func (l *refs) UnmarshalJSON(data []byte) error {
+	return eachElement(data, '[', func(dec *json.Decoder) error {
+		var r ref
+		if err := dec.Decode(&r); err != nil {
+			return err
+		}
+		*l = append(*l, r)
+		return r.check()
+	}, func() { *l = refs{} })
+}
+
+// annotations are not too many.
+type annotations map[string]string
+
+func (a *annotations) UnmarshalJSON(data []byte) error {
+	return eachElement(data, '{', func(dec *json.Decoder) error {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var value string
+		if err := dec.Decode(&value); err != nil {
+			return err
+		}
+		(*a)[key.(string)] = value
+		if len(*a) > maxAnnotations {
+			return fmt.Errorf("more than %d annotations", maxAnnotations)
+		}
+		return nil
+	}, func() { *a = annotations{} })
+}
+
+// eachElement reads the elements of a JSON array or object, until one fails.
+// begin is called before the first, unless data is null.
+func eachElement(data []byte, open json.Delim, element func(*json.Decoder) error, begin func()) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	t, err := dec.Token()
+	if err != nil || t == nil {
+		return err
+	}
+	if t != open {
+		return fmt.Errorf("found %.20s, want %s", data, open)
+	}
+	for begin(); dec.More(); {
+		if err := element(dec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// someArray says that there is an array; with length, that it is not empty.
+type someArray struct{ there, filled bool }
+
+func (s *someArray) UnmarshalJSON(data []byte) error {
+	s.there = !bytes.Equal(data, []byte("null"))
+	s.filled = s.there && len(bytes.TrimSpace(bytes.Trim(data, "[]"))) > 0
+	return nil
 }
 
 // parseManifest reads a manifest of a media type that the registry knows, or
@@ -50,6 +127,9 @@ type manifestDoc struct {
 func parseManifest(data []byte, mediaType string) (manifest, error) {
 	var doc manifestDoc
 	if err := json.Unmarshal(data, &doc); err != nil {
+		if errors.Is(err, ErrManifestInvalid) {
+			return manifest{}, err
+		}
 		return manifest{}, ErrManifestInvalid.With("manifest is not valid JSON: %v", clip(err.Error()))
 	}
 	mediaType, _, _ = strings.Cut(mediaType, ";")
@@ -64,18 +144,18 @@ func parseManifest(data []byte, mediaType string) (manifest, error) {
 	if err := m.shape(&doc); err != nil {
 		return manifest{}, err
 	}
-	for _, d := range m.Refs {
-		if err := checkDescriptor(d); err != nil {
+	for _, d := range []*ref{doc.Config, doc.Subject} {
+		if d == nil {
+			continue
+		}
+		if err := d.check(); err != nil {
 			return manifest{}, err
 		}
 	}
 	if doc.Subject != nil {
-		if err := checkDescriptor(*doc.Subject); err != nil {
-			return manifest{}, err
-		}
 		m.Subject = doc.Subject.Digest
 	}
-	m.Refs = slices.DeleteFunc(m.Refs, elsewhere)
+	m.Refs = slices.DeleteFunc(m.Refs, ref.elsewhere)
 	return m, nil
 }
 
@@ -84,7 +164,7 @@ func parseManifest(data []byte, mediaType string) (manifest, error) {
 func (m *manifest) shape(doc *manifestDoc) error {
 	switch m.MediaType {
 	case ocispec.MediaTypeImageManifest, mediaTypeDockerManifest:
-		if doc.Config == nil || doc.Manifests != nil || doc.FSLayers != nil {
+		if doc.Config == nil || doc.Manifests != nil || doc.FSLayers.there {
 			return ErrManifestInvalid.With("a manifest of type %s has a config, and neither manifests nor fsLayers", m.MediaType)
 		}
 		m.Refs = append(append(m.Refs, *doc.Config), doc.Layers...)
@@ -92,7 +172,7 @@ func (m *manifest) shape(doc *manifestDoc) error {
 			m.ArtifactType = doc.Config.MediaType
 		}
 	case ocispec.MediaTypeImageIndex, mediaTypeDockerList:
-		if doc.Manifests == nil || doc.Layers != nil || doc.FSLayers != nil {
+		if doc.Manifests == nil || doc.Layers != nil || doc.FSLayers.there {
 			return ErrManifestInvalid.With("a manifest of type %s has manifests, and neither layers nor fsLayers", m.MediaType)
 		}
 		m.Index = true
@@ -101,7 +181,7 @@ func (m *manifest) shape(doc *manifestDoc) error {
 			m.Refs = append(m.Refs, *doc.Config)
 		}
 	case mediaTypeArtifact:
-		if doc.Manifests != nil || doc.Layers != nil || doc.FSLayers != nil {
+		if doc.Manifests != nil || doc.Layers != nil || doc.FSLayers.there {
 			return ErrManifestInvalid.With("a manifest of type %s has none of manifests, layers and fsLayers", m.MediaType)
 		}
 		m.Refs = append(m.Refs, doc.Blobs...)
@@ -117,15 +197,15 @@ func (m *manifest) shape(doc *manifestDoc) error {
 	return nil
 }
 
-func checkDescriptor(d Descriptor) error {
-	if _, err := ParseDigest(string(d.Digest)); err != nil {
+func (r ref) check() error {
+	if _, err := ParseDigest(string(r.Digest)); err != nil {
 		return ErrManifestInvalid.With("manifest has a descriptor with an invalid digest: %v", err)
 	}
-	if d.MediaType == "" {
-		return ErrManifestInvalid.With("manifest has a descriptor without a media type: %s", d.Digest)
+	if r.MediaType == "" {
+		return ErrManifestInvalid.With("manifest has a descriptor without a media type: %s", r.Digest)
 	}
-	if d.Size < 0 {
-		return ErrManifestInvalid.With("manifest has a descriptor with a negative size: %s", d.Digest)
+	if r.Size < 0 {
+		return ErrManifestInvalid.With("manifest has a descriptor with a negative size: %s", r.Digest)
 	}
 	return nil
 }
@@ -133,13 +213,13 @@ func checkDescriptor(d Descriptor) error {
 // elsewhere says that content need not be in the registry: layers that may not
 // be distributed, and say where else they are (image specification,
 // "Non-Distributable Layers").
-func elsewhere(d Descriptor) bool {
-	return len(d.URLs) > 0 && (d.MediaType == mediaTypeDockerForeign || strings.HasPrefix(d.MediaType, mediaTypeNondistPrefix))
+func (r ref) elsewhere() bool {
+	return r.URLs.filled && (r.MediaType == mediaTypeDockerForeign || strings.HasPrefix(r.MediaType, mediaTypeNondistPrefix))
 }
 
 // description is what a search shows of an image: its annotation, or else the
 // label in its config, which readConfig gets if it is needed.
-func (m *manifest) description(readConfig func(Descriptor) ([]byte, error)) (string, error) {
+func (m *manifest) description(readConfig func(digest.Digest) ([]byte, error)) (string, error) {
 	if s := m.Annotations[ocispec.AnnotationDescription]; s != "" || m.Config == nil {
 		return s, nil
 	}
@@ -148,17 +228,15 @@ func (m *manifest) description(readConfig func(Descriptor) ([]byte, error)) (str
 	default:
 		return "", nil
 	}
-	data, err := readConfig(*m.Config)
+	data, err := readConfig(m.Config.Digest)
 	if err != nil {
 		return "", fmt.Errorf("read config of image: %w", err)
 	}
 	var config struct {
 		Config struct {
-			Labels map[string]string `json:"Labels"`
+			Labels annotations `json:"Labels"`
 		} `json:"config"`
 	}
-	if json.Unmarshal(data, &config) != nil {
-		return "", nil // an image may have any config; this one describes nothing
-	}
+	_ = json.Unmarshal(data, &config) // an image may have any config; then it describes nothing
 	return config.Config.Labels[ocispec.AnnotationDescription], nil
 }

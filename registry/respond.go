@@ -99,7 +99,7 @@ func (x *exchange) fail(err error, id string) error {
 	if kind == ErrTimeout || kind == ErrRequestBroken {
 		h.Set("Connection", "close")
 	}
-	if kind == ErrUnavailable || kind == ErrReadOnly {
+	if kind == ErrUnavailable || kind == ErrReadOnly || kind == ErrBusy {
 		h.Set("Retry-After", "5")
 	}
 	h.Set("Content-Type", "application/json")
@@ -142,8 +142,7 @@ func explain(err error) (*Error, string) {
 	case errors.Is(err, storage.ErrReadOnly):
 		kind = ErrReadOnly
 	case errors.As(err, &kind):
-		var d *detailed
-		if errors.As(err, &d) {
+		if d, ok := errors.AsType[*detailed](err); ok {
 			return kind, d.text
 		}
 	default:
@@ -154,8 +153,7 @@ func explain(err error) (*Error, string) {
 
 func (x *exchange) logFailure(err error, id string) {
 	attrs := []any{"request", id, "method", x.r.Method, "path", clip(x.r.URL.Path), "error", err}
-	var p *panicError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicError](err); ok {
 		attrs = append(attrs, "panic", p.value, "stack", string(p.stack))
 	}
 	x.o.Log.Log(x.ctx(), slog.LevelError, "request failed", attrs...)

@@ -17,6 +17,7 @@ import (
 type Server struct {
 	registry Registry
 	o        ServerOptions
+	large    large
 }
 
 // ServerOptions are what a Server can be told.
@@ -137,7 +138,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (x *exchange) serve() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			if p == http.ErrAbortHandler {
+			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(p)
 			}
 			err = &panicError{p, debug.Stack()}
@@ -170,7 +171,7 @@ func requestID(r *http.Request) string {
 			return id
 		}
 	}
-	return strconv.FormatUint(rand.Uint64(), 36)
+	return strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // it tells requests apart and keeps no secret
 }
 
 func clientAddr(r *http.Request) string {

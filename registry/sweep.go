@@ -20,7 +20,7 @@ const (
 func (l *Local) sweepForever(ctx context.Context) {
 	for {
 		if err := l.sweep(ctx); err != nil && ctx.Err() == nil {
-			l.log.Warn("cannot clear expired uploads; will try again", "error", err)
+			l.log.WarnContext(ctx, "cannot clear expired uploads; will try again", "error", err)
 		}
 		pause := min(max(l.uploadExpiry()/4, time.Second), 10*time.Minute)
 		select {

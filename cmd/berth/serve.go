@@ -162,11 +162,11 @@ func (d *daemon) run(ctx context.Context, api, ops http.Handler, signals <-chan 
 			return fmt.Errorf("cannot listen on %s: %w; choose another address with %s", s.Addr, err, flag)
 		}
 		for _, l := range listeners {
-			d.log.Info("listening", "addr", l.Addr().String(), "for", []string{"registry", "metrics"}[i])
+			d.log.InfoContext(ctx, "listening", "addr", l.Addr().String(), "for", []string{"registry", "metrics"}[i])
 			go func() { failed <- s.Serve(l) }()
 		}
 	}
-	d.log.Info("ready", "version", version, "data", d.cfg.Storage.Data, "push", "docker push "+d.cfg.HTTP.Addr+"/NAME")
+	d.log.InfoContext(ctx, "ready", "version", version, "data", d.cfg.Storage.Data, "push", "docker push "+d.cfg.HTTP.Addr+"/NAME")
 	for {
 		select {
 		case err := <-failed:
@@ -176,7 +176,7 @@ func (d *daemon) run(ctx context.Context, api, ops http.Handler, signals <-chan 
 				d.reload()
 				continue
 			}
-			d.log.Info("stopping", "signal", sig.String(), "limit", d.cfg.HTTP.ShutdownTimeout.String())
+			d.log.InfoContext(ctx, "stopping", "signal", sig.String(), "limit", d.cfg.HTTP.ShutdownTimeout.String())
 			return d.stop(servers, signals)
 		}
 	}

@@ -97,10 +97,10 @@ func (c Config) Validate() error {
 // Reloadable compares two configurations. It returns the keys that differ: those
 // whose new value holds as soon as the server reloads, and those that need a
 // restart.
-func Reloadable(old, new Config) (changed, needRestart []string) {
+func Reloadable(before, after Config) (changed, needRestart []string) {
 	for _, k := range keys {
 		switch {
-		case k.value(&old).text() == k.value(&new).text():
+		case k.value(&before).text() == k.value(&after).text():
 		case k.reload:
 			changed = append(changed, k.path)
 		default:

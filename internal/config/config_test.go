@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"flag"
 	"log/slog"
 	"os"
@@ -24,7 +25,7 @@ func TestExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(file) != string(Example()) {
+	if !bytes.Equal(file, Example()) {
 		t.Error("config.example.yaml is not what Example returns; go test ./internal/config -rewrite writes it")
 	}
 	c, err := Load(examplePath, nil)

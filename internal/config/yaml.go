@@ -124,6 +124,7 @@ func describe(node *yaml.Node) string {
 		return "a list"
 	case yaml.AliasNode:
 		return "an alias, which is not supported here"
+	case yaml.DocumentNode, yaml.ScalarNode: // by its tag
 	}
 	switch tag := node.ShortTag(); tag {
 	case "!!null":

@@ -62,7 +62,7 @@ const holder = "BERTH_TEST_LOCK"
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(holder); dir != "" {
 		_, err := durable.Lock(dir)
-		fmt.Println(err)
+		_, _ = fmt.Fprintln(os.Stdout, err)
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		return
 	}

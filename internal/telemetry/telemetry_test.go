@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -31,7 +30,7 @@ var record = registry.Record{
 // The fast form of a line has the fields of the slow one, whatever clients send.
 func TestAccessLog(t *testing.T) {
 	var fast, slow bytes.Buffer
-	telemetry.NewAccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)), &fast).Observe(record)
+	telemetry.NewAccessLog(slog.New(slog.NewTextHandler(t.Output(), nil)), &fast).Observe(record)
 	telemetry.NewAccessLog(slog.New(slog.NewJSONHandler(&slow, nil)), nil).Observe(record)
 	var a, b map[string]any
 	if err := json.Unmarshal(fast.Bytes(), &a); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/berth-registry/berth/storage"
 )
@@ -93,8 +94,8 @@ func (u *update) run(t *txn) (err error) {
 
 // rollback undoes what the transaction did, last things first.
 func (t *txn) rollback() error {
-	for i := len(t.undo) - 1; i >= 0; i-- {
-		if err := t.undo[i](); err != nil {
+	for _, undo := range slices.Backward(t.undo) {
+		if err := undo(); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (j *journal) put(d digest.Digest, data []byte) error {
 func (j *journal) remove(d digest.Digest) error {
 	j.mu.Lock()
 	held := false
-	for _, s := range append(j.full[:len(j.full):len(j.full)], j.current) {
+	for _, s := range append(slices.Clip(j.full), j.current) {
 		if s != nil {
 			_, has := s.blobs[d]
 			held = held || has

@@ -134,7 +134,7 @@ func TestReplayTorn(t *testing.T) {
 	b := openFS(t, dir)
 	d := put(t, b, []byte("whole"))
 	torn := record{kindPut, digest.FromString("torn"), []byte("torn")}.encode()
-	for n := range len(torn) {
+	for n := range torn {
 		after := afterPowerCut(t, dir, func(f string) { _ = os.Remove(f) })
 		segments, _ := filepath.Glob(filepath.Join(after, "journal/*"))
 		f, err := os.OpenFile(segments[0], os.O_APPEND|os.O_WRONLY, 0)

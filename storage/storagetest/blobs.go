@@ -231,7 +231,7 @@ func testRanges(t *testing.T, b storage.Blobs) {
 	at(123_456, -2010, io.SeekCurrent)
 	at(size-7, -7, io.SeekEnd)
 	at(size+100, size+100, io.SeekStart)
-	if n, err := r.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+	if n, err := r.Read(make([]byte, 10)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read behind the end = %d, %v, want EOF", n, err)
 	}
 	if _, err := r.Seek(-1, io.SeekStart); err == nil {

@@ -73,10 +73,11 @@ func testCounters(t *testing.T, m storage.Meta) {
 			}
 			// Update has returned, so a new snapshot has its change.
 			err = m.View(context.Background(), func(tx storage.Tx) error {
-				if n, err := number(tx, own); err != nil || n == 0 {
-					return fmt.Errorf("own count is %d (%v) after an update", n, err)
+				n, err := number(tx, own)
+				if err == nil && n == 0 {
+					err = errors.New("own count is 0 after an update")
 				}
-				return nil
+				return err
 			})
 			if err != nil {
 				return err
