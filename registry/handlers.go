@@ -270,7 +270,7 @@ func (x *exchange) pushManifest() error {
 	if x.r.ContentLength > MaxManifest {
 		return ErrManifestTooLarge
 	}
-	data, release, err := x.large.read(&x.body)
+	data, release, err := x.large.read(&x.body, x.r.ContentLength)
 	defer release()
 	if err != nil {
 		return err
