@@ -46,11 +46,11 @@ func push(ctx context.Context, b *bench) ([]*figure, error) {
 		f := &figure{Name: fmt.Sprintf("%s, %s", megabytes(b.blob), way.name), Unit: "MB/s"}
 		turns := []turn{
 			{of: nameBerth, measure: func() (float64, error) {
-				return p.fresh(ctx, way.push, func() (*server, error) { return b.startBerth(ctx, nameBerth) })
+				return p.fresh(ctx, f, way.push, func() (*server, error) { return b.startBerth(ctx, nameBerth) })
 			}},
 			{of: nameLocal, measure: func() (float64, error) { p.serial++; return w.rate(p.serial) }},
 			{of: nameDockerRegistry, measure: func() (float64, error) {
-				return p.fresh(ctx, way.push, func() (*server, error) { return b.startDockerRegistry(ctx) })
+				return p.fresh(ctx, f, way.push, func() (*server, error) { return b.startDockerRegistry(ctx) })
 			}},
 		}
 		for _, r := range b.peers {
@@ -80,7 +80,7 @@ type pusher struct {
 
 // fresh starts a server, warms it up with a small blob, returns the rate in MB/s
 // of a push, and removes the server and all that it stored.
-func (p *pusher) fresh(ctx context.Context, push pushFunc, start func() (*server, error)) (float64, error) {
+func (p *pusher) fresh(ctx context.Context, f *figure, push pushFunc, start func() (*server, error)) (float64, error) {
 	s, err := start()
 	if err != nil {
 		return 0, err
@@ -90,7 +90,7 @@ func (p *pusher) fresh(ctx context.Context, push pushFunc, start func() (*server
 	if err != nil {
 		return 0, err
 	}
-	rate, err := p.rate(ctx, push, s.addr)
+	rate, err := p.profiled(ctx, 0, f, turn{s.name, s, func() (float64, error) { return p.rate(ctx, push, s.addr) }})
 	return rate, errors.Join(err, p.stop(s, syscall.SIGTERM), os.RemoveAll(s.dir))
 }
 
