@@ -8,15 +8,16 @@ import (
 )
 
 const (
-	// bufferSize is how much of a blob is in memory at a time, twice.
-	bufferSize = 128 << 10
-	// firstSize is how much of a blob is read before the buffers are taken: a
-	// small blob, or a client that sends next to nothing, does without them.
+	// bufferSize is how much of a blob is in memory at a time. Fewer, larger writes
+	// cost the file system less.
+	bufferSize = 512 << 10
+	// firstSize is how much of a blob is read before that buffer is taken: a small
+	// blob, or a client that sends next to nothing, does without it.
 	firstSize = 16 << 10
 )
 
 var (
-	buffers = sync.Pool{New: func() any { return new([2][bufferSize]byte) }}
+	buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 	firsts  = sync.Pool{New: func() any { return new([firstSize]byte) }}
 )
 
@@ -31,61 +32,44 @@ func (e readError) Unwrap() error { return e.error }
 // hashed.
 func receive(w io.Writer, h hash.Hash, r io.Reader) (int64, error) {
 	first := firsts.Get().(*[firstSize]byte)
-	defer firsts.Put(first)
-	n, err := fillBuffer(r, first[:])
-	_, _ = h.Write(first[:n]) // a hash never fails
-	written, werr := w.Write(first[:n])
-	if werr != nil || err != nil {
-		return int64(written), outcome(werr, err)
+	total, ended, err := receiveBuffer(w, h, r, first[:])
+	firsts.Put(first)
+	if ended {
+		return total, err
 	}
-	more, err := receiveLong(w, h, r)
-	return int64(written) + more, err
+	// Hashing in a goroutine of its own, beside reading and writing, was not
+	// faster: where a blob comes in fast, the processors have enough to do.
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	for !ended {
+		var n int64
+		n, ended, err = receiveBuffer(w, h, r, buffer[:])
+		total += n
+	}
+	return total, err
 }
 
-// receiveLong is receive for a long blob. To hash takes as long as to read and
-// write, so it has a goroutine of its own, one buffer behind.
-func receiveLong(w io.Writer, h hash.Hash, r io.Reader) (total int64, err error) {
-	pair := buffers.Get().(*[2][bufferSize]byte)
-	work, done := make(chan []byte), make(chan struct{})
-	go func() {
-		defer close(done)
-		for b := range work {
-			_, _ = h.Write(b)
-		}
-	}()
-	defer func() {
-		close(work)
-		<-done
-		buffers.Put(pair)
-	}()
-	for i := 0; ; i ^= 1 {
-		n, err := fillBuffer(r, pair[i][:])
-		work <- pair[i][:n] // taken once the other buffer is hashed, and free again
-		written, werr := w.Write(pair[i][:n])
-		total += int64(written)
-		if werr != nil || err != nil {
-			return total, outcome(werr, err)
-		}
+// receiveBuffer does it for one buffer, and says whether that was the last.
+func receiveBuffer(w io.Writer, h hash.Hash, r io.Reader, buffer []byte) (total int64, ended bool, err error) {
+	n, rerr := 0, error(nil)
+	for n < len(buffer) && rerr == nil {
+		var m int
+		m, rerr = r.Read(buffer[n:])
+		_, _ = h.Write(buffer[n : n+m]) // at once, while it is in the processor's cache; a hash never fails
+		n += m
 	}
+	written, werr := w.Write(buffer[:n])
+	return int64(written), rerr != nil || werr != nil, outcome(werr, rerr)
 }
 
+// outcome is the error of a write, or of the read before it.
 func outcome(werr, rerr error) error {
 	switch {
 	case werr != nil:
 		return werr
-	case errors.Is(rerr, io.EOF):
+	case rerr == nil, errors.Is(rerr, io.EOF):
 		return nil
 	default:
 		return readError{rerr}
 	}
-}
-
-// fillBuffer reads until b is full or r fails or ends.
-func fillBuffer(r io.Reader, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		m, err = r.Read(b[n:])
-		n += m
-	}
-	return n, err
 }
