@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -26,6 +28,7 @@ func TestMain(m *testing.M) {
 // TestClientCommands runs the transcripts in testdata/script. Each has two empty
 // registries: the default one, at $BERTH_REGISTRY, and another, at $OTHER.
 //
+//	exits CODE COMMAND...            runs a command that must end with an exit code
 //	seed image|index|artifact NAME   pushes one to the default registry; NAME:TAG
 //	                                 of an artifact says what it refers to
 func TestClientCommands(t *testing.T) {
@@ -42,7 +45,7 @@ func TestClientCommands(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"seed": seedCmd},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"seed": seedCmd, "exits": exitsCmd},
 	})
 }
 
@@ -57,6 +60,23 @@ func startRegistry(env *testscript.Env) (string, registry.Registry, error) {
 		l.Close()
 	})
 	return strings.TrimPrefix(server.URL, "http://"), l, nil
+}
+
+func exitsCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND...")
+	}
+	code := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		failed, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		code = failed.ExitCode()
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
 }
 
 func seedCmd(ts *testscript.TestScript, neg bool, args []string) {

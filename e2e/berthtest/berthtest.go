@@ -34,6 +34,7 @@ const (
 type Options struct {
 	Data string   // directory; empty for a new one
 	Env  []string // KEY=VALUE, besides the test's own environment
+	Args []string // of berth serve, besides address and data
 }
 
 // Server is a berth process.
@@ -44,6 +45,7 @@ type Server struct {
 
 	tb   testing.TB
 	env  []string
+	args []string
 	log  log
 	proc *process
 }
@@ -55,7 +57,7 @@ func Start(tb testing.TB, o Options) *Server {
 	if o.Data == "" {
 		o.Data = filepath.Join(tb.TempDir(), "data")
 	}
-	s := &Server{Addr: FreeAddr(tb), Data: o.Data, env: o.Env, tb: tb}
+	s := &Server{Addr: FreeAddr(tb), Data: o.Data, env: o.Env, args: o.Args, tb: tb}
 	s.URL = "http://" + s.Addr
 	tb.Cleanup(s.end)
 	s.Restart()
@@ -189,7 +191,7 @@ func (s *Server) launch(addr, data string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(bin, "serve", "--addr", addr, "--data", data, "--metrics-addr", "")
+	cmd := exec.Command(bin, append([]string{"serve", "--addr", addr, "--data", data, "--metrics-addr", ""}, s.args...)...)
 	cmd.Env = append(os.Environ(), s.env...)
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
 	return startProcess(cmd)
