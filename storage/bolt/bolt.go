@@ -37,6 +37,7 @@ const (
 // Meta is a bbolt file.
 type Meta struct {
 	db      *bbolt.DB
+	room    *room
 	tables  map[string][]byte
 	version atomic.Uint64
 
@@ -66,7 +67,10 @@ func Open(path string) (*Meta, error) {
 		return nil, fmt.Errorf("open %s: %w", path, storage.Classify(err))
 	}
 	m := &Meta{db: db, tables: map[string][]byte{}, queue: make(chan *update, maxGroup), done: make(chan struct{})}
-	if err := m.prepare(path); err != nil {
+	if m.room, err = openRoom(path); err == nil {
+		err = m.prepare(path)
+	}
+	if err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("prepare %s: %w", path, storage.Classify(err))
 	}
@@ -153,7 +157,7 @@ func (m *Meta) Close() error {
 	}
 	close(m.queue)
 	<-m.done
-	return m.db.Close()
+	return errors.Join(m.db.Close(), m.room.file.Close())
 }
 
 func classify(err error) error {

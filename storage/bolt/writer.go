@@ -64,7 +64,9 @@ func (m *Meta) commit(group []*update) {
 	m.version.Add(1) // also after an error, which may leave the change visible
 	if err != nil {
 		failAll(group, fmt.Errorf("commit: %w", classify(err)))
+		return
 	}
+	m.room.fill()
 }
 
 func failAll(group []*update, err error) {

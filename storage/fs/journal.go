@@ -22,7 +22,13 @@ const (
 	segmentSize = 32 << 20
 	// segmentAge is how long a segment that is not full is written to.
 	segmentAge = 5 * time.Second
+	// zeroAhead is how many bytes of zeros are written behind the end of a segment
+	// at once. To sync bytes that replace others takes the file system a third of
+	// the time that it takes when the file grows.
+	zeroAhead = 1 << 20
 )
+
+var zeros [zeroAhead]byte
 
 // journal makes small blobs durable together. Each has been written to its place
 // already, but not synced; put appends its bytes to a file and syncs that, and
@@ -54,6 +60,7 @@ type journal struct {
 type segment struct {
 	file    *os.File
 	size    int64 // bytes written
+	zeroed  int64 // behind size there are zeros up to here
 	durable int64 // bytes synced
 	syncing bool
 	broken  error // a write or sync failed: nothing is added any more
@@ -145,13 +152,20 @@ func (j *journal) retire() {
 
 // write appends to the segment. What was written in part is cut off again.
 func (s *segment) write(b []byte) error {
+	if s.size+int64(len(b)) > s.zeroed {
+		if n, err := s.file.WriteAt(zeros[:], s.zeroed); err == nil { // else it grows as it is written to
+			s.zeroed += int64(n)
+		}
+	}
 	if _, err := s.file.WriteAt(b, s.size); err != nil {
 		if terr := s.file.Truncate(s.size); terr != nil {
 			s.broken = terr
 		}
+		s.zeroed = s.size
 		return err
 	}
 	s.size += int64(len(b))
+	s.zeroed = max(s.zeroed, s.size)
 	return nil
 }
 
