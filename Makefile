@@ -36,8 +36,8 @@ lint: ## check the code
 fuzz: ## run each fuzz test for FUZZTIME
 	hack/fuzz.sh $(FUZZTIME)
 
-bench: ## compare with other registries
-	go run ./bench
+bench: ## compare with other registries, write the table of the README
+	go run ./bench -readme README.md
 
 soak: tools build ## crash the server at random for SOAKTIME
 	BERTH_BIN=$(CURDIR)/bin/berth go test -count=1 -timeout 0 -v -run '^Test(Kill|PowerCut)$$' ./e2e -soak $(SOAKTIME)
