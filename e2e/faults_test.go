@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -275,14 +277,28 @@ func (f *faulty) index() []byte {
 // none, and checks that each is acknowledged or refused clearly.
 func (f *faulty) fillMetadata() {
 	f.t.Helper()
-	for i := range 50_000 {
-		a, err := f.wire.do("POST", fmt.Sprintf("/v2/faults/mounts-%d/blobs/uploads/?mount=%s&from=%s", i, f.blobs[0], faultyRepo), nil)
-		if !f.acked(a, err) {
-			f.t.Logf("%d mounts needed no more space", i)
-			return
-		}
+	const clients, most = 16, 4_000 // mounts of each client
+	var full atomic.Bool
+	var wg sync.WaitGroup
+	for client := range clients {
+		wg.Go(func() {
+			for i := range most {
+				if full.Load() {
+					return
+				}
+				// Long names: the metadata has room ahead that is to be used up first.
+				repo := fmt.Sprintf("faults/%s-%d-%d", strings.Repeat("mounts", 38), client, i)
+				a, err := f.wire.do("POST", fmt.Sprintf("/v2/%s/blobs/uploads/?mount=%s&from=%s", repo, f.blobs[0], faultyRepo), nil)
+				if !f.acked(a, err) {
+					full.Store(true)
+				}
+			}
+		})
 	}
-	f.t.Error("the metadata grows without end on a full disk")
+	wg.Wait()
+	if !full.Load() {
+		f.t.Error("the metadata grows without end on a full disk")
+	}
 }
 
 // verify checks that all that was acknowledged can be pulled.
