@@ -138,9 +138,7 @@ func (l *Local) enterUpload(ctx context.Context, repo, id string, body io.Reader
 	}
 	u := &upload{local: l, id: uid}
 	u.leave = func() {
-		if u.stage != nil {
-			_ = u.stage.Close() // what counts was synced
-		}
+		u.close()
 		leave()
 	}
 	if u.row, err = l.uploadRow(ctx, uid); err != nil {
@@ -193,8 +191,18 @@ func (u *upload) open(ctx context.Context) (err error) {
 	return err
 }
 
+// close lets go of the session's stage, before it is discarded: a stage that is
+// closed later would be there again.
+func (u *upload) close() {
+	if u.stage != nil {
+		_ = u.stage.Close() // what counts was synced
+		u.stage = nil
+	}
+}
+
 // rewind gives back the space of bytes that do not count.
 func (u *upload) rewind(ctx context.Context) error {
+	u.close()
 	if u.row.Size == 0 {
 		return u.local.blobs.Discard(ctx, u.id.text)
 	}
@@ -282,6 +290,7 @@ func (u *upload) digest(alg digest.Algorithm) (digest.Digest, error) {
 
 // end ends the session without a blob.
 func (u *upload) end(ctx context.Context) error {
+	u.close()
 	err := u.local.meta.Update(ctx, func(tx storage.Tx) error {
 		return u.put(tx, storage.Upload{State: storage.UploadCanceled})
 	})

@@ -2,7 +2,7 @@
 // and Local, the registry over a store.
 //
 // The interfaces here are what every layer speaks. Local implements them over
-// package storage; Client implements them over HTTP; access control, mirrors
+// package storage; remote.Client implements them over HTTP; access control, mirrors
 // and audit implement or wrap them. The HTTP server knows only the interfaces.
 //
 // It knows nothing of accounts or permissions: who may call what is a wrapper's
