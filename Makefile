@@ -10,6 +10,8 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(V
 GO_TEST  := $(TOOLS)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
 
 export BERTH_TOOLS := $(TOOLS)
+test soak: export BERTH_BIN := $(CURDIR)/bin/berth
+test soak: export BERTH_RUNNER_BIN := $(CURDIR)/bin/berth-runner
 
 .DEFAULT_GOAL := help
 .PHONY: help build run tools test lint fuzz bench soak clean
@@ -17,17 +19,17 @@ export BERTH_TOOLS := $(TOOLS)
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## build bin/berth
+build: ## build bin/berth and bin/berth-runner
 	$(GO_BUILD) -o bin/ ./cmd/...
 
-run: build ## start the registry on localhost:5000, its data in ./data
-	bin/berth serve --addr localhost:5000 --data ./data
+run: build ## start registry and runner on this host
+	hack/run.sh
 
 tools: ## install what the tests and the linter need
 	hack/install-tools.sh
 
 test: tools lint build ## check the code, run all tests
-	BERTH_BIN=$(CURDIR)/bin/berth $(GO_TEST) -count=1 -timeout 25m $(TESTFLAGS) ./...
+	$(GO_TEST) -count=1 -timeout 25m $(TESTFLAGS) ./...
 
 lint: ## check the code
 	hack/install-tools.sh golangci-lint
@@ -36,11 +38,11 @@ lint: ## check the code
 fuzz: ## run each fuzz test for FUZZTIME
 	hack/fuzz.sh $(FUZZTIME)
 
-bench: ## compare with other registries, write the table of the README
+bench: ## compare with other registries and engines, write the table of the README
 	go run ./bench -readme README.md
 
-soak: tools build ## crash the server at random for SOAKTIME
-	BERTH_BIN=$(CURDIR)/bin/berth go test -count=1 -timeout 0 -v -run '^Test(Kill|PowerCut)$$' ./e2e -soak $(SOAKTIME)
+soak: tools build ## crash the servers at random for SOAKTIME
+	go test -count=1 -timeout 0 -v -run '^Test(Kill|PowerCut)$$' ./e2e/... -soak $(SOAKTIME)
 
 clean: ## remove what was built
 	rm -rf bin

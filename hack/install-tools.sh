@@ -7,19 +7,38 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BERTH_TOOLS:-$PWD/bin/tools}
+. hack/debian.sh
 
 # A command that the tests run, and the Debian package that has it.
 debian='
-	busybox    busybox-static
-	containerd containerd
-	crun       crun
-	docker     docker.io
-	dockerd    docker.io
-	mkfs.ext4  e2fsprogs
-	podman     podman
-	runc       runc
-	skopeo     skopeo
-	strace     strace
+	awk             mawk
+	busybox         busybox-static
+	conmon          conmon
+	containerd      containerd
+	crun            crun
+	curl            curl
+	docker          docker.io
+	docker-registry docker-registry
+	dockerd         docker.io
+	hostname        hostname
+	igzip           isal
+	ip              iproute2
+	iperf3          iperf3
+	mkfs.ext4       e2fsprogs
+	mount           mount
+	nft             nftables
+	nsenter         util-linux
+	pigz            pigz
+	podman          podman
+	ps              procps
+	runc            runc
+	script          bsdutils
+	skopeo          skopeo
+	strace          strace
+	sysbench        sysbench
+	tini            tini
+
+	/usr/lib/cni/bridge containernetworking-plugins
 '
 
 # A Go program, its package, its version.
@@ -36,27 +55,6 @@ programs='
 # BuildKit's module cannot be installed by name: it excludes versions of its
 # dependencies. It is built where it was downloaded to.
 buildkit=v0.34.2
-
-install_debian() {
-	local missing=() command package
-	while read -r command package; do
-		[ -z "$command" ] || command -v "$command" >/dev/null || missing+=("$package")
-	done <<<"$debian"
-	[ ${#missing[@]} -gt 0 ] || return 0
-
-	local apt="apt-get install -y --no-install-recommends ${missing[*]}"
-	if ! command -v apt-get >/dev/null; then
-		echo "the tests need ${missing[*]}, and this is no Debian: install them by hand" >&2
-		return 1
-	fi
-	if [ "$(id -u)" != 0 ]; then
-		echo "the tests need ${missing[*]}: run as root: $apt" >&2
-		return 1
-	fi
-	# The run level keeps the packages' daemons off: the tests start their own.
-	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-	$apt </dev/null || { apt-get update && $apt; } </dev/null
-}
 
 # installed NAME VERSION: whether bin/tools has it; `built` notes that it does.
 installed() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1.version" 2>/dev/null)" = "$2" ]; }
@@ -89,6 +87,6 @@ if [ $# -gt 0 ]; then
 	install_programs "$1"
 	exit
 fi
-install_debian
+install_debian "$debian"
 install_programs
 install_buildkit
