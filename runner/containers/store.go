@@ -1,0 +1,188 @@
+package containers
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/berth-registry/berth/internal/durable"
+	"github.com/berth-registry/berth/runner"
+)
+
+const (
+	recordFile = "record.json"
+	stateFile  = "state.json"
+
+	making   = ".new-"
+	removing = ".gone-"
+)
+
+// Store is the directory of all containers. Its methods may be called at the
+// same time for different containers.
+type Store struct{ dir string }
+
+// Saved is a container as it was last written.
+type Saved struct {
+	Container *runner.Container
+	State     runner.State
+}
+
+// Open makes the directory if need be, and removes what was being made or
+// removed when the daemon ended.
+func Open(dir string) (*Store, error) {
+	if err := durable.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), making) || strings.HasPrefix(e.Name(), removing) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &Store{dir: dir}, nil
+}
+
+// Load reads all containers. One that cannot be read is an error that names it.
+func (s *Store) Load() ([]Saved, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []Saved
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		one, err := s.load(e.Name())
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", e.Name(), err)
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+func (s *Store) load(id string) (Saved, error) {
+	one := Saved{Container: new(runner.Container)}
+	if err := readJSON(filepath.Join(s.dir, id, recordFile), one.Container); err != nil {
+		return Saved{}, err
+	}
+	err := readJSON(filepath.Join(s.dir, id, stateFile), &one.State)
+	if errors.Is(err, fs.ErrNotExist) { // it has not been started
+		one.State.Status = container.StateCreated
+		return one, nil
+	}
+	return one, err
+}
+
+// Dir is the directory of a container.
+func (s *Store) Dir(id string) string { return filepath.Join(s.dir, id) }
+
+// Upper is the writable layer of a container, and Work what overlayfs needs
+// beside it.
+func (s *Store) Upper(id string) string { return filepath.Join(s.dir, id, "upper") }
+
+// Work is overlayfs's own directory beside Upper.
+func (s *Store) Work(id string) string { return filepath.Join(s.dir, id, "work") }
+
+// Logs is the directory of a container's log.
+func (s *Store) Logs(id string) string { return filepath.Join(s.dir, id, "logs") }
+
+// Create makes the directory of a container that has not been started. It is on
+// disk when Create returns nil.
+func (s *Store) Create(c *runner.Container) (err error) {
+	tmp := filepath.Join(s.dir, making+c.ID)
+	if err := os.Mkdir(tmp, 0o710); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(tmp)
+		}
+	}()
+	// The root of the container is the root of its writable layer: everybody
+	// may look into it, whatever the daemon's umask is.
+	upper := filepath.Join(tmp, "upper")
+	for dir, mode := range map[string]os.FileMode{upper: 0o755, filepath.Join(tmp, "work"): 0o711, filepath.Join(tmp, "logs"): 0o700} {
+		if err := os.Mkdir(dir, mode); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(upper, 0o755); err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(tmp, recordFile), c); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(tmp); err != nil {
+		return err
+	}
+	return durable.Rename(tmp, s.Dir(c.ID))
+}
+
+// SaveRecord replaces the record of a container.
+func (s *Store) SaveRecord(c *runner.Container) error {
+	return s.replace(c.ID, recordFile, c)
+}
+
+// SaveState replaces the state of a container.
+func (s *Store) SaveState(id string, st runner.State) error {
+	return s.replace(id, stateFile, st)
+}
+
+func (s *Store) replace(id, name string, v any) error {
+	path := filepath.Join(s.dir, id, name)
+	if err := writeJSON(path+".tmp", v); err != nil {
+		return err
+	}
+	return durable.Rename(path+".tmp", path)
+}
+
+// Remove removes a container and all its files. Once it is renamed it is gone,
+// also if the daemon ends before its files are.
+func (s *Store) Remove(id string) error {
+	gone := filepath.Join(s.dir, removing+id)
+	err := durable.Rename(s.Dir(id), gone)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+func writeJSON(path string, v any) (err error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(path), err)
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/berth-registry/berth/internal/durable"
+	"github.com/berth-registry/berth/runner/containers"
+	"github.com/berth-registry/berth/runner/containers/shim"
+	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/images"
+	"github.com/berth-registry/berth/runner/images/remote"
+	"github.com/berth-registry/berth/runner/logs"
+	"github.com/berth-registry/berth/runner/network"
+	"github.com/berth-registry/berth/runner/volumes"
+)
+
+// Options configure an engine.
+type Options struct {
+	Data string // directory of what is kept; one engine at a time uses it
+	Run  string // directory of what a reboot clears
+
+	Version  string            // of the program, for `docker version`
+	Runtime  string            // name or path of the OCI runtime
+	Runtimes map[string]string // further names, each with its path
+	Conmon   string            // path of the monitor; empty looks on the PATH
+	Init     string            // path of the program for --init; empty looks on the PATH
+
+	DefaultRegistry string // host for short names; empty is Docker Hub
+	Registries      map[string]remote.Host
+	CertsDir        string
+
+	Bridge          string
+	Subnet, Subnet6 netip.Prefix
+
+	LogMaxSize  int64 // bytes a container's log file may have, unless it says otherwise
+	LogMaxFile  int   // files of a log
+	StopTimeout time.Duration
+
+	Log *slog.Logger
+}
+
+// Engine runs containers. It implements runner/api's Engine.
+type Engine struct {
+	opts     Options
+	log      *slog.Logger
+	instance string
+	started  time.Time
+	unlock   func() error
+
+	host    spec.Host
+	images  *images.Store
+	remote  *remote.Client
+	store   *containers.Store
+	shim    *shim.Shim
+	network *network.Manager
+	volumes *volumes.Store
+	keeper  *logs.Keeper
+	events  *eventLog
+
+	// imagesInUse is held for reading from the moment that create chooses an
+	// image until the container is registered, and for writing by what removes
+	// images: so an image is never removed under a container that is being made.
+	imagesInUse sync.RWMutex
+
+	mu         sync.RWMutex
+	containers map[string]*ctr   // by ID
+	names      map[string]string // ID by name
+	execs      map[string]*exec  // by ID
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	// ctx ends with the engine: for work that belongs to no request.
+	lifetime func() context.Context
+}
+
+// Open starts an engine on its directories: it finds the containers that run,
+// and brings what is recorded in line with them. It fails with
+// durable.ErrLocked if another engine uses the directory.
+func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
+	if opts.Data, err = filepath.Abs(opts.Data); err != nil {
+		return nil, err
+	}
+	if opts.Run, err = filepath.Abs(opts.Run); err != nil {
+		return nil, err
+	}
+	unlock, err := durable.Lock(opts.Data)
+	if err != nil {
+		return nil, err
+	}
+	// Others find their way through the directory to what they may read, such as
+	// a volume; what they may not is closed further down.
+	if err := os.Chmod(opts.Data, 0o711); err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	e := &Engine{
+		opts:       opts,
+		log:        opts.Log,
+		instance:   instanceOf(opts.Data),
+		started:    time.Now(),
+		unlock:     unlock,
+		stop:       stop,
+		lifetime:   func() context.Context { return life },
+		containers: map[string]*ctr{},
+		names:      map[string]string{},
+		execs:      map[string]*exec{},
+		events:     newEventLog(),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.Close())
+		}
+	}()
+	if err := e.openLeaves(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.recover(ctx); err != nil {
+		return nil, fmt.Errorf("find the containers again: %w", err)
+	}
+	e.background.Go(e.watchExits)
+	return e, nil
+}
+
+func (e *Engine) openLeaves(ctx context.Context) (err error) {
+	if e.host, err = spec.DetectHost(); err != nil {
+		return err
+	}
+	e.images, err = images.Open(ctx, images.Options{
+		Root:            filepath.Join(e.opts.Data, "images"),
+		DefaultRegistry: e.opts.DefaultRegistry,
+		Log:             e.log,
+		Event:           e.imageEvent,
+	})
+	if err != nil {
+		return fmt.Errorf("open the image store: %w", err)
+	}
+	e.remote, err = remote.New(remote.Options{
+		DefaultRegistry: e.opts.DefaultRegistry,
+		Hosts:           e.opts.Registries,
+		CertsDir:        e.opts.CertsDir,
+		UserAgent:       "berth-runner/" + e.opts.Version,
+		Log:             e.log,
+	})
+	if err != nil {
+		return err
+	}
+	if e.store, err = containers.Open(filepath.Join(e.opts.Data, "containers")); err != nil {
+		return fmt.Errorf("open the containers: %w", err)
+	}
+	if e.volumes, err = volumes.Open(ctx, filepath.Join(e.opts.Data, "volumes"), e.log); err != nil {
+		return fmt.Errorf("open the volumes: %w", err)
+	}
+	e.shim, err = shim.Open(ctx, shim.Options{
+		Runtime: e.opts.Runtime,
+		Conmon:  e.opts.Conmon,
+		RunDir:  e.opts.Run,
+		Log:     e.log,
+	})
+	if err != nil {
+		return err
+	}
+	e.network, err = network.Open(ctx, network.Options{
+		Instance: e.instance,
+		StateDir: filepath.Join(e.opts.Data, "network"),
+		RunDir:   e.opts.Run,
+		Subnet:   e.opts.Subnet,
+		Subnet6:  e.opts.Subnet6,
+		Bridge:   e.opts.Bridge,
+		Log:      e.log,
+	})
+	if err != nil {
+		return fmt.Errorf("set up the network: %w", err)
+	}
+	e.keeper = logs.NewKeeper(e.log)
+	return nil
+}
+
+// Close ends the engine. Containers go on running; the next engine on the same
+// directories finds them.
+func (e *Engine) Close() error {
+	e.stop()
+	e.events.close()
+	var errs []error
+	if e.shim != nil {
+		errs = append(errs, e.shim.Close())
+	}
+	e.background.Wait()
+	if e.keeper != nil {
+		e.keeper.Close()
+	}
+	if e.network != nil {
+		errs = append(errs, e.network.Close(context.WithoutCancel(e.lifetime())))
+	}
+	if e.images != nil {
+		errs = append(errs, e.images.Close())
+	}
+	return errors.Join(append(errs, e.unlock())...)
+}
+
+// instanceOf names what this engine makes on the host, so that two engines with
+// different directories never meet.
+func instanceOf(data string) string {
+	sum := sha256.Sum256([]byte(data))
+	return hex.EncodeToString(sum[:3])
+}
+
+// all returns the containers there are, in no order.
+func (e *Engine) all() []*ctr {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	all := make([]*ctr, 0, len(e.containers))
+	for _, c := range e.containers {
+		all = append(all, c)
+	}
+	return all
+}
+
+// users tells which containers stand on an image.
+func (e *Engine) users(imageID string) []images.User {
+	var users []images.User
+	for _, c := range e.all() {
+		rec, st := c.snapshot()
+		if rec.ImageID == imageID {
+			users = append(users, images.User{ContainerID: rec.ID, Running: st.Running()})
+		}
+	}
+	return users
+}
+
+// countByImage counts containers by their image's ID.
+func (e *Engine) countByImage() map[string]int {
+	count := map[string]int{}
+	for _, c := range e.all() {
+		rec, _ := c.snapshot()
+		count[rec.ImageID]++
+	}
+	return count
+}
+
+// countByStatus counts containers by their status.
+func (e *Engine) countByStatus() map[container.ContainerState]int {
+	count := map[container.ContainerState]int{}
+	for _, c := range e.all() {
+		_, st := c.snapshot()
+		count[st.Status]++
+	}
+	return count
+}

@@ -1,0 +1,332 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers/rootfs"
+)
+
+var listFilters = []string{
+	"ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
+	"network", "publish", "since", "status", "volume", "isolation",
+}
+
+// ListContainers implements runner/api's Containers.
+func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([]container.Summary, error) {
+	match, err := e.listMatcher(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	all := e.all()
+	slices.SortFunc(all, func(a, b *ctr) int { // the newest first
+		ra, _ := a.snapshot()
+		rb, _ := b.snapshot()
+		return cmp.Or(rb.Created.Compare(ra.Created), cmp.Compare(ra.ID, rb.ID))
+	})
+	list := []container.Summary{}
+	for _, c := range all {
+		rec, st := c.snapshot()
+		if !match(rec, st) {
+			continue
+		}
+		one := summary(rec, st)
+		if opts.Size {
+			if one.SizeRw, one.SizeRootFs, err = e.sizes(ctx, rec); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, one)
+		if opts.Limit > 0 && len(list) == opts.Limit {
+			break
+		}
+	}
+	return list, nil
+}
+
+// listMatcher makes of the options a predicate, and checks them.
+func (e *Engine) listMatcher(ctx context.Context, opts runner.ListOptions) (func(*runner.Container, runner.State) bool, error) {
+	f := opts.Filters
+	if err := f.Allow(listFilters...); err != nil {
+		return nil, err
+	}
+	_, byStatus := f["status"]
+	_, byCode := f["exited"]
+	all := opts.All || opts.Limit > 0 || byStatus || byCode
+	for _, status := range f["status"] {
+		if err := container.ValidateContainerState(container.ContainerState(status)); err != nil {
+			return nil, runner.Errorf(runner.ErrInvalid, "invalid filter 'status=%s'", status)
+		}
+	}
+	for _, code := range f["exited"] {
+		if _, err := strconv.Atoi(code); err != nil {
+			return nil, runner.Errorf(runner.ErrInvalid, "invalid filter 'exited=%s'", code)
+		}
+	}
+	names, err := compileAll(f["name"])
+	if err != nil {
+		return nil, err
+	}
+	ancestors := e.ancestors(ctx, f["ancestor"])
+	before, since, err := e.listBounds(f)
+	if err != nil {
+		return nil, err
+	}
+	return func(rec *runner.Container, st runner.State) bool {
+		return (all || st.Running() || st.Status == container.StateRestarting) &&
+			f.Match("status", string(st.Status)) &&
+			(!byCode || st.Status == container.StateExited && f.Match("exited", strconv.Itoa(st.ExitCode))) &&
+			f.MatchFunc("id", func(want string) bool { return strings.HasPrefix(rec.ID, want) }) &&
+			matchesName(names, rec.Name) &&
+			f.MatchLabels("label", rec.Config.Labels) &&
+			f.MatchFunc("ancestor", func(want string) bool { return ancestors[want] == rec.ImageID || want == rec.Config.Image }) &&
+			f.MatchFunc("volume", func(want string) bool { return mounts(rec, want) }) &&
+			f.MatchFunc("network", func(want string) bool { return connected(rec, want) }) &&
+			f.MatchFunc("publish", func(want string) bool { return publishes(st.Ports, want) }) &&
+			f.MatchFunc("expose", func(want string) bool { return exposes(rec.Config.ExposedPorts, want) }) &&
+			f.MatchFunc("health", func(want string) bool { return want == string(container.NoHealthcheck) }) &&
+			f.MatchFunc("is-task", func(want string) bool { return want == "false" || want == "0" }) &&
+			(before == nil || rec.Created.Before(before.Created)) &&
+			(since == nil || rec.Created.After(since.Created))
+	}, nil
+}
+
+// ancestors finds the images that the filter names, by the name given.
+func (e *Engine) ancestors(ctx context.Context, refs []string) map[string]string {
+	ids := map[string]string{}
+	for _, ref := range refs {
+		if img, err := e.images.Get(ctx, ref); err == nil {
+			ids[ref] = img.ID
+		}
+	}
+	return ids
+}
+
+func (e *Engine) listBounds(f runner.Filters) (before, since *runner.Container, err error) {
+	for key, into := range map[string]**runner.Container{"before": &before, "since": &since} {
+		for _, ref := range f[key] {
+			c, err := e.find(ref)
+			if err != nil {
+				return nil, nil, err
+			}
+			*into, _ = c.snapshot()
+		}
+	}
+	return before, since, nil
+}
+
+func compileAll(patterns []string) ([]*regexp.Regexp, error) {
+	var all []*regexp.Regexp
+	for _, pattern := range patterns {
+		re, err := regexp.Compile(pattern)
+		if err != nil {
+			return nil, runner.Errorf(runner.ErrInvalid, "invalid filter 'name=%s': %w", pattern, err)
+		}
+		all = append(all, re)
+	}
+	return all, nil
+}
+
+func matchesName(names []*regexp.Regexp, name string) bool {
+	return len(names) == 0 || slices.ContainsFunc(names, func(re *regexp.Regexp) bool {
+		return re.MatchString(name) || re.MatchString("/"+name)
+	})
+}
+
+func mounts(rec *runner.Container, want string) bool {
+	return slices.ContainsFunc(rec.Mounts, func(m container.MountPoint) bool {
+		return m.Name == want || m.Source == want || path.Clean(m.Destination) == path.Clean(want)
+	})
+}
+
+func connected(rec *runner.Container, want string) bool {
+	for name, ep := range rec.Networks {
+		if name == want || ep.NetworkID != "" && strings.HasPrefix(ep.NetworkID, want) {
+			return true
+		}
+	}
+	return false
+}
+
+func publishes(ports network.PortMap, want string) bool {
+	r, err := network.ParsePortRange(want)
+	if err != nil {
+		return false
+	}
+	for port, bindings := range ports {
+		if port.Proto() != r.Proto() {
+			continue
+		}
+		for _, b := range bindings {
+			if n, err := strconv.ParseUint(b.HostPort, 10, 16); err == nil && uint16(n) >= r.Start() && uint16(n) <= r.End() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func exposes(ports network.PortSet, want string) bool {
+	r, err := network.ParsePortRange(want)
+	if err != nil {
+		return false
+	}
+	for port := range ports {
+		if port.Proto() == r.Proto() && port.Num() >= r.Start() && port.Num() <= r.End() {
+			return true
+		}
+	}
+	return false
+}
+
+// summary is a container in a list.
+func summary(rec *runner.Container, st runner.State) container.Summary {
+	one := container.Summary{
+		ID:                      rec.ID,
+		Names:                   []string{"/" + rec.Name},
+		Image:                   rec.Config.Image,
+		ImageID:                 rec.ImageID,
+		ImageManifestDescriptor: rec.Manifest,
+		Command:                 strings.Join(append([]string{rec.Path}, quoted(rec.Args)...), " "),
+		Created:                 rec.Created.Unix(),
+		Ports:                   portSummary(rec, st),
+		Labels:                  rec.Config.Labels,
+		State:                   st.Status,
+		Status:                  statusText(st, time.Now()),
+		NetworkSettings:         &container.NetworkSettingsSummary{Networks: endpoints(rec, st)},
+		Mounts:                  rec.Mounts,
+	}
+	if one.Labels == nil {
+		one.Labels = map[string]string{}
+	}
+	if one.Mounts == nil {
+		one.Mounts = []container.MountPoint{}
+	}
+	one.HostConfig.NetworkMode = string(rec.HostConfig.NetworkMode)
+	one.HostConfig.Annotations = rec.HostConfig.Annotations
+	return one
+}
+
+func quoted(args []string) []string {
+	shown := slices.Clone(args)
+	for i, arg := range shown {
+		if strings.Contains(arg, " ") {
+			shown[i] = "'" + arg + "'"
+		}
+	}
+	return shown
+}
+
+// statusText is what `docker ps` shows in the column STATUS.
+func statusText(st runner.State, now time.Time) string {
+	ago := func(t time.Time) string { return units.HumanDuration(now.UTC().Sub(t)) }
+	switch st.Status {
+	case container.StateRunning:
+		return "Up " + ago(st.StartedAt)
+	case container.StatePaused:
+		return "Up " + ago(st.StartedAt) + " (Paused)"
+	case container.StateRestarting:
+		return fmt.Sprintf("Restarting (%d) %s ago", st.ExitCode, ago(st.FinishedAt))
+	case container.StateRemoving:
+		return "Removal In Progress"
+	case container.StateCreated:
+		return "Created"
+	default:
+		return fmt.Sprintf("Exited (%d) %s ago", st.ExitCode, ago(st.FinishedAt))
+	}
+}
+
+// portSummary lists the published ports of a running container, and what it
+// exposes besides.
+func portSummary(rec *runner.Container, st runner.State) []container.PortSummary {
+	list := []container.PortSummary{}
+	if !st.Running() {
+		return list
+	}
+	for port, bindings := range st.Ports {
+		for _, b := range bindings {
+			n, err := strconv.ParseUint(b.HostPort, 10, 16)
+			if err != nil {
+				continue
+			}
+			list = append(list, container.PortSummary{IP: b.HostIP, PrivatePort: port.Num(), PublicPort: uint16(n), Type: string(port.Proto())})
+		}
+	}
+	for port := range rec.Config.ExposedPorts {
+		if len(st.Ports[port]) == 0 {
+			list = append(list, container.PortSummary{PrivatePort: port.Num(), Type: string(port.Proto())})
+		}
+	}
+	slices.SortFunc(list, func(a, b container.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type), a.IP.Compare(b.IP), cmp.Compare(a.PublicPort, b.PublicPort))
+	})
+	return list
+}
+
+// endpoints are the networks of a container: of its run, or what was asked for.
+func endpoints(rec *runner.Container, st runner.State) map[string]*network.EndpointSettings {
+	shown := map[string]*network.EndpointSettings{}
+	maps.Copy(shown, rec.Networks)
+	maps.Copy(shown, st.Networks)
+	return shown
+}
+
+// sizes returns the bytes of the writable layer, and with those of the image.
+func (e *Engine) sizes(ctx context.Context, rec *runner.Container) (rw, all int64, err error) {
+	if rw, err = rootfs.Usage(e.store.Upper(rec.ID)); err != nil {
+		return 0, 0, err
+	}
+	img, err := e.images.Get(ctx, rec.ImageID)
+	if err != nil { // it was removed by force
+		return rw, rw, nil //nolint:nilerr // the container's own size is still known
+	}
+	return rw, rw + img.Size, nil
+}
+
+// untilFilter returns the one time of the filter "until", or zero: a duration
+// before now, seconds since 1970, or a date.
+func untilFilter(f runner.Filters) (time.Time, error) {
+	values := f["until"]
+	switch len(values) {
+	case 0:
+		return time.Time{}, nil
+	case 1:
+	default:
+		return time.Time{}, runner.Errorf(runner.ErrInvalid, "more than one until filter specified")
+	}
+	value := values[0]
+	if d, err := time.ParseDuration(value); err == nil {
+		return time.Now().Add(-d), nil
+	}
+	if s, err := strconv.ParseFloat(value, 64); err == nil {
+		return time.Unix(0, int64(s*float64(time.Second))), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, value, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, runner.Errorf(runner.ErrInvalid, "invalid filter 'until=%s'", value)
+}
+
+func hasExcludedLabel(f runner.Filters, labels map[string]string) bool {
+	for _, label := range f["label!"] {
+		if (runner.Filters{"label": {label}}).MatchLabels("label", labels) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,180 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	apinetwork "github.com/moby/moby/api/types/network"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers/rootfs"
+	"github.com/berth-registry/berth/runner/containers/shim"
+	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/network"
+)
+
+// prepareFiles writes the files in the container's directory that are mounted
+// into it. /etc/hosts is only made here: its content needs the network.
+func (e *Engine) prepareFiles(rec *runner.Container) (spec.Files, error) {
+	dir := e.store.Dir(rec.ID)
+	files := spec.Files{
+		Hosts:      filepath.Join(dir, "hosts"),
+		Hostname:   filepath.Join(dir, "hostname"),
+		ResolvConf: filepath.Join(dir, "resolv.conf"),
+	}
+	hc := rec.HostConfig
+	resolv := network.HostResolvConf()
+	if !hc.NetworkMode.IsHost() {
+		resolv = network.ResolvConf(resolv, hc.DNS, hc.DNSSearch, hc.DNSOptions)
+	}
+	for path, content := range map[string][]byte{
+		files.Hosts:      nil,
+		files.Hostname:   []byte(rec.Config.Hostname + "\n"),
+		files.ResolvConf: resolv,
+	} {
+		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // every user of the container reads them
+			return files, err
+		}
+	}
+	if hc.Init != nil && *hc.Init {
+		init, err := e.initPath()
+		if err != nil {
+			return files, err
+		}
+		files.Init = init
+	}
+	return files, nil
+}
+
+// fillHosts writes the container's /etc/hosts.
+func (e *Engine) fillHosts(rec *runner.Container, files spec.Files, networks map[string]*apinetwork.EndpointSettings) error {
+	hc := rec.HostConfig
+	if hc.NetworkMode.IsHost() && len(hc.ExtraHosts) == 0 {
+		content, err := os.ReadFile("/etc/hosts")
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(files.Hosts, content, 0o644) //nolint:gosec // as above
+	}
+	var ips []netip.Addr
+	for _, ep := range networks {
+		for _, ip := range []netip.Addr{ep.IPAddress, ep.GlobalIPv6Address} {
+			if ip.IsValid() {
+				ips = append(ips, ip)
+			}
+		}
+	}
+	content, err := network.Hosts(rec.Config.Hostname, rec.Config.Domainname, ips, hc.ExtraHosts, e.network.HostGateway()...)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(files.Hosts, content, 0o644) //nolint:gosec // as above
+}
+
+// initPath finds the program for --init. It must be static, as it runs in the
+// container's file system.
+func (e *Engine) initPath() (string, error) {
+	names := []string{"docker-init", "tini-static", "catatonit"}
+	if e.opts.Init != "" {
+		names = []string{e.opts.Init}
+	}
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", runner.Errorf(runner.ErrPrecondition,
+		"--init needs %s: install it (apt-get install tini) or set init in the runner's configuration", strings.Join(names, " or "))
+}
+
+// input is what a specification is made of, and the open root of the image that
+// it reads users from.
+type input struct {
+	spec.Input
+	root *os.File
+}
+
+func (in input) closeRoot() {
+	if in.root != nil {
+		in.root.Close()
+	}
+}
+
+// specInput gathers what the container's specification is made of.
+func (e *Engine) specInput(rec *runner.Container, files spec.Files) (input, error) {
+	in := input{Input: e.baseInput(rec)}
+	in.Files = files
+	var err error
+	if in.JoinPID, err = e.namespaceOf(rec.HostConfig.PidMode.Container(), "pid"); err != nil {
+		return in, err
+	}
+	if in.JoinNet, err = e.namespaceOf(rec.HostConfig.NetworkMode.ConnectedContainer(), "net"); err != nil {
+		return in, err
+	}
+	if in.root, err = shim.OpenRootfs(e.readOnly(rec)); err != nil {
+		return in, fmt.Errorf("open the container's files: %w", err)
+	}
+	in.Passwd, in.Group = fileIn(in.root, "/etc/passwd"), fileIn(in.root, "/etc/group")
+	return in, nil
+}
+
+// readOnly is the container's tree to look at. Its writable layer is only the
+// topmost of those below, so it can be open while the container starts or runs.
+func (e *Engine) readOnly(rec *runner.Container) shim.Rootfs {
+	lower := append([]string{e.store.Upper(rec.ID)}, rec.Lower...)
+	return shim.Rootfs{Lower: lower, ReadOnly: true}
+}
+
+func (e *Engine) baseInput(rec *runner.Container) spec.Input {
+	return spec.Input{
+		Host:        e.specHost(),
+		Container:   rec,
+		CgroupsPath: "/berth-" + e.instance + "/" + rec.ID,
+		Device:      spec.FindDevices,
+		Propagation: spec.FindPropagation,
+	}
+}
+
+// inputWithRoot is the input for a further process of a running container.
+func (e *Engine) inputWithRoot(rec *runner.Container, root *os.File) spec.Input {
+	in := e.baseInput(rec)
+	in.Passwd, in.Group = fileIn(root, "/etc/passwd"), fileIn(root, "/etc/group")
+	return in
+}
+
+func fileIn(root *os.File, path string) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return rootfs.Open(root, path) }
+}
+
+// namespaceOf returns the path of a running container's namespace, or nothing
+// for no container.
+func (e *Engine) namespaceOf(ref, kind string) (string, error) {
+	if ref == "" {
+		return "", nil
+	}
+	c, err := e.find(ref)
+	if err != nil {
+		return "", err
+	}
+	_, st := c.snapshot()
+	if st.Status != container.StateRunning {
+		return "", runner.Errorf(runner.ErrConflict, "cannot join the %s namespace of a non running container: container %s is %s", kind, c.id, st.Status)
+	}
+	return fmt.Sprintf("/proc/%d/ns/%s", st.PID, kind), nil
+}
+
+// watchLog keeps the container's log within its bounds from now on.
+func (e *Engine) watchLog(rec *runner.Container) error {
+	opts, err := e.logOptions(rec.HostConfig.LogConfig)
+	if err != nil || opts.Driver == "none" {
+		return err
+	}
+	e.keeper.Watch(rec.ID, e.store.Logs(rec.ID), opts, e.reopenLog(rec.ID))
+	return nil
+}

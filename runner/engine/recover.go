@@ -1,0 +1,237 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers"
+	"github.com/berth-registry/berth/runner/containers/shim"
+	"github.com/berth-registry/berth/runner/network"
+)
+
+// lostExit is the exit code of a container whose own is not known, because the
+// host went down with it.
+const lostExit = 255
+
+// recover brings what is recorded in line with what runs. The daemon before may
+// have ended at any instant:
+//
+//   - what runs is adopted, with the network that its state names;
+//   - what ended meanwhile is reported by the shim once its exits are watched;
+//   - what was made but not started is cleared, and is as it was before;
+//   - what ran when the host went down has exited;
+//   - what no record names is cleared.
+func (e *Engine) recover(ctx context.Context) error {
+	saved, err := e.store.Load()
+	if err != nil {
+		return err
+	}
+	var alive []network.Attached
+	for _, one := range saved {
+		c, err := e.adopt(ctx, one)
+		if err != nil {
+			return err
+		}
+		if rec, st := c.snapshot(); st.Running() {
+			alive = append(alive, network.Attached{
+				ContainerID: rec.ID, Name: rec.Name,
+				Endpoint: network.Endpoint{Networks: st.Networks, Ports: st.Ports},
+			})
+			if err := e.watchLog(rec); err != nil {
+				return err
+			}
+		}
+	}
+	if err := e.clearUnknown(ctx); err != nil {
+		return err
+	}
+	if err := e.network.Restore(ctx, alive); err != nil {
+		return err
+	}
+	if err := e.recoverExecs(); err != nil {
+		return err
+	}
+	e.resume(ctx)
+	return nil
+}
+
+// adopt registers a container with the state that it really has.
+func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) {
+	rec, st := one.Container, one.State
+	c := newCtr(rec, st)
+	e.containers[rec.ID], e.names[rec.Name] = c, rec.ID
+	for _, m := range rec.Mounts {
+		if m.Name == "" {
+			continue
+		}
+		if err := e.volumes.Ref(m.Name, rec.ID); err != nil && !errors.Is(err, runner.ErrNotFound) {
+			return nil, err
+		}
+	}
+	real, err := e.shim.Status(rec.ID)
+	if err != nil && !errors.Is(err, runner.ErrNotFound) {
+		return nil, err
+	}
+	switch {
+	case err == nil && real.State != shim.StateCreated && st.Running():
+		// It runs, or its exit is yet to be recorded.
+		st.Status = container.StateRunning
+		if real.State == shim.StatePaused {
+			st.Status = container.StatePaused
+		}
+		if real.PID > 0 {
+			st.PID, st.MonitorPID = real.PID, real.MonitorPID
+		}
+		c.run = &run{ended: make(chan struct{})}
+	case err == nil: // it was being started or cleared
+		if err := e.shim.Delete(ctx, rec.ID); err != nil {
+			return nil, err
+		}
+		st = unstarted(st)
+	case st.Running(): // nothing is left of it: the host went down
+		st = lost(st)
+	case st.Status == container.StateRemoving: // the daemon ended between marking and removing
+		st.Status = container.StateExited
+	}
+	return c, e.settle(c, st)
+}
+
+// settle saves a recovered state if it is another than the saved one.
+func (e *Engine) settle(c *ctr, st runner.State) error {
+	_, saved := c.snapshot()
+	if st.Status == saved.Status && st.PID == saved.PID {
+		return nil
+	}
+	return e.change(c, st)
+}
+
+// unstarted is the state of a container whose start was cut short.
+func unstarted(st runner.State) runner.State {
+	if !st.Running() {
+		return st
+	}
+	st.Status = container.StateCreated
+	if !st.FinishedAt.IsZero() {
+		st.Status = container.StateExited
+	}
+	st.PID, st.MonitorPID, st.Networks, st.Ports = 0, 0, nil, nil
+	return st
+}
+
+func lost(st runner.State) runner.State {
+	st.Status = container.StateExited
+	st.ExitCode = lostExit
+	st.FinishedAt = time.Now().UTC()
+	st.PID, st.MonitorPID, st.Networks, st.Ports = 0, 0, nil, nil
+	return st
+}
+
+// clearUnknown ends what runs without a record: it was being created or removed.
+func (e *Engine) clearUnknown(ctx context.Context) error {
+	ids, err := e.shim.List()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, known := e.containers[id]; known {
+			continue
+		}
+		if err := e.shim.Delete(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recoverExecs registers the execs of containers that run, so that their exit
+// codes can still be asked for, and forgets the others.
+func (e *Engine) recoverExecs() error {
+	dir := filepath.Dir(e.execFile(""))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		st, err := readExec(path)
+		c := e.containers[st.Container]
+		if err != nil || c == nil || !strings.HasSuffix(path, st.ID+".json") {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
+		x := newExec(st)
+		e.execs[st.ID] = x
+		if _, cst := c.snapshot(); !cst.Running() {
+			x.end(137)
+		}
+		if x.snapshot().ExitCode != nil {
+			time.AfterFunc(execsKept, func() { e.forgetExec(x) })
+		}
+	}
+	return nil
+}
+
+func readExec(path string) (execState, error) {
+	var st execState
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return st, err
+	}
+	return st, json.Unmarshal(data, &st)
+}
+
+// resume does what the options of containers want when an engine starts: those
+// that are removed at their end are, and those with a restart policy start.
+func (e *Engine) resume(ctx context.Context) {
+	for _, c := range e.all() {
+		rec, st := c.snapshot()
+		switch {
+		case st.Running():
+		case rec.HostConfig.AutoRemove && st.Status == container.StateExited:
+			if err := e.remove(ctx, c, true); err != nil {
+				e.log.ErrorContext(ctx, "remove a container that has ended", "container", c.id, "error", err)
+			}
+		case st.Status == container.StateRestarting, startsWithEngine(rec, st):
+			if st.Status != container.StateRestarting {
+				st.Status = container.StateRestarting
+				if err := e.change(c, st); err != nil {
+					e.log.ErrorContext(ctx, "restart a container", "container", c.id, "error", err)
+					continue
+				}
+			}
+			e.retry(c, 0)
+		}
+	}
+}
+
+// startsWithEngine says whether a restart policy wants a container that does not
+// run to be started with the engine.
+func startsWithEngine(rec *runner.Container, st runner.State) bool {
+	if st.Status != container.StateExited {
+		return false
+	}
+	switch rec.HostConfig.RestartPolicy.Name {
+	case container.RestartPolicyAlways:
+		return true
+	case container.RestartPolicyUnlessStopped:
+		return !st.StoppedByUser
+	case container.RestartPolicyOnFailure:
+		return !st.StoppedByUser && st.ExitCode == lostExit
+	default:
+		return false
+	}
+}

@@ -1,0 +1,144 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers"
+	"github.com/berth-registry/berth/runner/containers/rootfs"
+)
+
+// RemoveContainer implements runner/api's Containers.
+func (e *Engine) RemoveContainer(ctx context.Context, ref string, opts runner.RemoveOptions) error {
+	if opts.Link {
+		return runner.Errorf(runner.ErrNotImplemented, "links are not supported by berth-runner yet")
+	}
+	ctx = context.WithoutCancel(ctx)
+	for {
+		c, unlock, err := e.findLocked(ctx, ref)
+		if err != nil {
+			return err
+		}
+		rec, st := c.snapshot()
+		r := c.currentRun()
+		if !st.Running() {
+			c.cancelRetry()
+			err := e.remove(ctx, c, opts.Volumes)
+			unlock()
+			return err
+		}
+		unlock()
+		if !opts.Force {
+			how := "stop the container before removing or force remove"
+			if st.Status == container.StatePaused {
+				how = "unpause and then " + how
+			}
+			return runner.Errorf(runner.ErrConflict, "cannot remove container %q: container is %s: %s", rec.Name, st.Status, how)
+		}
+		if _, err := e.markStopped(ctx, c); err != nil && !errors.Is(err, runner.ErrNotFound) {
+			return err
+		}
+		if err := e.killAndWait(ctx, c, r); err != nil {
+			return err
+		}
+		// One with --rm removes itself: whoever has the turn next sees it gone.
+		if rec.HostConfig.AutoRemove {
+			select {
+			case <-c.removed:
+				return nil
+			default:
+			}
+		}
+	}
+}
+
+// remove removes a container that does not run and whose turn the caller has.
+func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
+	rec, st := c.snapshot()
+	if rec.HostConfig.AutoRemove && c.kept() {
+		return nil // it is about to be started again
+	}
+	if st.Status == container.StateRestarting {
+		if err := e.transition(c, containers.Exit, func(*runner.State) {}); err != nil {
+			return err
+		}
+	}
+	if err := e.transition(c, containers.Remove, func(*runner.State) {}); err != nil {
+		return err
+	}
+	e.tearDown(ctx, c.id)
+	if err := e.store.Remove(c.id); err != nil {
+		return err
+	}
+	e.volumes.Unref(c.id)
+	if withVolumes {
+		e.removeAnonymousVolumes(ctx, rec)
+	}
+	e.mu.Lock()
+	delete(e.containers, c.id)
+	delete(e.names, rec.Name)
+	e.mu.Unlock()
+	e.forgetExecs(c.id)
+	e.containerEvent(c, events.ActionDestroy)
+	c.notifyRemoved()
+	return nil
+}
+
+func (e *Engine) removeAnonymousVolumes(ctx context.Context, rec *runner.Container) {
+	for _, m := range rec.Mounts {
+		if m.Type != mount.TypeVolume {
+			continue
+		}
+		v, err := e.volumes.Get(m.Name)
+		if err != nil {
+			continue
+		}
+		if _, anonymous := v.Labels[anonymousLabel]; !anonymous {
+			continue
+		}
+		// One that another container uses stays.
+		if err := e.volumes.Remove(m.Name, false); err != nil && !errors.Is(err, runner.ErrConflict) {
+			e.log.WarnContext(ctx, "remove an anonymous volume", "volume", m.Name, "error", err)
+			continue
+		}
+		e.volumeEvent(events.ActionDestroy, m.Name)
+	}
+}
+
+// PruneContainers implements runner/api's Containers.
+func (e *Engine) PruneContainers(ctx context.Context, filters runner.Filters) (container.PruneReport, error) {
+	var report container.PruneReport
+	if err := filters.Allow("label", "label!", "until"); err != nil {
+		return report, err
+	}
+	before, err := untilFilter(filters)
+	if err != nil {
+		return report, err
+	}
+	for _, c := range e.all() {
+		rec, st := c.snapshot()
+		if st.Status != container.StateExited && st.Status != container.StateCreated ||
+			!filters.MatchLabels("label", rec.Config.Labels) || hasExcludedLabel(filters, rec.Config.Labels) ||
+			!before.IsZero() && !rec.Created.Before(before) {
+			continue
+		}
+		size, err := rootfs.Usage(e.store.Upper(c.id))
+		if err != nil {
+			size = 0 // it is being removed by somebody else
+		}
+		switch err := e.RemoveContainer(ctx, c.id, runner.RemoveOptions{}); {
+		case err == nil:
+			report.ContainersDeleted = append(report.ContainersDeleted, c.id)
+			report.SpaceReclaimed += uint64(size)
+		case errors.Is(err, runner.ErrNotFound), errors.Is(err, runner.ErrConflict):
+		default:
+			return report, err
+		}
+	}
+	return report, nil
+}

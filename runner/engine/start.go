@@ -1,0 +1,283 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers"
+	"github.com/berth-registry/berth/runner/containers/shim"
+	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/network"
+)
+
+// StartContainer implements runner/api's Containers.
+func (e *Engine) StartContainer(ctx context.Context, ref string) error {
+	// What has begun is brought to an end, whether or not the client stays.
+	ctx = context.WithoutCancel(ctx)
+	c, unlock, err := e.findLocked(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, st := c.snapshot(); st.Status == container.StateRunning {
+		return runner.Errorf(runner.ErrNotModified, "container %s is already running", c.id)
+	}
+	c.cancelRetry()
+	return e.startOrRemove(ctx, c)
+}
+
+// startOrRemove starts a container whose turn the caller has. One that is to be
+// removed at its end is removed if it cannot even start.
+func (e *Engine) startOrRemove(ctx context.Context, c *ctr) error {
+	err := e.start(ctx, c)
+	if err == nil {
+		return nil
+	}
+	if rec, _ := c.snapshot(); rec.HostConfig.AutoRemove {
+		if err := e.remove(ctx, c, true); err != nil {
+			e.log.ErrorContext(ctx, "remove a container that did not start", "container", c.id, "error", err)
+		}
+	}
+	return err
+}
+
+// start brings a container up: network namespace, files, process, network,
+// clients, and only then the user's command. If a step fails, all are undone.
+func (e *Engine) start(ctx context.Context, c *ctr) error {
+	rec, before := c.snapshot()
+	if _, err := containers.Next(before.Status, containers.Start); err != nil {
+		return err
+	}
+	next, err := e.launch(ctx, c, rec, before)
+	if err == nil {
+		c.begin(next)
+		e.connectClients(ctx, c)
+		e.containerEvent(c, events.ActionStart)
+		return nil
+	}
+	e.tearDown(ctx, c.id)
+	failed := before
+	if failed.Status == container.StateRestarting {
+		failed.Status = container.StateExited
+	}
+	failed.ExitCode, failed.Error = startCode(err), err.Error()
+	failed.PID, failed.MonitorPID = 0, 0
+	if saveErr := e.change(c, failed); saveErr != nil {
+		e.log.ErrorContext(ctx, "save the state of a container", "container", c.id, "error", saveErr)
+	}
+	c.failClients(err)
+	return err
+}
+
+// startCode is the exit code of a container whose command could not be started.
+func startCode(err error) int {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+		return 127
+	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):
+		return 126
+	default:
+		return 128
+	}
+}
+
+// launch makes everything that a run of the container consists of and starts its
+// command. It returns the state of the running container, which is on disk.
+func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, before runner.State) (runner.State, error) {
+	var netns *os.File
+	if hasOwnNetwork(rec.HostConfig) {
+		var err error
+		if netns, err = e.network.NetNS(ctx); err != nil {
+			return before, err
+		}
+		// The container's processes keep the namespace; the network is done with
+		// the file when launch returns.
+		defer netns.Close()
+	}
+	files, err := e.prepareFiles(rec)
+	if err != nil {
+		return before, err
+	}
+	next := before
+	next.Status, next.Error, next.ExitCode, next.OOMKilled, next.StoppedByUser = container.StateRunning, "", 0, false, false
+	next.Networks, next.Ports = nil, nil
+
+	// The container is created while its network is set up: neither needs the
+	// other before the command starts.
+	work, workCtx := errgroup.WithContext(ctx)
+	work.Go(func() error {
+		proc, err := e.createProcess(workCtx, rec, files, netns)
+		next.PID, next.MonitorPID = proc.PID, proc.MonitorPID
+		return err
+	})
+	var endpoint network.Endpoint
+	if netns != nil && !isNone(rec.HostConfig) {
+		work.Go(func() (err error) {
+			endpoint, err = e.network.Connect(ctx, network.Request{
+				ContainerID: rec.ID,
+				Name:        rec.Name,
+				NetNS:       netns,
+				Networks:    rec.Networks,
+				Ports:       wantedPorts(rec),
+			})
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return before, err
+	}
+	next.Networks, next.Ports = endpoint.Networks, endpoint.Ports
+	if err := e.fillHosts(rec, files, next.Networks); err != nil {
+		return before, err
+	}
+	next.StartedAt = time.Now().UTC()
+	// From here on the state says running: a daemon that ends now and finds
+	// that the command was not started clears it (recover.go).
+	if err := e.store.SaveState(rec.ID, next); err != nil {
+		return before, err
+	}
+	if err := e.watchLog(rec); err != nil {
+		return before, err
+	}
+	e.connectClients(ctx, c)
+	return next, e.shim.Start(ctx, rec.ID)
+}
+
+// createProcess makes the process of the container, which waits for Start.
+func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files spec.Files, netns *os.File) (shim.Process, error) {
+	in, err := e.specInput(rec, files)
+	if err != nil {
+		return shim.Process{}, err
+	}
+	defer in.closeRoot()
+	s, err := spec.Build(in.Input)
+	if err != nil {
+		return shim.Process{}, err
+	}
+	logOpts, err := e.logOptions(rec.HostConfig.LogConfig)
+	if err != nil {
+		return shim.Process{}, err
+	}
+	req := shim.CreateRequest{
+		ID:     rec.ID,
+		Spec:   s,
+		Rootfs: e.rootfsOf(rec),
+		LogMax: logOpts.MonitorLimit(),
+		Stdin:  rec.Config.OpenStdin,
+		// With a terminal the end of a client must not hang up on the command.
+		StdinOnce: rec.Config.StdinOnce && !rec.Config.Tty,
+		NetNS:     netns,
+	}
+	if logOpts.Driver != "none" {
+		req.LogPath = e.logPath(rec.ID)
+	}
+	return e.shim.Create(ctx, req)
+}
+
+func (e *Engine) rootfsOf(rec *runner.Container) shim.Rootfs {
+	return shim.Rootfs{Lower: rec.Lower, Upper: e.store.Upper(rec.ID), Work: e.store.Work(rec.ID)}
+}
+
+// tearDown removes what a run of a container has outside its directory. It can
+// be repeated.
+func (e *Engine) tearDown(ctx context.Context, id string) {
+	var work errgroup.Group
+	work.Go(func() error { return e.shim.Delete(ctx, id) })
+	work.Go(func() error { return e.network.Disconnect(ctx, id) })
+	e.keeper.Unwatch(id)
+	if err := work.Wait(); err != nil {
+		e.log.ErrorContext(ctx, "clear what a container leaves", "container", id, "error", err)
+	}
+}
+
+// begin makes the launched run the current one.
+func (c *ctr) begin(st runner.State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = st
+	c.run = &run{ended: make(chan struct{})}
+}
+
+// watchExits hands each exit to the container or exec that it is of.
+func (e *Engine) watchExits() {
+	for x := range e.shim.Exits() {
+		e.background.Go(func() {
+			ctx := e.lifetime()
+			if x.ExecID != "" {
+				e.execExited(x)
+				return
+			}
+			if err := e.containerExited(ctx, x); err != nil && !errors.Is(err, context.Canceled) {
+				e.log.ErrorContext(ctx, "record the exit of a container", "container", x.ID, "error", err)
+			}
+		})
+	}
+}
+
+func (e *Engine) containerExited(ctx context.Context, x shim.Exit) error {
+	e.mu.RLock()
+	c := e.containers[x.ID]
+	e.mu.RUnlock()
+	if c == nil {
+		return e.shim.Delete(ctx, x.ID)
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, st := c.snapshot(); !st.Running() {
+		return nil
+	}
+	return e.finish(context.WithoutCancel(ctx), c, x)
+}
+
+// finish records the exit of a run, whose container's turn the caller has, clears
+// what the run had, and does what the container's options want at its end.
+func (e *Engine) finish(ctx context.Context, c *ctr, x shim.Exit) error {
+	e.tearDown(ctx, c.id)
+	rec, st := c.snapshot()
+	delay, again := retryAfter(rec.HostConfig.RestartPolicy, st, x)
+	event := containers.Exit
+	if again {
+		event = containers.Retry
+	}
+	err := e.transition(c, event, func(st *runner.State) {
+		st.PID, st.MonitorPID = 0, 0
+		st.ExitCode, st.OOMKilled = x.Code, x.OOMKilled
+		st.FinishedAt = x.At.UTC()
+		st.Networks, st.Ports = nil, nil
+		if again {
+			st.RestartCount++
+		}
+	})
+	if err != nil {
+		return err
+	}
+	e.endExecs(c.id)
+	if r := c.currentRun(); r != nil {
+		close(r.ended)
+	}
+	if x.OOMKilled {
+		e.containerEvent(c, events.ActionOOM)
+	}
+	e.containerEvent(c, events.ActionDie, dieAttributes(st, x)...)
+	c.notify()
+	switch {
+	case again:
+		e.retry(c, delay)
+	case rec.HostConfig.AutoRemove:
+		return e.remove(ctx, c, true)
+	}
+	return nil
+}

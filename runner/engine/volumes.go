@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers/rootfs"
+	"github.com/berth-registry/berth/runner/containers/shim"
+)
+
+// makeVolumes makes what the container's mounts need on the host: folders that
+// are missing, and volumes. The record's mounts get their sources.
+func (e *Engine) makeVolumes(ctx context.Context, rec *runner.Container) error {
+	for i := range rec.Mounts {
+		m := &rec.Mounts[i]
+		var err error
+		switch m.Type {
+		case mount.TypeBind:
+			err = makeBindSource(m.Source)
+		case mount.TypeVolume:
+			err = e.makeVolume(ctx, rec, m)
+		default:
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeBindSource makes the folder of a -v that is not there, as Docker does. A
+// --mount without its source has been refused before.
+func makeBindSource(path string) error {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.MkdirAll(path, 0o755) //nolint:gosec // whoever the container is must be able to enter
+	}
+	if err != nil {
+		return runner.Errorf(runner.ErrInvalid, "error while creating mount source path '%s': %w", path, err)
+	}
+	return nil
+}
+
+// makeVolume makes a volume, or takes the one of that name, and fills a new one
+// with what the image has at its place.
+func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *container.MountPoint) error {
+	v, err := e.volumes.Create(ctx, volume.CreateRequest{Name: m.Name, Driver: m.Driver})
+	if err != nil {
+		return err
+	}
+	if m.Name != v.Name {
+		e.volumeEvent(events.ActionCreate, v.Name)
+	}
+	m.Name, m.Source, m.Driver = v.Name, v.Mountpoint, v.Driver
+	if err := e.volumes.Ref(v.Name, rec.ID); err != nil {
+		return err
+	}
+	if noCopy(rec.HostConfig, m.Destination) {
+		return nil
+	}
+	entries, err := os.ReadDir(v.Mountpoint)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	root, err := shim.OpenRootfs(shim.Rootfs{Lower: rec.Lower, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := rootfs.Populate(root, m.Destination, v.Mountpoint); err != nil && !errors.Is(err, runner.ErrNotFound) {
+		return fmt.Errorf("fill volume %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// noCopy says whether a volume is asked for as it is, by volume-nocopy.
+func noCopy(hc *container.HostConfig, destination string) bool {
+	for _, m := range hc.Mounts {
+		if m.Target == destination && m.VolumeOptions != nil {
+			return m.VolumeOptions.NoCopy
+		}
+	}
+	return false
+}
+
+// CreateVolume implements runner/api's Volumes.
+func (e *Engine) CreateVolume(ctx context.Context, req volume.CreateRequest) (volume.Volume, error) {
+	v, err := e.volumes.Create(ctx, req)
+	if err == nil {
+		e.volumeEvent(events.ActionCreate, v.Name)
+	}
+	return v, err
+}
+
+// ListVolumes implements runner/api's Volumes.
+func (e *Engine) ListVolumes(ctx context.Context, filters runner.Filters) (volume.ListResponse, error) {
+	list, err := e.volumes.List(ctx, filters)
+	if list == nil {
+		list = []volume.Volume{}
+	}
+	return volume.ListResponse{Volumes: list}, err
+}
+
+// InspectVolume implements runner/api's Volumes.
+func (e *Engine) InspectVolume(ctx context.Context, name string) (volume.Volume, error) {
+	return e.volumes.Get(ctx, name)
+}
+
+// RemoveVolume implements runner/api's Volumes.
+func (e *Engine) RemoveVolume(ctx context.Context, name string, force bool) error {
+	if err := e.volumes.Remove(ctx, name, force); err != nil {
+		return err
+	}
+	e.volumeEvent(events.ActionDestroy, name)
+	return nil
+}
+
+// PruneVolumes implements runner/api's Volumes.
+func (e *Engine) PruneVolumes(ctx context.Context, filters runner.Filters) (volume.PruneReport, error) {
+	return e.volumes.Prune(ctx, filters)
+}
+
+// ListNetworks implements runner/api's Networks.
+func (e *Engine) ListNetworks(ctx context.Context, filters runner.Filters) ([]network.Inspect, error) {
+	return e.network.List(ctx, filters)
+}
+
+// InspectNetwork implements runner/api's Networks.
+func (e *Engine) InspectNetwork(ctx context.Context, ref string) (network.Inspect, error) {
+	return e.network.Inspect(ctx, ref)
+}
