@@ -1,0 +1,134 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// Populate copies a directory of the tree, with owners, modes, times, extended
+// attributes and links, into the directory dst of the host if that is empty; dst
+// itself becomes like the directory. Where path is no directory there is nothing
+// to copy.
+//
+// The copy is made beside dst, in dst+".new", and then moved into it name by
+// name, from dst+".full", so that it is either not there or whole: when it was
+// interrupted, by the end of the daemon too, the next call with this dst finishes
+// it. Calls with one dst must not run at the same time.
+func Populate(root *os.File, path, dst string) error {
+	staged, full := dst+".new", dst+".full"
+	if _, err := os.Lstat(full); err == nil {
+		return moveAll(full, dst)
+	}
+	names, err := os.ReadDir(dst)
+	if err != nil || len(names) > 0 {
+		return err
+	}
+	src, err := openIn(root, absolute(path), unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return pathError("open", path, err)
+	}
+	defer src.Close()
+	if err := os.RemoveAll(staged); err != nil {
+		return err
+	}
+	if err := os.Mkdir(staged, 0o700); err != nil {
+		return err
+	}
+	if err := copyTree(src, staged); err != nil {
+		return errors.Join(err, os.RemoveAll(staged))
+	}
+	if err := os.Rename(staged, full); err != nil {
+		return err
+	}
+	return moveAll(full, dst)
+}
+
+// copyTree makes the empty directory dst like src.
+func copyTree(src *os.File, dst string) error {
+	root, err := os.Open(dst)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	x, err := newExtractor(root, "/", runner.ArchiveOptions{}, nil)
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	x.top = true
+	pr, pw := io.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pw.CloseWithError(archive(ctx, pw, func(t *tarWriter) error {
+			t.exact = true
+			return t.add(src, ".")
+		}))
+	}()
+	err = x.all(tar.NewReader(pr))
+	cancel()
+	pr.Close()
+	<-done
+	return err
+}
+
+// moveAll moves what is in the directory from, and how it is itself, to the
+// directory to, and removes from.
+func moveAll(from, to string) error {
+	meta, err := dirMetadata(from)
+	if err != nil {
+		return err
+	}
+	names, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.Rename(filepath.Join(from, name.Name()), filepath.Join(to, name.Name())); err != nil {
+			return err
+		}
+	}
+	dst, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if err := meta.apply(dst); err != nil {
+		return err
+	}
+	return os.Remove(from)
+}
+
+func dirMetadata(name string) (metadata, error) {
+	dir, err := os.Open(name)
+	if err != nil {
+		return metadata{}, err
+	}
+	defer dir.Close()
+	var st unix.Statx_t
+	if err := statx(dir, &st); err != nil {
+		return metadata{}, err
+	}
+	found, err := xattrs(dir)
+	return metadata{
+		owner:  Owner{int(st.Uid), int(st.Gid)},
+		mode:   uint32(st.Mode) & 0o7777,
+		kind:   unix.S_IFDIR,
+		mtime:  time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)),
+		xattrs: found,
+	}, err
+}
