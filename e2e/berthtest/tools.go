@@ -17,33 +17,46 @@ import (
 // commandTime is how long a command of Run may take.
 const commandTime = 5 * time.Minute
 
-// built is the directory of the binary that this process has built, if any.
-var built string
+// built holds the binaries that this process has built.
+var built struct {
+	sync.Mutex
+	dir   string            // empty if there is none
+	paths map[string]string // by name
+}
 
-// binary returns the path of berth: what BERTH_BIN names, or else built anew.
-var binary = sync.OnceValues(func() (string, error) {
-	if bin := os.Getenv("BERTH_BIN"); bin != "" {
+// binary returns the path of one of this module's programs: what BERTH_BIN or
+// BERTH_RUNNER_BIN names, or else built anew.
+func binary(name string) (string, error) {
+	if bin := os.Getenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_BIN"); bin != "" {
 		return bin, nil
 	}
-	dir, err := os.MkdirTemp("", "berth-e2e-")
-	if err != nil {
-		return "", err
+	built.Lock()
+	defer built.Unlock()
+	if bin, ok := built.paths[name]; ok {
+		return bin, nil
 	}
-	built = dir
-	bin := filepath.Join(dir, "berth")
-	cmd := exec.Command("go", "build", "-o", bin, "github.com/berth-registry/berth/cmd/berth")
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "berth-e2e-")
+		if err != nil {
+			return "", err
+		}
+		built.dir, built.paths = dir, map[string]string{}
+	}
+	bin := filepath.Join(built.dir, name)
+	cmd := exec.Command("go", "build", "-o", bin, "github.com/berth-registry/berth/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build berth: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}
+	built.paths[name] = bin
 	return bin, nil
-})
+}
 
 // Main is TestMain for a package that starts servers.
 func Main(m *testing.M) {
 	code := m.Run()
-	if built != "" {
-		_ = os.RemoveAll(built)
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
 	}
 	os.Exit(code) //revive:disable-line:deep-exit // it is TestMain
 }
@@ -53,11 +66,7 @@ func Tool(tb testing.TB, name string) string {
 	tb.Helper()
 	tools := os.Getenv("BERTH_TOOLS")
 	if tools == "" {
-		root, err := moduleRoot()
-		if err != nil {
-			tb.Fatal(err)
-		}
-		tools = filepath.Join(root, "bin", "tools")
+		tools = filepath.Join(ModuleRoot(tb), "bin", "tools")
 	}
 	if path := filepath.Join(tools, name); isFile(path) {
 		return path
@@ -85,7 +94,9 @@ func isFile(path string) bool {
 	return err == nil && fi.Mode().IsRegular()
 }
 
-func moduleRoot() (string, error) {
+// ModuleRoot is the directory of this module's source.
+func ModuleRoot(tb testing.TB) string {
+	tb.Helper()
 	dir, err := os.Getwd()
 	for err == nil && !isFile(filepath.Join(dir, "go.mod")) {
 		up := filepath.Dir(dir)
@@ -94,7 +105,10 @@ func moduleRoot() (string, error) {
 		}
 		dir = up
 	}
-	return dir, err
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return dir
 }
 
 // Command is a program of Tool with a setting to run it in.
@@ -104,6 +118,7 @@ type Command struct {
 	args []string // before those of Run
 	env  []string
 	dir  string
+	on   *Machine // nil for this host
 }
 
 // NewCommand returns the program name, which Run gives args before its own.
@@ -124,6 +139,12 @@ func (c *Command) Dir(dir string) *Command {
 	return c
 }
 
+// On sets the machine that the program runs on.
+func (c *Command) On(m *Machine) *Command {
+	c.on = m
+	return c
+}
+
 // Run runs the program and returns what it wrote on its standard output. It
 // fails the test if the program fails.
 func (c *Command) Run(args ...string) string {
@@ -141,7 +162,7 @@ func (c *Command) Try(args ...string) (stdout, stderr string, err error) {
 	var out, errOut bytes.Buffer
 	cmd := c.command(args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	p, err := startProcess(cmd)
+	p, err := startProcess(cmd, c.on)
 	if err != nil {
 		return "", "", err
 	}
@@ -168,7 +189,7 @@ func (c *Command) Daemon(ready func() error, args ...string) (stop func()) {
 	var out log
 	cmd := c.command(args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	p, err := startProcess(cmd)
+	p, err := startProcess(cmd, c.on)
 	if err != nil {
 		c.tb.Fatal(err)
 	}

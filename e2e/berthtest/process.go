@@ -1,0 +1,80 @@
+package berthtest
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is a command that was started and is waited for.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed at its end
+	err  error         // of its end, once done
+}
+
+// startProcess starts a command on a machine, or with nil on this host. Should
+// the test itself be killed, so is what it started.
+func startProcess(cmd *exec.Cmd, m *Machine) (*process, error) {
+	start := cmd.Start
+	if m == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	} else {
+		start = func() error { return m.start(cmd) }
+	}
+	if err := start(); err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) wait(d time.Duration) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(d):
+		return context.DeadlineExceeded
+	}
+}
+
+// stop ends the process with SIGTERM or, if it does not obey, with SIGKILL.
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	if p.wait(daemonTime) != nil {
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// log collects what a process writes.
+type log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "…" + s[len(s)-n:]
+	}
+	return s
+}
