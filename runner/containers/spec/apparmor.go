@@ -13,8 +13,8 @@ func LoadAppArmor(h Host) error {
 	if !h.AppArmor {
 		return nil
 	}
-	if err := apparmor.LoadDefaultProfile(AppArmorProfile); err != nil {
-		return fmt.Errorf("load AppArmor profile %s: %w", AppArmorProfile, err)
+	if err := apparmor.LoadDefaultProfile(defaultAppArmor); err != nil {
+		return fmt.Errorf("load AppArmor profile %s: %w", defaultAppArmor, err)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -14,26 +13,17 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// Mount is a mount point that a container asks for. The Source of a volume, and
-// the Name of one without, are for the engine to fill in.
-type Mount struct {
-	container.MountPoint
-	// MakeSource says that a directory of the host is made where Source is
-	// missing.
-	MakeSource bool
-	// Volume is what else was said about a volume; nil is nothing.
-	Volume *mount.VolumeOptions
-	// Anonymous says that the volume has no name, and goes with its container.
-	Anonymous bool
-}
-
 // ParseBinds returns the mount points that --volume, --mount and the volumes of
-// the configuration ask for. --tmpfs is not among them, as it is none for
-// Docker. That the source of a --mount is there is checked.
-func ParseBinds(hc *container.HostConfig, volumes map[string]struct{}) ([]Mount, error) {
-	var list []Mount
+// the configuration ask for. The Source of a volume, and the Name of one without,
+// are left to whoever makes volumes; VolumeOptions tells what else was said about
+// it. --tmpfs is not among them, as it is none for Docker.
+//
+// That the source of a --mount is there is checked, unless it is to be made; that
+// of a --volume is to be made where it is missing.
+func ParseBinds(cfg *container.Config, hc *container.HostConfig) ([]container.MountPoint, error) {
+	var list []container.MountPoint
 	taken := func(destination string) bool {
-		if slices.ContainsFunc(list, func(m Mount) bool { return m.Destination == destination }) {
+		if slices.ContainsFunc(list, func(m container.MountPoint) bool { return m.Destination == destination }) {
 			return true
 		}
 		for p := range hc.Tmpfs {
@@ -43,7 +33,7 @@ func ParseBinds(hc *container.HostConfig, volumes map[string]struct{}) ([]Mount,
 		}
 		return false
 	}
-	add := func(m Mount, err error) error {
+	add := func(m container.MountPoint, err error) error {
 		if err != nil {
 			return err
 		}
@@ -59,13 +49,12 @@ func ParseBinds(hc *container.HostConfig, volumes map[string]struct{}) ([]Mount,
 		}
 	}
 	for _, m := range hc.Mounts {
-		if err := add(parseMount(m)); err != nil {
+		if err := add(fromMount(m, true)); err != nil {
 			return nil, err
 		}
 	}
-	for _, destination := range slices.Sorted(maps.Keys(volumes)) {
-		clean := path.Clean(destination)
-		if taken(clean) {
+	for _, destination := range slices.Sorted(maps.Keys(cfg.Volumes)) {
+		if taken(path.Clean(destination)) {
 			continue
 		}
 		if strings.Contains(destination, ":") {
@@ -78,15 +67,23 @@ func ParseBinds(hc *container.HostConfig, volumes map[string]struct{}) ([]Mount,
 	return list, nil
 }
 
+// VolumeOptions tells what was said about the volume of a mount point.
+func VolumeOptions(hc *container.HostConfig, m container.MountPoint) mount.VolumeOptions {
+	if asked := askedMount(hc, m.Destination); asked != nil && asked.VolumeOptions != nil {
+		return *asked.VolumeOptions
+	}
+	return mount.VolumeOptions{NoCopy: slices.Contains(strings.Split(m.Mode, ","), "nocopy")}
+}
+
 func invalidVolume(text string) error {
 	return runner.Errorf(runner.ErrInvalid, "invalid volume specification: '%s'", text)
 }
 
 // parseBind reads the value of --volume.
-func parseBind(text, driver string) (Mount, error) {
+func parseBind(text, driver string) (container.MountPoint, error) {
 	parts := strings.SplitN(text, ":", 4)
 	if parts[0] == "" || len(parts) > 3 || len(parts) == 2 && validMode(parts[1]) {
-		return Mount{}, invalidVolume(text)
+		return container.MountPoint{}, invalidVolume(text)
 	}
 	var m mount.Mount
 	var mode string
@@ -99,7 +96,7 @@ func parseBind(text, driver string) (Mount, error) {
 		m.Source, m.Target, mode = parts[0], parts[1], parts[2]
 	}
 	if !validMode(mode) {
-		return Mount{}, runner.Errorf(runner.ErrInvalid, "invalid mode: %s", mode)
+		return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "invalid mode: %s", mode)
 	}
 	m.Type = mount.TypeVolume
 	if path.IsAbs(m.Source) {
@@ -123,10 +120,9 @@ func parseBind(text, driver string) (Mount, error) {
 	}
 	parsed, err := fromMount(m, false)
 	if err != nil {
-		return Mount{}, runner.Errorf(runner.ErrInvalid, "invalid volume specification: '%s': %w", text, err)
+		return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "invalid volume specification: '%s': %w", text, err)
 	}
 	parsed.Mode = mode
-	parsed.MakeSource = m.Type == mount.TypeBind
 	return parsed, nil
 }
 
@@ -154,17 +150,8 @@ func validMode(text string) bool {
 	return true
 }
 
-// parseMount reads a --mount.
-func parseMount(m mount.Mount) (Mount, error) {
-	parsed, err := fromMount(m, true)
-	if err == nil && m.BindOptions != nil {
-		parsed.MakeSource = m.BindOptions.CreateMountpoint
-	}
-	return parsed, err
-}
-
 // fromMount checks a mount and makes a mount point of it.
-func fromMount(m mount.Mount, sourceExists bool) (Mount, error) {
+func fromMount(m mount.Mount, sourceExists bool) (container.MountPoint, error) {
 	problem := checkTarget(m.Target)
 	if problem == "" {
 		switch m.Type {
@@ -175,15 +162,15 @@ func fromMount(m mount.Mount, sourceExists bool) (Mount, error) {
 		case mount.TypeTmpfs:
 			problem = checkTmpfs(m)
 		case mount.TypeImage, mount.TypeCluster, mount.TypeNamedPipe:
-			return Mount{}, runner.Errorf(runner.ErrInvalid, "mounts of type %q are not supported", m.Type)
+			return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "mounts of type %q are not supported", m.Type)
 		default:
 			problem = "mount type unknown"
 		}
 	}
 	if problem != "" {
-		return Mount{}, runner.Errorf(runner.ErrInvalid, "invalid mount config for type %q: %s", m.Type, problem)
+		return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "invalid mount config for type %q: %s", m.Type, problem)
 	}
-	p := Mount{MountPoint: container.MountPoint{Type: m.Type, Destination: path.Clean(m.Target), RW: !m.ReadOnly}}
+	p := container.MountPoint{Type: m.Type, Destination: path.Clean(m.Target), RW: !m.ReadOnly}
 	switch m.Type {
 	case mount.TypeBind:
 		p.Source, p.Propagation = path.Clean(m.Source), mount.PropagationRPrivate
@@ -191,7 +178,7 @@ func fromMount(m mount.Mount, sourceExists bool) (Mount, error) {
 			p.Propagation = m.BindOptions.Propagation
 		}
 	case mount.TypeVolume:
-		p.Name, p.Volume, p.Anonymous, p.Driver = m.Source, m.VolumeOptions, m.Source == "", "local"
+		p.Name, p.Driver = m.Source, "local"
 		if m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil && m.VolumeOptions.DriverConfig.Name != "" {
 			p.Driver = m.VolumeOptions.DriverConfig.Name
 		}
@@ -246,16 +233,13 @@ func checkBind(m mount.Mount, sourceExists bool) string {
 
 func checkVolume(m mount.Mount) string {
 	anonymous := m.Source == ""
-	subpath := m.VolumeOptions != nil && m.VolumeOptions.Subpath != ""
 	switch {
 	case m.BindOptions != nil:
 		return "field BindOptions must not be specified"
 	case m.TmpfsOptions != nil:
 		return "field TmpfsOptions must not be specified"
-	case subpath && anonymous:
-		return "must not set Subpath when using anonymous volumes"
-	case subpath && !filepath.IsLocal(m.VolumeOptions.Subpath):
-		return "subpath must be a relative path within the volume"
+	case m.VolumeOptions != nil && m.VolumeOptions.Subpath != "":
+		return "volume-subpath is not supported"
 	case m.ReadOnly && anonymous:
 		return "must not set ReadOnly mode when using anonymous volumes"
 	}

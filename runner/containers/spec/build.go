@@ -59,26 +59,27 @@ func Build(in Input) (*specs.Spec, error) {
 	if s.Linux.Devices, s.Linux.Resources.Devices, err = devices(in); err != nil {
 		return nil, err
 	}
-	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = hiddenPaths(in.Host, c.HostConfig)
+	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = MaskedPaths(in.Host, c.HostConfig), ReadonlyPaths(c.HostConfig)
 	if s.Mounts, s.Linux.RootfsPropagation, err = mounts(in, security); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// hiddenPaths lists what a container cannot see, and what it can only read.
-func hiddenPaths(h Host, hc *container.HostConfig) (masked, readonly []string) {
-	if hc.Privileged {
-		return nil, nil
+// MaskedPaths lists what a container cannot see.
+func MaskedPaths(h Host, hc *container.HostConfig) []string {
+	if hc.MaskedPaths != nil || hc.Privileged {
+		return hc.MaskedPaths
 	}
-	masked, readonly = hc.MaskedPaths, hc.ReadonlyPaths
-	if masked == nil {
-		masked = defaultMasked(h)
+	return defaultMasked(h)
+}
+
+// ReadonlyPaths lists what a container can only read.
+func ReadonlyPaths(hc *container.HostConfig) []string {
+	if hc.ReadonlyPaths != nil || hc.Privileged {
+		return hc.ReadonlyPaths
 	}
-	if readonly == nil {
-		readonly = defaultReadonly()
-	}
-	return masked, readonly
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
 func defaultMasked(h Host) []string {
@@ -91,10 +92,6 @@ func defaultMasked(h Host) []string {
 		paths = append(paths, throttlePath(cpu))
 	}
 	return paths
-}
-
-func defaultReadonly() []string {
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
 // sysctls are the kernel parameters of a container's namespaces.

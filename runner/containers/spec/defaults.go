@@ -38,14 +38,10 @@ func fillDefaults(h Host, hc *container.HostConfig) {
 	if hc.Isolation.IsDefault() {
 		hc.Isolation = container.IsolationEmpty
 	}
-	if !hc.Privileged {
-		if hc.MaskedPaths == nil {
-			hc.MaskedPaths = defaultMasked(h)
-		}
-		if hc.ReadonlyPaths == nil {
-			hc.ReadonlyPaths = defaultReadonly()
-		}
+	if hc.Privileged { // nothing is hidden, whatever is asked for
+		hc.MaskedPaths, hc.ReadonlyPaths = nil, nil
 	}
+	hc.MaskedPaths, hc.ReadonlyPaths = MaskedPaths(h, hc), ReadonlyPaths(hc)
 	for i := range hc.Devices {
 		d := &hc.Devices[i]
 		if d.PathInContainer == "" {

@@ -104,13 +104,13 @@ func parseDeviceRule(text string) (specs.LinuxDeviceCgroup, error) {
 	}
 	rule := specs.LinuxDeviceCgroup{Allow: true, Type: m[1], Access: m[4]}
 	for i, field := range []**int64{&rule.Major, &rule.Minor} {
-		n := int64(-1) // any
-		if m[2+i] != "*" {
-			var err error
-			if n, err = strconv.ParseInt(m[2+i], 10, 32); err != nil {
-				return rule, runner.Errorf(runner.ErrInvalid, "invalid %s value in device cgroup rule format: '%s'",
-					[]string{"major", "minor"}[i], text)
-			}
+		if m[2+i] == "*" {
+			continue // nil is any: not every runtime knows -1 as that
+		}
+		n, err := strconv.ParseInt(m[2+i], 10, 32)
+		if err != nil {
+			return rule, runner.Errorf(runner.ErrInvalid, "invalid %s value in device cgroup rule format: '%s'",
+				[]string{"major", "minor"}[i], text)
 		}
 		*field = &n
 	}

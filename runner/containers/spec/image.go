@@ -15,14 +15,11 @@ import (
 )
 
 // MergeImage returns a container's configuration with what its image adds to
-// it, and the command that they make together. A nil img adds nothing; cfg is
-// not changed.
-func MergeImage(cfg *container.Config, img *dockerspec.DockerOCIImageConfig) (merged *container.Config, path string, args []string, err error) {
+// it, and the command that they make together. cfg is not changed.
+func MergeImage(cfg *container.Config, img dockerspec.DockerOCIImageConfig) (merged *container.Config, path string, args []string, err error) {
 	c := *cfg
-	if img != nil {
-		if err := mergeImage(&c, img); err != nil {
-			return nil, "", nil, err
-		}
+	if err := mergeImage(&c, img); err != nil {
+		return nil, "", nil, err
 	}
 	// An empty word as the entry point, --entrypoint "", means none, not the
 	// image's.
@@ -36,7 +33,7 @@ func MergeImage(cfg *container.Config, img *dockerspec.DockerOCIImageConfig) (me
 	return &c, words[0], words[1:], nil
 }
 
-func mergeImage(c *container.Config, img *dockerspec.DockerOCIImageConfig) error {
+func mergeImage(c *container.Config, img dockerspec.DockerOCIImageConfig) error {
 	orDefault := func(field *string, value string) {
 		if *field == "" {
 			*field = value

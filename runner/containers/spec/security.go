@@ -4,15 +4,16 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-registry/berth/runner"
 )
 
-// AppArmorProfile is the name of the profile that containers get on a host with
+// defaultAppArmor is the name of the profile that containers get on a host with
 // AppArmor. LoadAppArmor loads it.
-const AppArmorProfile = "berth-default"
+const defaultAppArmor = "berth-default"
 
 const unconfined = "unconfined"
 
@@ -88,7 +89,17 @@ func (o securityOptions) appArmorProfile(h Host, privileged bool) string {
 	case privileged:
 		return unconfined
 	}
-	return AppArmorProfile
+	return defaultAppArmor
+}
+
+// AppArmorProfile is the name of the profile of a container's processes, or "" on
+// a host without AppArmor.
+func AppArmorProfile(h Host, hc *container.HostConfig) string {
+	o, err := parseSecurity(hc.SecurityOpt)
+	if err != nil { // Validate has refused it
+		return ""
+	}
+	return o.appArmorProfile(h, hc.Privileged)
 }
 
 // seccompProfile is the filter for a container whose capabilities are in s.
