@@ -1,0 +1,163 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// monitorWait is how long a monitor is given to end after its container: it
+// empties the streams and writes the exit.
+const monitorWait = 5 * time.Second
+
+// Delete ends whatever is left of a container, and removes the runtime's state,
+// cgroups, bundle and exit file. The exit of a container that still ran is told
+// first. It does nothing for a container that is not there; after an error it can
+// be called again.
+func (s *Shim) Delete(ctx context.Context, id string) error {
+	b, err := s.lock(id)
+	if err != nil {
+		return nil //nolint:nilerr // it is not there
+	}
+	defer b.op.Unlock()
+	return s.destroy(ctx, b)
+}
+
+// destroy deletes a container whose lock is held.
+func (s *Shim) destroy(ctx context.Context, b *bundle) error {
+	b.findInit()
+	monitor, init := b.processes()
+	if whole := init != nil || readPID(b.path("pid")) != 0; whole {
+		if err := s.finish(ctx, b, monitor, init); err != nil {
+			return err
+		}
+	}
+	// From here on a monitor that was just being started finds no bundle, and
+	// fails; one that is there already is found.
+	if err := os.Rename(b.dir, b.dir+goneSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return s.clear(ctx, b)
+}
+
+// finish ends the processes of a container that was whole, and sees to it that
+// all exits are told.
+func (s *Shim) finish(ctx context.Context, b *bundle, monitor, init *process) error {
+	if init.alive() || !b.record.OwnPIDs {
+		if err := init.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		if err := s.cgroups.killAll(ctx, b.record.Cgroup); err != nil {
+			return err
+		}
+	}
+	for _, e := range b.executions() {
+		s.finishExec(ctx, e)
+	}
+	if !monitor.wait(ctx, monitorWait) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// It is stuck, as behind a client that does not read.
+		_ = monitor.signal(unix.SIGKILL)
+		monitor.wait(ctx, monitorWait)
+	}
+	if !s.noteExit(b) {
+		s.setExit(b, Exit{ID: b.id, Code: killedCode, At: time.Now()})
+	}
+	return nil
+}
+
+// clear removes all of a container whose bundle has been renamed.
+func (s *Shim) clear(ctx context.Context, b *bundle) error {
+	if err := s.killMonitors(ctx, b); err != nil {
+		return err
+	}
+	if b.record.Cgroup != "" {
+		if err := s.cgroups.killAll(ctx, b.record.Cgroup); err != nil {
+			return err
+		}
+		if err := s.removeState(ctx, b); err != nil {
+			return err
+		}
+		if err := s.cgroups.remove(ctx, b.record.Cgroup); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{s.exitFile(b.id), b.dir + goneSuffix} {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	if s.containers[b.id] == b {
+		delete(s.containers, b.id)
+	}
+	s.mu.Unlock()
+	b.release()
+	return nil
+}
+
+// killMonitors kills the monitors of a container and of its execs that are left,
+// known or not. A runtime that is at work dies with its monitor.
+func (s *Shim) killMonitors(ctx context.Context, b *bundle) error {
+	monitor, init := b.processes()
+	if monitor != nil && init != nil && !monitor.alive() && len(b.executions()) == 0 {
+		return nil // it was whole, and has ended in order
+	}
+	for {
+		p, err := s.anyMonitor(b)
+		if p == nil || err != nil {
+			return err
+		}
+		_ = p.signal(unix.SIGKILL)
+		ended := p.wait(ctx, monitorWait)
+		p.release()
+		if !ended {
+			return fmt.Errorf("monitor %d of container %s does not end", p.pid, b.id)
+		}
+	}
+}
+
+// removeState removes what the runtime keeps of a container.
+func (s *Shim) removeState(ctx context.Context, b *bundle) error {
+	dir := filepath.Join(s.stateDir(b.record.Runtime), b.id)
+	if _, err := os.Stat(dir); err != nil {
+		return nil //nolint:nilerr // the runtime has nothing, or has not come so far
+	}
+	if !b.record.Runtime.direct() || b.record.Hooks {
+		if said, err := s.runRuntime(context.WithoutCancel(ctx), b.record.Runtime, "delete", "--force", b.id); err != nil {
+			s.log.WarnContext(ctx, "the runtime did not delete its state", "container", b.id, "said", said)
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// anyMonitor finds a monitor of a container or of one of its execs.
+func (s *Shim) anyMonitor(b *bundle) (*process, error) {
+	prefix := []byte("\x00" + bundleFlag + "\x00" + b.dir)
+	pids, err := allPIDs()
+	if err != nil {
+		return nil, err
+	}
+	is := func(pid int) bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		_, rest, found := bytes.Cut(line, prefix)
+		return err == nil && found && len(rest) > 0 && (rest[0] == 0 || rest[0] == '/')
+	}
+	for _, pid := range pids {
+		if is(pid) {
+			if p, err := openProcess(pid, is); err == nil {
+				return p, nil
+			}
+		}
+	}
+	return nil, nil
+}

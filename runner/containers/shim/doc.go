@@ -1,0 +1,30 @@
+// Package shim runs containers: it starts an OCI runtime (crun, runc) under
+// conmon, which stays beside each container as its monitor, keeps its log,
+// carries its streams and writes down how it ended.
+//
+// What it promises: a container does not depend on the process that made it.
+// That process may end at any instant, also by SIGKILL and in the middle of a
+// call; after Open another one finds every container again with its state, its
+// streams and its exit, or as something that Delete clears away whole. Every
+// exit of a container that was created, and of an exec that was started, comes
+// out of Exits at least once, also if nobody watched when it happened. A
+// container's file tree is mounted only in the mount namespace of its monitor:
+// the host's table of mounts never shows it, and nothing is left of it when the
+// container is gone.
+//
+// What it does not do: it keeps no record of containers beyond their life
+// (RunDir may vanish with a reboot, so nothing in it is synced to disk), makes
+// no specification, no network and no directories of file trees, and does not
+// guard a container against two callers that want different things of it beyond
+// running one after the other.
+//
+// Files under RunDir:
+//
+//	rootfs                 a private tmpfs mount; each monitor mounts its container's tree on it
+//	tmp                    console sockets, for a moment
+//	oci/RUNTIME            the runtime's own state
+//	exits/ID               exit code, written by conmon; its time is that of the exit
+//	containers/ID          the bundle: config.json, shim.json (record), pid, monitor, attach, ctl
+//	containers/ID/exec/ID  the same of an exec
+//	containers/ID.gone     a bundle that is being deleted
+package shim

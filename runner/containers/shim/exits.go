@@ -1,0 +1,127 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// exitAppeared handles a file that conmon put into the directory of exits.
+func (s *Shim) exitAppeared(name string) {
+	s.mu.Lock()
+	b := s.containers[name]
+	s.mu.Unlock()
+	if b != nil {
+		s.noteExit(b)
+	}
+}
+
+// noteExit reads a container's exit file, if it is there and was not read
+// before, and tells of the exit.
+func (s *Shim) noteExit(b *bundle) (ended bool) {
+	exit, err := readExit(s.exitFile(b.id))
+	if err != nil {
+		s.log.Error("exit file cannot be read", "container", b.id, "err", err) //nolint:sloglint // events of the kernel have no context
+		exit = &Exit{Code: killedCode, At: time.Now()}
+	}
+	if exit == nil {
+		return false
+	}
+	exit.ID = b.id
+	s.setExit(b, *exit)
+	return true
+}
+
+func (s *Shim) setExit(b *bundle, exit Exit) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.exit != nil {
+		return
+	}
+	// The cgroup is there until the container is deleted.
+	exit.OOMKilled = s.cgroups.oomKilled(b.record.Cgroup)
+	b.exit = &exit
+	close(b.ended)
+	if !b.created {
+		return // Create tells, after it has returned what was made
+	}
+	if b.record.OwnPIDs {
+		s.watch.tell(exit, nil)
+		return
+	}
+	go func() {
+		if err := s.cgroups.killAll(context.Background(), b.record.Cgroup); err != nil {
+			s.log.Error("processes outlive their container", "container", b.id, "err", err) //nolint:sloglint // as above
+		}
+		s.watch.tell(exit, nil)
+	}()
+}
+
+// monitorEnded is called when a container's monitor has ended. It has written the
+// exit, unless it was killed.
+func (s *Shim) monitorEnded(b *bundle) {
+	monitor, _ := b.processes()
+	monitor.reap()
+	if !s.noteExit(b) && readPID(b.path("pid")) != 0 {
+		go s.orphaned(b)
+	}
+}
+
+// orphaned ends a container whose monitor was killed: its streams lead nowhere,
+// and its exit would be seen by nobody.
+func (s *Shim) orphaned(b *bundle) {
+	if held, err := s.lock(b.id); err != nil || held != b {
+		return // deleted meanwhile
+	}
+	defer b.op.Unlock()
+	if s.noteExit(b) {
+		return
+	}
+	s.log.Warn("monitor was killed: its container is killed too", "container", b.id) //nolint:sloglint // as above
+	_, init := b.processes()
+	_ = init.signal(9)
+	if err := s.cgroups.killAll(context.Background(), b.record.Cgroup); err != nil {
+		s.log.Error("processes outlive their monitor", "container", b.id, "err", err) //nolint:sloglint // as above
+	}
+	if err := writeKilled(s.exitFile(b.id)); err != nil {
+		s.log.Error("exit cannot be written", "container", b.id, "err", err) //nolint:sloglint // as above
+	}
+	s.noteExit(b)
+}
+
+// recount looks at everything that is watched, after the kernel dropped events.
+func (s *Shim) recount() {
+	s.mu.Lock()
+	bundles := make([]*bundle, 0, len(s.containers))
+	for _, b := range s.containers {
+		bundles = append(bundles, b)
+	}
+	s.mu.Unlock()
+	for _, b := range bundles {
+		s.noteExit(b)
+		for _, e := range b.executions() {
+			s.noteExecExit(e)
+		}
+	}
+}
+
+// removeLitter removes files that somebody who was killed has left: exit files
+// without a bundle, temporary files and console sockets.
+func (s *Shim) removeLitter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for dir, keep := range map[string]func(name string) bool{
+		"exits": func(name string) bool { return s.containers[name] != nil },
+		"tmp":   func(string) bool { return false },
+	} {
+		entries, _ := os.ReadDir(filepath.Join(s.dir, dir))
+		for _, e := range entries {
+			fi, err := e.Info()
+			// What is young may still be in use by a monitor.
+			if err == nil && !keep(e.Name()) && time.Since(fi.ModTime()) > time.Minute {
+				_ = os.Remove(filepath.Join(s.dir, dir, e.Name()))
+			}
+		}
+	}
+}

@@ -1,0 +1,204 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// Options say which programs a Shim runs, and where it keeps its state.
+type Options struct {
+	Runtime string // "crun", "runc" or a path
+	Conmon  string // a path; empty is conmon on PATH
+	RunDir  string // absolute, at most 80 characters; should not outlive a reboot
+	Log     *slog.Logger
+}
+
+// Shim runs containers. Its methods may be called concurrently; calls that
+// change the same container run one after the other.
+type Shim struct {
+	dir     string
+	conmon  string
+	runtime runtimeProgram
+	log     *slog.Logger
+	cgroups cgroups
+	null    *os.File
+	watch   *watcher
+
+	mu         sync.Mutex
+	containers map[string]*bundle
+}
+
+// maxRunDir keeps the path of a console socket within what an address holds.
+const maxRunDir = 80
+
+// Open finds the programs, makes the directories and the mount point under
+// RunDir, takes up the containers that are there, and begins to watch for exits.
+// It finishes deletions that were interrupted. An error about a missing program
+// names the package that has it.
+func Open(ctx context.Context, o Options) (*Shim, error) {
+	if !filepath.IsAbs(o.RunDir) || len(o.RunDir) > maxRunDir {
+		return nil, fmt.Errorf("run directory %q: want an absolute path of at most %d characters", o.RunDir, maxRunDir)
+	}
+	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, containers: map[string]*bundle{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.conmon, err = findProgram(o.Conmon, "conmon"); err != nil {
+		return nil, err
+	}
+	if s.runtime, err = findRuntime(ctx, o.Runtime); err != nil {
+		return nil, err
+	}
+	if s.cgroups, err = findCgroups(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"rootfs", "tmp", "containers", "exits", filepath.Join("oci", s.runtime.Name)} {
+		if err := os.MkdirAll(filepath.Join(s.dir, dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := mountPrivate(s.rootfs()); err != nil {
+		return nil, err
+	}
+	if s.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	if s.watch, err = newWatcher(filepath.Join(s.dir, "exits"), s.log); err != nil {
+		_ = s.null.Close()
+		return nil, err
+	}
+	s.watch.start(s.exitAppeared, s.recount)
+	if err := s.recover(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Close stops watching, and unmounts RunDir/rootfs if no container is left.
+// Containers go on.
+func (s *Shim) Close() error {
+	s.watch.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.containers {
+		b.release()
+	}
+	err := s.null.Close()
+	if len(s.containers) == 0 {
+		if uerr := unix.Unmount(s.rootfs(), unix.UMOUNT_NOFOLLOW); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("unmount %s: %w", s.rootfs(), uerr))
+		}
+	}
+	clear(s.containers)
+	return err
+}
+
+// Runtime returns the name and the version of the OCI runtime.
+func (s *Shim) Runtime() (name, version string) { return s.runtime.Name, s.runtime.version }
+
+// Exits gets every exit of a container that was created and of an exec that was
+// started. Those of before Open come first. A container's exit is told again
+// after each Open until the container is deleted. The channel is closed by Close.
+func (s *Shim) Exits() <-chan Exit { return s.watch.out }
+
+func (s *Shim) rootfs() string             { return filepath.Join(s.dir, "rootfs") }
+func (s *Shim) bundleDir(id string) string { return filepath.Join(s.dir, "containers", id) }
+func (s *Shim) exitFile(id string) string  { return filepath.Join(s.dir, "exits", id) }
+
+// get returns a container that is there.
+func (s *Shim) get(id string) (*bundle, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.containers[id]; b != nil {
+		return b, nil
+	}
+	return nil, runner.Errorf(runner.ErrNotFound, "No such container: %s", id)
+}
+
+// lock returns a container that is there, with its lock held.
+func (s *Shim) lock(id string) (*bundle, error) {
+	b, err := s.get(id)
+	if err != nil {
+		return nil, err
+	}
+	b.op.Lock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[id] != b { // deleted meanwhile
+		b.op.Unlock()
+		return nil, runner.Errorf(runner.ErrNotFound, "No such container: %s", id)
+	}
+	return b, nil
+}
+
+// List returns the IDs of the containers that have a bundle under RunDir, in any
+// state.
+func (s *Shim) List() ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([]string, 0, len(s.containers))
+	for id := range s.containers {
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// runtimeProgram is the OCI runtime that made a container.
+type runtimeProgram struct {
+	Name, Path string
+	version    string
+}
+
+// direct says that the runtime's state is known well enough to start and to
+// delete a container without running it.
+func (r runtimeProgram) direct() bool { return r.Name == "crun" }
+
+var versionLine = regexp.MustCompile(`(?m)^\S+ version (\S+)`)
+
+func findRuntime(ctx context.Context, name string) (runtimeProgram, error) {
+	path, err := findProgram(name, name)
+	if err != nil {
+		return runtimeProgram{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return runtimeProgram{}, fmt.Errorf("OCI runtime %s: %w", path, err)
+	}
+	r := runtimeProgram{Name: filepath.Base(path), Path: path}
+	if m := versionLine.FindSubmatch(out); m != nil {
+		r.version = string(m[1])
+	}
+	return r, nil
+}
+
+// findProgram returns the absolute path of a program; an error names the
+// package of Debian, Ubuntu and Fedora that has it, which is its name.
+func findProgram(path, name string) (string, error) {
+	if path == "" {
+		path = name
+	}
+	found, err := exec.LookPath(path)
+	if err == nil {
+		return filepath.Abs(found)
+	}
+	if strings.Contains(path, "/") {
+		return "", fmt.Errorf("program %s: %w", path, err)
+	}
+	return "", fmt.Errorf("program %s is not installed; the package %s has it: %w", name, name, err)
+}
