@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,12 @@ func (m *Machine) Path(elem ...string) string {
 	return filepath.Join(append([]string{fmt.Sprintf("/proc/%d/root", m.init.cmd.Process.Pid)}, elem...)...)
 }
 
+// Exists says whether the machine has a process with an id that it gave.
+func (m *Machine) Exists(pid int) bool {
+	_, err := os.Stat(m.Path("proc", strconv.Itoa(pid)))
+	return err == nil
+}
+
 // bootScript makes of new namespaces a host like others: mounts are shared, as
 // systemd does it. What other tests and engines have mounted is nothing to the
 // machine, and must not be held by it.
@@ -127,14 +134,10 @@ func (m *Machine) boot() {
 	if err != nil {
 		m.tb.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := startBound(cmd); err != nil {
 		m.tb.Fatalf("start a machine: %v", err)
 	}
-	m.init = &process{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		m.init.err = cmd.Wait()
-		close(m.init.done)
-	}()
+	m.init = watch(cmd)
 	if err := m.cgroups.add(cmd.Process.Pid); err != nil {
 		m.tb.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -19,21 +20,45 @@ type process struct {
 // startProcess starts a command on a machine, or with nil on this host. Should
 // the test itself be killed, so is what it started.
 func startProcess(cmd *exec.Cmd, m *Machine) (*process, error) {
-	start := cmd.Start
+	start := m.start
 	if m == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	} else {
-		start = func() error { return m.start(cmd) }
+		start = startBound
 	}
-	if err := start(); err != nil {
+	if err := start(cmd); err != nil {
 		return nil, err
 	}
+	return watch(cmd), nil
+}
+
+// startBound starts a command that is to end with this process (Pdeathsig). The
+// kernel takes the end of the thread that started it for that, so it is started
+// by one that does not end.
+func startBound(cmd *exec.Cmd) error {
+	done := make(chan error)
+	lastingThread() <- func() { done <- cmd.Start() }
+	return <-done
+}
+
+var lastingThread = sync.OnceValue(func() chan<- func() {
+	work := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range work {
+			f()
+		}
+	}()
+	return work
+})
+
+// watch waits for a command that was started.
+func watch(cmd *exec.Cmd) *process {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
-	return p, nil
+	return p
 }
 
 func (p *process) wait(d time.Duration) error {

@@ -50,10 +50,16 @@ func StartRunner(tb testing.TB, o RunnerOptions) *Runner {
 // stopped or killed, or its machine rebooted.
 func (r *Runner) Restart() {
 	r.tb.Helper()
-	r.start(append([]string{"serve", "--data", r.Data}, r.args...)...)
+	r.Launch()
 	c := &http.Client{Transport: &http.Transport{DialContext: r.dial}}
 	defer c.CloseIdleConnections()
 	r.await(func() bool { return answersOK(c, "http://runner/_ping") })
+}
+
+// Launch starts the runner again, and does not wait.
+func (r *Runner) Launch() {
+	r.tb.Helper()
+	r.start(append([]string{"serve", "--data", r.Data}, r.args...)...)
 }
 
 // Rebooted reboots the machine, on which the runner ends, and starts it again.

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/moby/moby/client"
-
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
 
@@ -15,7 +13,7 @@ type host struct {
 	*berthtest.Runner
 	t        *testing.T
 	registry *berthtest.Server
-	api      *client.Client
+	api      engine
 	docker   *berthtest.Command
 }
 
@@ -26,7 +24,7 @@ func newHost(t *testing.T, o berthtest.MachineOptions, args ...string) *host {
 	h := &host{t: t, registry: berthtest.Start(t, berthtest.Options{Machine: m, Env: []string{"BERTH_LOG_ACCESS=false"}})}
 	seed(t, m, h.repository(""))
 	h.Runner = berthtest.StartRunner(t, berthtest.RunnerOptions{Machine: m, Args: args})
-	h.api, h.docker = h.Client(t), h.Docker(t)
+	h.api, h.docker = engine{h.Client(t)}, h.Docker(t)
 	return h
 }
 

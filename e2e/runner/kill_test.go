@@ -1,0 +1,130 @@
+package runner
+
+import (
+	"context"
+	"flag"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"github.com/berth-registry/berth/e2e/berthtest"
+)
+
+var (
+	kills = flag.Int("kills", 200, "how often TestKill kills the runner")
+	soak  = flag.Duration("soak", 0, "how long TestKill goes on at least")
+	seeds = flag.Uint64("seed", rand.Uint64(), "of what TestKill does")
+)
+
+const (
+	roundTime = 2 * time.Minute // for what a round does: more is a hang
+	leftRound = 10              // rounds from one census to the next
+)
+
+// TestKill kills the runner with SIGKILL at random instants while clients
+// create, start, stop, remove, run, exec and pull, and starts it again: what was
+// acknowledged is so, what runs goes on running with nothing lost, and of what
+// was half done nothing is left.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, berthtest.MachineOptions{})
+	k := &killer{host: h, rand: rand.New(rand.NewPCG(*seeds, 0))}
+	t.Logf("seed %d: repeat with -seed", *seeds)
+
+	before := h.usedCensus()
+	k.steady = startSteady(h)
+	steady := h.Census(t)
+	deadline := time.Now().Add(*soak)
+	for n := 0; (n < *kills || time.Now().Before(deadline)) && !t.Failed(); n++ {
+		k.round(n)
+		if n%leftRound == leftRound-1 {
+			h.Settle(t, steady)
+		}
+	}
+	k.steady.end()
+	h.Settle(t, before)
+}
+
+// usedCensus is the census of a host that has the image that the tests run, and
+// on which a container has been.
+func (h *host) usedCensus() berthtest.Census {
+	h.t.Helper()
+	if _, err := h.api.pull(h.t.Context(), h.image("busybox"), ""); err != nil {
+		h.t.Fatal(err)
+	}
+	h.docker.Run("run", "--rm", h.image("busybox"), "true")
+	return h.Census(h.t)
+}
+
+// killer runs clients against a runner and kills it while they are at work.
+type killer struct {
+	*host
+	rand   *rand.Rand
+	steady *steady
+}
+
+// round lets clients work until the runner is killed under them, starts it
+// again, and looks at what it makes of what they did.
+func (k *killer) round(n int) {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(k.t.Context(), roundTime)
+	defer cancel()
+	var killed atomic.Bool
+	var clients sync.WaitGroup
+	workers := newWorkers(k.host, n)
+	for _, w := range workers {
+		clients.Go(func() {
+			// Only a runner that is killed may break a connection.
+			if err := w.work(ctx); !killed.Load() {
+				k.t.Errorf("round %d: %s: %v", n, w.name, err)
+			}
+		})
+	}
+	time.Sleep(time.Duration(1+k.rand.IntN(250)) * time.Millisecond)
+	killed.Store(true)
+	k.Kill()
+	clients.Wait()
+	k.steady.unattended()
+	if k.rand.IntN(8) == 0 { // and again while it recovers
+		k.Launch()
+		time.Sleep(time.Duration(k.rand.IntN(60)) * time.Millisecond)
+		k.Kill()
+	}
+	k.Restart()
+	for _, w := range workers {
+		for _, s := range w.subjects {
+			if err := s.check(ctx, k.api, k.Machine); err != nil {
+				k.t.Errorf("round %d: %s: asked for %s, acknowledged %q: %v", n, s.name, s.asked, s.done, err)
+			}
+		}
+	}
+	k.steady.check(ctx)
+	k.clear(ctx)
+}
+
+// clear removes what the clients of a round have left.
+func (k *killer) clear(ctx context.Context) {
+	k.t.Helper()
+	all, err := k.api.ContainerList(ctx, client.ContainerListOptions{All: true})
+	if err != nil {
+		k.t.Error(err)
+		return
+	}
+	var removers sync.WaitGroup
+	for _, c := range all.Items {
+		if k.steady.has(c.ID) {
+			continue
+		}
+		removers.Go(func() {
+			// One that was to be removed at its end may go by itself meanwhile.
+			if err := k.api.remove(ctx, c.ID); err != nil && !goneOrGoing(err) {
+				k.t.Errorf("%v: it was %s", err, c.Status)
+			}
+		})
+	}
+	removers.Wait()
+}
