@@ -1,0 +1,200 @@
+package images
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/berth-registry/berth/internal/durable"
+)
+
+// Options say where a store is and what it heeds.
+type Options struct {
+	Root            string // the store's directory, made if need be
+	DefaultRegistry string // host of short names; empty: docker.io, with library/
+	Log             *slog.Logger
+	// Event hears what happened to an image, named by its reference for pull and
+	// by its ID for all else. It may be nil.
+	Event  func(action events.Action, ref string, attrs map[string]string)
+	Limits Limits
+}
+
+// Limits bound what a layer may take. A field that is zero has its default.
+type Limits struct {
+	// A layer may unpack to Ratio times its packed size (default 100), or to Floor
+	// bytes (default 1 GiB) if that is more, and never to more than Unpacked
+	// bytes (default 1 TiB).
+	Ratio, Floor, Unpacked int64
+	Entries                int64 // a layer has fewer (default 1,000,000)
+	// MinFree is the room in bytes that an image leaves on the disk (default: a
+	// hundredth of it, at most 1 GiB).
+	MinFree int64
+	// Archive bounds the bytes of an archive that is loaded (default 1 TiB).
+	Archive   int64
+	Downloads int // layers that download and unpack at a time (default 3)
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *int64, def int64) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	set(&l.Ratio, 100)
+	set(&l.Floor, 1<<30)
+	set(&l.Unpacked, 1<<40)
+	set(&l.Entries, 1_000_000)
+	set(&l.Archive, 1<<40)
+	if l.Downloads == 0 {
+		l.Downloads = 3
+	}
+	return l
+}
+
+// Store is the images of one directory. Its methods may be called concurrently.
+type Store struct {
+	opts   Options
+	log    *slog.Logger
+	unlock func() error
+	db     *bolt.DB
+	boot   string        // identifies this run of the kernel
+	slots  chan struct{} // held while a layer downloads
+	number atomic.Uint64 // the last that a directory or an ingest got
+
+	writeMu sync.Mutex // one change at a time: database, then memory
+	blobMu  sync.Mutex // a blob gets its name, or loses it
+
+	mu      sync.RWMutex // what follows; never held while the disk is waited for
+	images  map[string]*entry
+	names   map[string]string // reference → image ID
+	layers  map[string]layerRecord
+	blobs   map[digest.Digest]blob
+	pins    map[string]int // blobs and layers that an operation under way needs
+	holds   map[string]int // images that are about to be used
+	flights map[flightKey]*flight
+
+	unsynced chan struct{} // there are layers to write out
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup
+}
+
+// Open opens the store of a directory, which one process at a time may have, and
+// clears what an earlier one left half made. It fails with durable.ErrLocked if
+// another has it.
+func Open(ctx context.Context, o Options) (_ *Store, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Limits = o.Limits.withDefaults()
+	if o.Root, err = filepath.Abs(o.Root); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts: o, log: o.Log, slots: make(chan struct{}, o.Limits.Downloads),
+		images: map[string]*entry{}, names: map[string]string{}, layers: map[string]layerRecord{},
+		blobs: map[digest.Digest]blob{}, pins: map[string]int{}, holds: map[string]int{},
+		flights: map[flightKey]*flight{}, unsynced: make(chan struct{}, 1),
+	}
+	if s.unlock, err = durable.Lock(o.Root); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	for _, dir := range []string{s.path("blobs", "sha256"), s.path("layers"), s.path("ingest")} {
+		if err := durable.MkdirAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	if s.boot, err = bootID(); err != nil {
+		return nil, err
+	}
+	s.db, err = bolt.Open(s.path("images.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path("images.db"), err)
+	}
+	if err := durable.SyncDir(o.Root); err != nil {
+		return nil, err
+	}
+	if err := s.recover(ctx); err != nil {
+		return nil, err
+	}
+	tasks, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.tasks.Go(func() { s.writeOut(tasks) })
+	return s, nil
+}
+
+// Close ends what the store does in the background and gives up its directory.
+// Operations under way must have ended.
+func (s *Store) Close() error {
+	if s.stop != nil {
+		s.stop()
+	}
+	s.tasks.Wait()
+	var err error
+	if s.db != nil {
+		err = s.db.Close()
+	}
+	if uerr := s.unlock(); err == nil {
+		err = uerr
+	}
+	return err
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.opts.Root}, elem...)...)
+}
+
+func (s *Store) event(action events.Action, ref string, attrs map[string]string) {
+	if s.opts.Event != nil {
+		s.opts.Event(action, ref, attrs)
+	}
+}
+
+// imageEvent tells of what happened to an image, with its labels.
+func (s *Store) imageEvent(action events.Action, id, name string) {
+	attrs := map[string]string{}
+	s.mu.RLock()
+	if e := s.images[id]; e != nil {
+		for k, v := range e.config.Config.Labels {
+			attrs[k] = v
+		}
+	}
+	s.mu.RUnlock()
+	if name != "" {
+		attrs["name"] = name
+	}
+	s.event(action, id, attrs)
+}
+
+// ParseRef returns the full form of a name as users give it: with its host, the
+// default one if need be, and with the tag latest if it has neither tag nor
+// digest.
+func (s *Store) ParseRef(ref string) (reference.Named, error) {
+	named, err := s.parseName(ref)
+	if err != nil {
+		return nil, err
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	return string(b[:36]), nil
+}
