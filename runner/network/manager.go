@@ -2,107 +2,192 @@ package network
 
 import (
 	"context"
-	"errors"
+	"encoding/hex"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
-	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
-
-	"github.com/berth-registry/berth/runner"
 )
 
 // Options say where a Manager keeps its state and what it may choose itself.
 type Options struct {
 	Instance string // 6 hexadecimal digits, in the name of everything on the host
-	StateDir string // durable
-	RunDir   string // gone after a reboot
-	// Subnet and Subnet6 are those of the bridge network; zero: free ones are
-	// chosen, and remembered.
+	StateDir string // for what must be durable
+	RunDir   string // for what a reboot may take; nothing is kept there yet
+	// Subnet and Subnet6 are those of the bridge network. If they are zero, free
+	// ones are chosen, and remembered.
 	Subnet, Subnet6 netip.Prefix
-	// Bridge is the name of its interface, which begins with "br-"; empty: it is
-	// made of Instance.
+	// Bridge is the name of its interface, which begins with "br-"; empty means
+	// "br-" + Instance.
 	Bridge string
 	Log    *slog.Logger
 }
 
-// Manager connects containers to networks.
-type Manager struct{}
-
-// Request asks to connect a container.
-type Request struct {
-	ContainerID, Name string
-	// NetNS is the container's network namespace.
-	NetNS *os.File
-	// Networks is what is asked for, by the name of the network.
-	Networks map[string]*network.EndpointSettings
-	// Ports are the bindings asked for: a zero HostIP means every address, IPv4
-	// and IPv6; an empty HostPort a free port; "8000-8010" the first that is free.
-	Ports network.PortMap
-}
-
-// Endpoint is what a container was given, as inspect shows it.
-type Endpoint struct {
-	Networks map[string]*network.EndpointSettings
-	Ports    network.PortMap
-}
-
-// Attached is a container that was connected before.
-type Attached struct {
-	ContainerID, Name string
-	Endpoint          Endpoint
-}
-
-var errUnfinished = errors.New("runner/network is being written")
-
-// Open makes the manager.
-func Open(context.Context, Options) (*Manager, error) { return nil, errUnfinished }
-
-// Close ends the manager.
-func (m *Manager) Close(context.Context) error { return errUnfinished }
-
-// NewNetNS makes a network namespace.
-func NewNetNS() (*os.File, error) { return nil, errUnfinished }
-
-// NetNS gives a network namespace that was prepared, or makes one.
-func (m *Manager) NetNS(context.Context) (*os.File, error) { return NewNetNS() }
-
-// Connect connects a container.
-func (m *Manager) Connect(context.Context, Request) (Endpoint, error) {
-	return Endpoint{}, errUnfinished
-}
-
-// Disconnect undoes Connect.
-func (m *Manager) Disconnect(context.Context, string) error { return errUnfinished }
-
-// Restore adopts the containers that are alive and clears what is left of others.
-func (m *Manager) Restore(context.Context, []Attached) error { return errUnfinished }
-
-// List lists networks.
-func (m *Manager) List(context.Context, runner.Filters) ([]network.Inspect, error) {
-	return nil, errUnfinished
-}
-
-// Inspect finds a network by name, ID or an unambiguous beginning of its ID.
-func (m *Manager) Inspect(context.Context, string) (network.Inspect, error) {
-	return network.Inspect{}, errUnfinished
-}
-
-// HostGateway is what host-gateway means in --add-host.
-func (m *Manager) HostGateway() []netip.Addr { return nil }
-
-// HostResolvConf is the host's resolv.conf, or systemd-resolved's own where that
-// one names only loopback servers.
-func HostResolvConf() []byte { return nil }
-
-// ResolvConf is the content of a container's /etc/resolv.conf.
-func ResolvConf(host []byte, dns []netip.Addr, search, options []string) []byte {
-	_, _, _, _ = host, dns, search, options
+func (o *Options) complete() error {
+	if b, err := hex.DecodeString(o.Instance); err != nil || len(b) != 3 {
+		return fmt.Errorf("instance %q is not 6 hexadecimal digits", o.Instance)
+	}
+	if o.Bridge == "" {
+		o.Bridge = "br-" + o.Instance
+	}
+	const longest = 15 // IFNAMSIZ without the final zero
+	if !strings.HasPrefix(o.Bridge, "br-") || len(o.Bridge) > longest || strings.ContainsAny(o.Bridge, "/ \t\n%:") {
+		return fmt.Errorf("bridge %q: the name must begin with br-, have at most 15 characters, and be that of an interface", o.Bridge)
+	}
+	if p := o.Subnet; p.IsValid() && (!p.Addr().Is4() || p.Bits() > 29) {
+		return fmt.Errorf("subnet %s: want one of IPv4 that has room for containers", p)
+	}
+	if p := o.Subnet6; p.IsValid() && (!p.Addr().Is6() || p.Bits() > 120) {
+		return fmt.Errorf("subnet %s: want one of IPv6 that has room for containers", p)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	return nil
 }
 
-// Hosts is the content of a container's /etc/hosts.
-func Hosts(hostname, domainname string, ips []netip.Addr, extra []string, gateway ...netip.Addr) ([]byte, error) {
-	_, _, _, _, _ = hostname, domainname, ips, extra, gateway
-	return nil, errUnfinished
+// Manager connects containers to networks. It is safe for concurrent use; the
+// calls for one container must follow one another.
+type Manager struct {
+	instance string
+	group    uint32 // of interfaces that are to be deleted
+	log      *slog.Logger
+	host     *rtnl
+	rules    *rules
+	ports    *portTable
+	networks []record // the bridge network's in full is bridge.record
+	bridge   *bridge
+
+	stop    context.CancelFunc // ends what runs in the background
+	stopped context.Context    //nolint:containedctx // the background's, not a request's
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	attached map[string]*attachment // by the container's ID; nil while it is made
+	released chan struct{}          // closed when an address is free again
+	dying    int                    // interfaces that hold addresses and go
+	warned   map[string]bool        // chains of others that were logged
+}
+
+// Open returns a manager whose bridge and rules are there. What containers of an
+// earlier one have is left as it is until Restore, which must be called once
+// before Connect.
+func Open(ctx context.Context, o Options) (*Manager, error) {
+	if err := o.complete(); err != nil {
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	m := &Manager{instance: o.Instance, log: o.Log, attached: map[string]*attachment{}, released: make(chan struct{}), warned: map[string]bool{}}
+	number, _ := strconv.ParseUint(o.Instance, 16, 32) // was checked
+	m.group = 0xbe<<24 | uint32(number)
+	m.stopped, m.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if err := m.open(ctx, o); err != nil {
+		m.stop()
+		m.closeSockets()
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	return m, nil
+}
+
+func (m *Manager) open(ctx context.Context, o Options) (err error) {
+	if m.host, err = dialRtnl(); err != nil {
+		return err
+	}
+	if m.rules, err = openRules("berth-" + m.instance); err != nil {
+		return err
+	}
+	if err := m.openBridge(ctx, o); err != nil {
+		return err
+	}
+	m.ports = newPortTable(m.bridge.v6 != nil)
+	if err := enableForwarding(m.log, m.bridge.v6 != nil); err != nil {
+		return err
+	}
+	m.rules.bridges = []*bridge{m.bridge}
+	there, err := m.rules.present()
+	if err == nil && !there {
+		err = m.rules.rebuild()
+	}
+	if err != nil {
+		return err
+	}
+	return m.watch()
+}
+
+// openBridge loads the networks, or makes those that are always there, and the
+// bridge's interface.
+func (m *Manager) openBridge(ctx context.Context, o Options) error {
+	list, err := loadState(o.StateDir)
+	if err != nil {
+		return err
+	}
+	fresh := list == nil
+	if fresh {
+		list = builtin(time.Now().UTC())
+	}
+	i := slices.IndexFunc(list, func(r record) bool { return r.Name == network.NetworkBridge })
+	if i < 0 {
+		return fmt.Errorf("%s in %s has no network %s", stateFile, o.StateDir, network.NetworkBridge)
+	}
+	m.bridge = &bridge{record: list[i]}
+	changed, err := m.bridge.open(ctx, m.host, o)
+	if err != nil {
+		return err
+	}
+	list[i], m.networks = m.bridge.record, list
+	if fresh || changed {
+		return saveState(o.StateDir, list)
+	}
+	return nil
+}
+
+// Close ends the manager. What containers have stays, but for what only a process
+// can do: until the next Open their ports are not bound on the host, and [::1]
+// does not answer. If no container is connected, bridge and rules go too.
+func (m *Manager) Close(ctx context.Context) error {
+	m.stop()
+	m.wg.Wait()
+	m.mu.Lock()
+	attached := slices.Collect(maps.Values(m.attached))
+	m.mu.Unlock()
+	var err error
+	if !slices.ContainsFunc(attached, (*attachment).onBridge) {
+		err = m.rules.remove()
+		if derr := m.host.do(deleteLink(m.bridge.Interface)); err == nil && exists(m.host, m.bridge.Interface) {
+			err = derr
+		}
+	}
+	for _, a := range attached {
+		m.ports.release(a.reserved)
+	}
+	m.closeSockets()
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	return ctx.Err()
+}
+
+func (m *Manager) closeSockets() {
+	if m.host != nil {
+		m.host.close()
+	}
+	if m.rules != nil {
+		m.rules.close()
+	}
+}
+
+// HostGateway returns the addresses by which containers of the bridge network
+// reach the host: what host-gateway means in --add-host.
+func (m *Manager) HostGateway() []netip.Addr {
+	list := []netip.Addr{m.bridge.v4.gateway}
+	if m.bridge.v6 != nil {
+		list = append(list, m.bridge.v6.gateway)
+	}
+	return list
 }

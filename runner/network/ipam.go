@@ -1,0 +1,98 @@
+package network
+
+import (
+	"net/netip"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// pool gives out the addresses of a subnet, each to one holder at a time. The
+// next address given is the lowest free one after the last: an address rests as
+// long as can be before it is given again. It is not safe for concurrent use.
+type pool struct {
+	prefix  netip.Prefix
+	used    map[netip.Addr]string // holder: the container's name
+	last    netip.Addr
+	gateway netip.Addr // the first address
+}
+
+func newPool(prefix netip.Prefix) *pool {
+	prefix = prefix.Masked()
+	gateway := prefix.Addr().Next()
+	return &pool{prefix: prefix, gateway: gateway, last: gateway, used: map[netip.Addr]string{gateway: "the gateway"}}
+}
+
+// take gives a certain address.
+func (p *pool) take(addr netip.Addr, holder string) error {
+	if !p.prefix.Contains(addr) {
+		return runner.Errorf(runner.ErrInvalid, "no configured subnet contains IP address %s", addr)
+	}
+	if addr == p.prefix.Addr() || addr == broadcast(p.prefix) {
+		return runner.Errorf(runner.ErrInvalid, "address %s is that of the network %s itself", addr, p.prefix)
+	}
+	if by, ok := p.used[addr]; ok {
+		return runner.Errorf(runner.ErrForbidden, "Address already in use: %s is that of %s", addr, by)
+	}
+	p.used[addr] = holder
+	return nil
+}
+
+// next gives the next free address.
+func (p *pool) next(holder string) (netip.Addr, error) {
+	first, last := p.prefix.Addr(), broadcast(p.prefix)
+	addr := p.last
+	// Each turn meets another used address, so one of these is free unless none is.
+	for range len(p.used) + 3 {
+		addr = addr.Next()
+		if !addr.IsValid() || !p.prefix.Contains(addr) {
+			addr = first
+		}
+		if _, ok := p.used[addr]; ok || addr == first || addr == last {
+			continue
+		}
+		p.used[addr], p.last = holder, addr
+		return addr, nil
+	}
+	return netip.Addr{}, runner.Errorf(runner.ErrUnavailable, "no available addresses in %s", p.prefix)
+}
+
+// beside gives the address that has the host part of an address of another
+// pool, or the next free one where that is taken or does not exist.
+func (p *pool) beside(addr netip.Addr, of *pool, holder string) (netip.Addr, error) {
+	bytes, base := p.prefix.Addr().As16(), of.prefix.Addr().AsSlice()
+	for i, b := range addr.AsSlice() {
+		bytes[16-len(base)+i] |= b ^ base[i]
+	}
+	twin := netip.AddrFrom16(bytes)
+	if p.take(twin, holder) == nil {
+		return twin, nil
+	}
+	return p.next(holder)
+}
+
+func (p *pool) release(addr netip.Addr) { delete(p.used, addr) }
+
+// broadcast returns the last address of an IPv4 subnet; IPv6 has none that is
+// kept for that, and the zero Addr is returned.
+func broadcast(p netip.Prefix) netip.Addr {
+	if !p.Addr().Is4() || p.Bits() > 30 {
+		return netip.Addr{}
+	}
+	return lastAddr(p)
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	bytes := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(bytes)*8; i++ {
+		bytes[i/8] |= 0x80 >> (i % 8)
+	}
+	addr, _ := netip.AddrFromSlice(bytes)
+	return addr
+}
+
+// macOf returns the hardware address that is made of an IPv4 address, as Docker
+// makes it: it needs no record, and neighbours that remember it are right.
+func macOf(addr netip.Addr) []byte {
+	ip := addr.AsSlice()
+	return append([]byte{0x02, 0x42}, ip[len(ip)-4:]...)
+}

@@ -1,0 +1,200 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// plug is the wiring of one container to one bridge.
+type plug struct {
+	host   string // name of the interface on the host
+	guest  string // and in the container
+	bridge int32  // number of the bridge
+	mtu    int
+	mac    []byte
+	addrs  []address
+}
+
+// address is one address of a container and the gateway that is reached by it.
+type address struct {
+	prefix  netip.Prefix
+	gateway netip.Addr
+}
+
+// connect makes the pair of interfaces, one end straight in the container's
+// namespace, and gives it addresses and routes.
+func (p plug) connect(host *rtnl, ns *os.File) error {
+	guest, err := dialRtnlIn(ns)
+	if err != nil {
+		return err
+	}
+	defer guest.close()
+	raw, err := ns.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = host.do(p.create(int(fd))) })
+	if err == nil {
+		err = inner
+	}
+	if err != nil {
+		return err
+	}
+	err = p.hairpin(host)
+	if err == nil {
+		err = p.configure(guest)
+	}
+	if err != nil {
+		_ = host.do(deleteLink(p.host))
+	}
+	return err
+}
+
+// hairpin lets the bridge send a packet back to where it came from: so it must,
+// where it calls the rules of IP itself (bridge-nf-call-iptables), for a container
+// that connects to its own published port.
+func (p plug) hairpin(host *rtnl) error {
+	index, err := host.indexOf(p.host)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", p.host, err)
+	}
+	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	msg.Index = index
+	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	port.AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
+	return host.do(newRequest("set hairpin mode of "+p.host, unix.RTM_SETLINK, 0, msg, port))
+}
+
+func dialRtnlIn(ns *os.File) (sock *rtnl, err error) {
+	err = inNetNS(ns, func() error {
+		sock, err = dialRtnl()
+		return err
+	})
+	return sock, err
+}
+
+// create is the one message that makes both ends: the host's is up and in the
+// bridge at once. The container's cannot be set up before its peer exists. One
+// queue will do, as these interfaces have no queueing; the default is one per
+// possible CPU.
+func (p plug) create(ns int) request {
+	peer := nl.NewRtAttr(nl.VETH_INFO_PEER, nil)
+	peer.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, a := range p.common(p.guest) {
+		peer.AddChild(a)
+	}
+	peer.AddRtAttr(unix.IFLA_ADDRESS, p.mac)
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("veth"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(peer)
+
+	data := append([]nl.NetlinkRequestData{flagsUp(0)}, p.common(p.host)...)
+	data = append(data, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.bridge))), info)
+	return newRequest("create interface "+p.host, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, data...)
+}
+
+func (p plug) common(name string) []nl.NetlinkRequestData {
+	return []nl.NetlinkRequestData{
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
+		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.mtu))),
+		nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1)),
+		nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1)),
+	}
+}
+
+// configure sets up the container's end.
+func (p plug) configure(guest *rtnl) error {
+	index, err := guest.indexOf(p.guest)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", p.guest, err)
+	}
+	up := newRequest("set "+p.guest+" up", unix.RTM_NEWLINK, 0, flagsUp(index))
+	var addrs, routes []request
+	for _, a := range p.addrs {
+		addrs = append(addrs, addAddress(index, a.prefix))
+		if a.gateway.IsValid() {
+			routes = append(routes, addDefaultRoute(index, a.gateway))
+		}
+	}
+	// IPv6 addresses cannot be added before the interface is up without a notice
+	// of each; routes need both.
+	return guest.do(append(append([]request{up}, addrs...), routes...)...)
+}
+
+func flagsUp(index int32) *nl.IfInfomsg {
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags, msg.Change = index, unix.IFF_UP, unix.IFF_UP
+	return msg
+}
+
+func family(addr netip.Addr) int {
+	if addr.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// addAddress asks for an address that is ready at once: without it, an IPv6
+// address could not be used for a second or two.
+func addAddress(index int32, p netip.Prefix) request {
+	addr := p.Addr().AsSlice()
+	msg := nl.NewIfAddrmsg(family(p.Addr()))
+	msg.Index, msg.Prefixlen = uint32(index), uint8(p.Bits())
+	data := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.IFA_LOCAL, addr)}
+	if p.Addr().Is4() {
+		if b := broadcast(p); b.IsValid() {
+			data = append(data, nl.NewRtAttr(unix.IFA_BROADCAST, b.AsSlice()))
+		}
+	} else {
+		msg.Flags = unix.IFA_F_NODAD
+	}
+	return newRequest("add address "+p.String(), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, data...)
+}
+
+func addDefaultRoute(index int32, gateway netip.Addr) request {
+	msg := nl.NewRtMsg()
+	msg.Family = uint8(family(gateway))
+	return newRequest("add default route by "+gateway.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+		msg, nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice()), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+}
+
+// cutLink takes an interface down and out of its bridge, which is done at once;
+// to delete it takes the kernel tens of milliseconds.
+func cutLink(name string) request {
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Change = unix.IFF_UP
+	return newRequest("set "+name+" down", unix.RTM_SETLINK, 0, msg,
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)), nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(0)))
+}
+
+func deleteLink(name string) request {
+	return newRequest("delete interface "+name, unix.RTM_DELLINK, 0,
+		nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+}
+
+// deleteLinks deletes interfaces together: each alone would have to wait for all
+// CPUs anew. The group is a number that nothing else uses.
+func deleteLinks(host *rtnl, names []string, group uint32) error {
+	if len(names) == 1 {
+		return host.do(deleteLink(names[0]))
+	}
+	attr := nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group))
+	const batch = 100 // what the socket's buffers hold
+	for len(names) > 0 {
+		n := min(len(names), batch)
+		requests := make([]request, 0, n)
+		for _, name := range names[:n] {
+			requests = append(requests, newRequest("set the group of "+name, unix.RTM_SETLINK, 0,
+				nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)), attr))
+		}
+		names = names[n:]
+		_ = host.do(requests...) // one that is gone by itself meanwhile is no error
+	}
+	return host.do(newRequest("delete interfaces", unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), attr))
+}

@@ -1,0 +1,180 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// binding is a published port: connections to an address of the host go to one of
+// a container.
+type binding struct {
+	proto uint8
+	host  netip.AddrPort // an unspecified address: every one of its family
+	to    netip.AddrPort
+}
+
+// rules is the nftables table of an instance: chains that do not change, and sets
+// and maps whose elements are bridges and bindings. What it should hold is in
+// memory too, so that it can be made again at any time, in one transaction.
+type rules struct {
+	name string
+	pid  uint32 // of the socket, in the kernel's notices of what it did
+
+	mu       sync.Mutex
+	conn     *nftables.Conn
+	bridges  []*bridge
+	bindings map[binding]struct{}
+}
+
+// openRules opens a socket; it changes nothing yet.
+func openRules(name string) (*rules, error) {
+	r := &rules{name: name, bindings: map[binding]struct{}{}}
+	var err error
+	r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		// A table of thousands of ports is one message.
+		if err := c.SetWriteBuffer(16 << 20); err != nil {
+			return err
+		}
+		r.pid, err = portID(c)
+		return err
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return r, nil
+}
+
+func portID(c *netlink.Conn) (pid uint32, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		var addr unix.Sockaddr
+		if addr, err = unix.Getsockname(int(fd)); err == nil {
+			pid = addr.(*unix.SockaddrNetlink).Pid //nolint:forcetypeassert // a netlink socket
+		}
+	})
+	if err == nil {
+		err = cerr
+	}
+	return pid, err
+}
+
+func (r *rules) close() { _ = r.conn.CloseLasting() }
+
+// present says whether the table is there.
+func (r *rules) present() (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	tables, err := r.conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list tables of nftables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == r.name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// rebuild makes the table as it should be, in place of the one there is. Packets
+// meet either the old one or the new one.
+func (r *rules) rebuild() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rebuildLocked()
+}
+
+func (r *rules) rebuildLocked() error {
+	r.deleteTable()
+	r.addTable()
+	if err := r.conn.Flush(); err != nil {
+		return fmt.Errorf("make table %s of nftables: %w", r.name, err)
+	}
+	return nil
+}
+
+// remove deletes the table.
+func (r *rules) remove() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deleteTable()
+	if err := r.conn.Flush(); err != nil {
+		return fmt.Errorf("delete table %s of nftables: %w", r.name, err)
+	}
+	return nil
+}
+
+// deleteTable deletes the table whether it is there or not.
+func (r *rules) deleteTable() {
+	t := &nftables.Table{Name: r.name, Family: nftables.TableFamilyINet}
+	r.conn.AddTable(t)
+	r.conn.DelTable(t)
+}
+
+// publish adds bindings in one transaction. The time it takes does not depend on
+// how many there are.
+func (r *rules) publish(list []binding) error {
+	if len(list) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range list {
+		r.bindings[b] = struct{}{}
+	}
+	// The table of an older version, or none, is replaced whole.
+	err := r.change(list, r.conn.SetAddElements)
+	if err != nil {
+		err = r.rebuildLocked()
+	}
+	if err != nil {
+		for _, b := range list {
+			delete(r.bindings, b)
+		}
+	}
+	return err
+}
+
+// withdraw removes bindings in one transaction.
+func (r *rules) withdraw(list []binding) error {
+	if len(list) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range list {
+		delete(r.bindings, b)
+	}
+	err := r.change(list, r.conn.SetDeleteElements)
+	if err != nil {
+		err = r.rebuildLocked()
+	}
+	return err
+}
+
+func (r *rules) change(list []binding, f func(*nftables.Set, []nftables.SetElement) error) error {
+	t := layout(r.name)
+	for set, elements := range t.elements(list) {
+		if err := f(set, elements); err != nil {
+			return err
+		}
+	}
+	return r.conn.Flush()
+}
+
+// adopt adds bindings to what the table should hold, for the next rebuild.
+func (r *rules) adopt(list []binding) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range list {
+		r.bindings[b] = struct{}{}
+	}
+}

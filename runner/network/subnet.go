@@ -1,0 +1,50 @@
+package network
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/netip"
+)
+
+// candidates returns the subnets that a network may be given, the preferred
+// first: those that Docker takes.
+func candidates() []netip.Prefix {
+	var list []netip.Prefix
+	for i := byte(17); i < 32; i++ {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, i, 0, 0}), 16))
+	}
+	for i := 0; i < 256; i += 16 {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i), 0}), 20))
+	}
+	return list
+}
+
+// chooseSubnet returns the first candidate that overlaps with none of the
+// prefixes in use.
+func chooseSubnet(inUse []netip.Prefix) (netip.Prefix, error) {
+	for _, p := range candidates() {
+		if !overlaps(p, inUse) {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, errors.New("no subnet is free for the bridge network: every one of 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/20 to 192.168.240.0/20 overlaps with a route of this host; configure one")
+}
+
+// overlaps says whether a prefix shares addresses with one in use. Default routes
+// do not count.
+func overlaps(p netip.Prefix, inUse []netip.Prefix) bool {
+	for _, u := range inUse {
+		if u.Bits() > 0 && p.Overlaps(u) {
+			return true
+		}
+	}
+	return false
+}
+
+// randomULA returns a subnet of IPv6 addresses that are unique to this host in
+// all likelihood (RFC 4193).
+func randomULA() netip.Prefix {
+	addr := [16]byte{0xfd}
+	_, _ = rand.Read(addr[1:6]) // never fails
+	return netip.PrefixFrom(netip.AddrFrom16(addr), 64)
+}

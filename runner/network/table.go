@@ -1,0 +1,158 @@
+package network
+
+import (
+	"encoding/binary"
+	"iter"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// table is the layout of an instance's nftables table. nft would list it as
+//
+//	set bridges   { type ifname }                   the bridges of this instance
+//	set inside    { type ifname . ifname }          (bridge, bridge): within one network
+//	set subnets4  { type ipv4_addr; interval }
+//	set subnets6  { type ipv6_addr; interval }
+//	map ports4    { type inet_proto . inet_service : ipv4_addr . inet_service }
+//	map binds4    { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+//	map ports6, binds6 likewise
+//
+//	chain raw         { type filter hook prerouting priority raw
+//	                    iifname != "lo" ip daddr 127.0.0.0/8 drop }
+//	chain prerouting  { type nat hook prerouting priority dstnat
+//	                    fib daddr type local jump published }
+//	chain output      { type nat hook output priority dstnat
+//	                    ip6 daddr ::1 accept
+//	                    fib daddr type local jump published }
+//	chain published   { dnat ip to ip daddr . meta l4proto . th dport map @binds4
+//	                    dnat ip to meta l4proto . th dport map @ports4
+//	                    and the same for ip6 }
+//	chain forward     { type filter hook forward priority filter
+//	                    oifname != @bridges accept
+//	                    ct state established,related accept
+//	                    iifname . oifname @inside accept
+//	                    ct status dnat accept
+//	                    drop }
+//	chain postrouting { type nat hook postrouting priority srcnat
+//	                    oifname @bridges ip saddr 127.0.0.0/8 masquerade
+//	                    oifname @bridges ct status dnat ip saddr @subnets4 masquerade
+//	                    oifname != @bridges ip saddr @subnets4 masquerade
+//	                    and the last two for ip6 }
+//
+// A network is an element of the sets, a published port one of a map: however
+// many there are, a packet is looked up once in each.
+type table struct {
+	*nftables.Table
+	bridges, inside *nftables.Set
+	v4, v6          familySets
+}
+
+// familySets are the sets of one family of addresses.
+type familySets struct {
+	ipFamily
+	subnets *nftables.Set
+	ports   *nftables.Set // of every address of the host
+	binds   *nftables.Set // of one
+}
+
+// ipFamily is where a family of addresses has what rules look at.
+type ipFamily struct {
+	nfproto  byte
+	size     uint32 // of an address
+	src, dst uint32 // offsets in the header
+	addr     nftables.SetDatatype
+	suffix   string
+}
+
+func layout(name string) table {
+	t := &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+	family := func(f ipFamily) familySets {
+		target := nftables.MustConcatSetType(f.addr, nftables.TypeInetService)
+		port := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}
+		return familySets{
+			ipFamily: f,
+			subnets:  &nftables.Set{Table: t, Name: "subnets" + f.suffix, Interval: true, KeyType: f.addr},
+			ports: &nftables.Set{
+				Table: t, Name: "ports" + f.suffix, IsMap: true, Concatenation: true,
+				KeyType: nftables.MustConcatSetType(port...), DataType: target,
+			},
+			binds: &nftables.Set{
+				Table: t, Name: "binds" + f.suffix, IsMap: true, Concatenation: true,
+				KeyType: nftables.MustConcatSetType(f.addr, port[0], port[1]), DataType: target,
+			},
+		}
+	}
+	return table{
+		Table:   t,
+		bridges: &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName},
+		inside: &nftables.Set{
+			Table: t, Name: "inside", Concatenation: true,
+			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName),
+		},
+		v4: family(ipFamily{nfproto: unix.NFPROTO_IPV4, size: 4, src: 12, dst: 16, addr: nftables.TypeIPAddr, suffix: "4"}),
+		v6: family(ipFamily{nfproto: unix.NFPROTO_IPV6, size: 16, src: 8, dst: 24, addr: nftables.TypeIP6Addr, suffix: "6"}),
+	}
+}
+
+// elements returns the bindings as elements of the maps they belong to.
+func (t table) elements(list []binding) iter.Seq2[*nftables.Set, []nftables.SetElement] {
+	maps := map[*nftables.Set][]nftables.SetElement{}
+	for _, b := range list {
+		set := t.v6
+		if b.to.Addr().Is4() {
+			set = t.v4
+		}
+		port := concat([]byte{b.proto}, binary.BigEndian.AppendUint16(nil, b.host.Port()))
+		e := nftables.SetElement{
+			Key: port,
+			Val: concat(b.to.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, b.to.Port())),
+		}
+		if b.host.Addr().IsUnspecified() {
+			maps[set.ports] = append(maps[set.ports], e)
+			continue
+		}
+		e.Key = append(b.host.Addr().AsSlice(), port...)
+		maps[set.binds] = append(maps[set.binds], e)
+	}
+	return func(yield func(*nftables.Set, []nftables.SetElement) bool) {
+		for set, elements := range maps {
+			// The length of a list of elements is a number of 16 bits.
+			for chunk := range slices.Chunk(elements, 256) {
+				if !yield(set, chunk) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// concat joins the parts of a concatenated key: each begins at a multiple of four
+// bytes.
+func concat(parts ...[]byte) []byte {
+	var key []byte
+	for _, p := range parts {
+		key = append(key, p...)
+		for len(key)%4 != 0 {
+			key = append(key, 0)
+		}
+	}
+	return key
+}
+
+func ifname(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+// interval returns the elements of a subnet in a set of intervals.
+func interval(p netip.Prefix) []nftables.SetElement {
+	list := []nftables.SetElement{{Key: p.Addr().AsSlice()}}
+	if end := lastAddr(p).Next(); end.IsValid() {
+		list = append(list, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+	}
+	return list
+}
