@@ -26,10 +26,12 @@ func (m *Machine) Census(tb testing.TB, dirs ...string) Census {
 		}
 	}
 	c = append(c, m.mounts(tb)...)
-	ip := NewCommand(tb, "ip", "-o").On(m)
-	add("link", withoutIndex(ip.Run("link")))
-	add("address", withoutIndex(ip.Run("address")))
-	add("route", ip.Run("route", "show", "table", "all"))
+	ip := func(args ...string) string { return NewCommand(tb, "ip", "-o").On(m).Run(args...) }
+	add("link", columns(ip("link"), 1))
+	add("address", columns(ip("-4", "address"), 1, 3))
+	add("address", columns(ip("-6", "address", "show", "scope", "global"), 1, 3))
+	add("route", columns(ip("-4", "route"), 0, 2))
+	add("rule", columns(ip("rule"), 0, 1, 2, 3, 4))
 	add("nft", NewCommand(tb, "nft").On(m).Run("list", "ruleset"))
 	groups, err := m.cgroups.list()
 	if err != nil {
@@ -46,15 +48,18 @@ func (m *Machine) Census(tb testing.TB, dirs ...string) Census {
 	return c
 }
 
-// withoutIndex takes the numbers from the lines of ip(8): an interface that was
-// made again has another one.
-func withoutIndex(text string) string {
+// columns takes columns from each line of a text: what ip(8) says of the state
+// of a link, or its number, differs from one look to the next.
+func columns(text string, take ...int) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		_, line, _ = strings.Cut(line, ": ")
-		// The address of a bridge changes with what is plugged into it.
-		line, _, _ = strings.Cut(line, "link/ether")
-		b.WriteString(strings.TrimRight(line, " \\\n") + "\n")
+		fields := strings.Fields(line)
+		for _, i := range take {
+			if i < len(fields) {
+				b.WriteString(fields[i] + " ")
+			}
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
@@ -127,4 +128,7 @@ func (k *killer) clear(ctx context.Context) {
 		})
 	}
 	removers.Wait()
+	if err := k.api.removeImage(ctx, k.image("layers")); err != nil && !errdefs.IsNotFound(err) {
+		k.t.Error(err)
+	}
 }
