@@ -126,16 +126,16 @@ func skippedDevices() []string {
 // FindDevices finds the device at a path of the host or, if that is a directory,
 // those below it. Symbolic links are followed at the path itself only.
 func FindDevices(path string) ([]specs.LinuxDevice, error) {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
 	}
-	fi, err := os.Stat(real)
+	fi, err := os.Stat(target)
 	if err != nil {
 		return nil, err
 	}
 	if !fi.IsDir() {
-		d, err := findDevice(real)
+		d, err := findDevice(target)
 		if err != nil {
 			return nil, err
 		}
@@ -143,17 +143,17 @@ func FindDevices(path string) ([]specs.LinuxDevice, error) {
 		return []specs.LinuxDevice{d}, nil
 	}
 	var list []specs.LinuxDevice
-	err = filepath.WalkDir(real, func(p string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(target, func(p string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return nil //nolint:nilerr // devices come and go while they are looked at
-		case entry.IsDir() && p != real && slices.Contains(skippedDevices(), entry.Name()):
+		case entry.IsDir() && p != target && slices.Contains(skippedDevices(), entry.Name()):
 			return filepath.SkipDir
 		case entry.IsDir() || entry.Name() == "console":
 			return nil
 		}
 		if d, err := findDevice(p); err == nil && d.Type != "p" {
-			d.Path = filepath.Clean(path) + strings.TrimPrefix(p, real)
+			d.Path = filepath.Clean(path) + strings.TrimPrefix(p, target)
 			list = append(list, d)
 		}
 		return nil
@@ -186,8 +186,7 @@ func findDevice(path string) (specs.LinuxDevice, error) {
 
 // plainError cuts the error of a file down to what is wrong with it.
 func plainError(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err
 	}
 	return err

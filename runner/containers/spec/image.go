@@ -134,5 +134,8 @@ func ParseSignal(text string) (syscall.Signal, error) {
 	if err != nil {
 		return 0, runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
+	if !signal.ValidSignalForPlatform(s) {
+		return 0, runner.Errorf(runner.ErrInvalid, "the linux daemon does not support signal %d", s)
+	}
 	return s, nil
 }

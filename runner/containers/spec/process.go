@@ -32,9 +32,6 @@ func process(in Input, security securityOptions) (*specs.Process, error) {
 		p.Args = append([]string{initPath, "--"}, p.Args...)
 	}
 	p.Env = environment(c.Config, c.Config.Tty)
-	if hc.Umask != nil {
-		p.User.Umask = hc.Umask
-	}
 	if size := hc.ConsoleSize; c.Config.Tty && (size[0] != 0 || size[1] != 0) {
 		p.ConsoleSize = &specs.Box{Height: size[0], Width: size[1]}
 	}
@@ -97,6 +94,7 @@ func commonProcess(in Input, security securityOptions, name string, tty bool) (*
 	if err != nil {
 		return nil, err
 	}
+	u.Umask = hc.Umask
 	p := &specs.Process{
 		Terminal:        tty,
 		User:            u,

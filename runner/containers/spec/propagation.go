@@ -10,11 +10,11 @@ import (
 
 // FindPropagation tells how the mount is shared that a path of this host is on.
 func FindPropagation(path string) (Propagation, error) {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return Propagation{}, err
 	}
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
+	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(target))
 	if err != nil {
 		return Propagation{}, err
 	}

@@ -28,8 +28,17 @@ func tmpfsMount(destination, options string) (specs.Mount, error) {
 func tmpfsFlags() map[string]string {
 	flags := map[string]string{}
 	for _, pair := range [][2]string{
-		{"ro", "rw"}, {"suid", "nosuid"}, {"dev", "nodev"}, {"exec", "noexec"}, {"sync", "async"}, {"dirsync", ""},
-		{"mand", "nomand"}, {"atime", "noatime"}, {"diratime", "nodiratime"}, {"relatime", "norelatime"}, {"strictatime", "nostrictatime"},
+		{"ro", "rw"},
+		{"suid", "nosuid"},
+		{"dev", "nodev"},
+		{"exec", "noexec"},
+		{"sync", "async"},
+		{"dirsync", ""},
+		{"mand", "nomand"},
+		{"atime", "noatime"},
+		{"diratime", "nodiratime"},
+		{"relatime", "norelatime"},
+		{"strictatime", "nostrictatime"},
 	} {
 		flags[pair[0]] = pair[0]
 		if pair[1] != "" {

@@ -89,8 +89,10 @@ func checkHealth(check *container.HealthConfig) error {
 		name  string
 		value time.Duration
 	}{
-		{"Interval", check.Interval}, {"Timeout", check.Timeout},
-		{"StartPeriod", check.StartPeriod}, {"StartInterval", check.StartInterval},
+		{"Interval", check.Interval},
+		{"Timeout", check.Timeout},
+		{"StartPeriod", check.StartPeriod},
+		{"StartInterval", check.StartInterval},
 	} {
 		if d.value != 0 && d.value < container.MinimumDuration {
 			return invalid("%s in Healthcheck cannot be less than %s", d.name, container.MinimumDuration)
