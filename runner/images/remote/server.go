@@ -107,6 +107,8 @@ func (c *Client) secure(s *server, name string) error {
 	}
 	switch {
 	case len(s.schemes) > 0: // the URL says it
+	case c.o.Hosts[name].PlainHTTP && conf != nil:
+		return errors.New("plain HTTP and certificates exclude each other")
 	case c.o.Hosts[name].PlainHTTP:
 		s.schemes = []string{"http"}
 	case conf == nil && s.local:
