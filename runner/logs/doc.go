@@ -1,0 +1,26 @@
+// Package logs keeps the logs of containers within bounds and reads them.
+//
+// The monitor of a container (conmon) writes its log itself, to the file ctr.log
+// in a directory of the container's, in the format of Kubernetes: each line of
+// output, or each piece of one that came without its end, is a line of the file
+// with the time, the stream and whether the line ends there. So nothing is lost
+// while the daemon is not there.
+//
+// When the file has grown to a bound that the monitor knows, the monitor begins a
+// new one, which it opens as ctr.log.tmp and renames to ctr.log; the old one is
+// gone unless it has another name. A Keeper gives it one. In a directory there
+// are:
+//
+//	ctr.log         the file that is written to
+//	ctr.log.N       a second name of it, or an older one; they follow each other by N
+//	ctr.log.N-S     the same, without its first S bytes
+//	ctr.log.next    what the monitor writes to next, made ahead by the Keeper ...
+//	ctr.log.tmp     ... and given to the monitor under this name
+//	ctr.log.cut     a file that is being shortened
+//
+// With ctr.log.next a file survives even if the monitor goes on to another one
+// before the Keeper notices; what is lost if it goes on to a third is a file of
+// MonitorLimit bytes, and the log then has a gap that nothing marks.
+//
+// Copy needs no Keeper: it makes out the order of the files by itself.
+package logs
