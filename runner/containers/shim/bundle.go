@@ -37,7 +37,8 @@ type record struct {
 type bundle struct {
 	id, dir string
 
-	op sync.Mutex // held by what changes the container
+	op       sync.Mutex // held by what changes the container
+	finished bool       // its monitor was told to end; guarded by op
 
 	mu      sync.Mutex
 	record  record

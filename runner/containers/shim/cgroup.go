@@ -68,6 +68,36 @@ func findCgroups() (cgroups, error) {
 	return c, nil
 }
 
+// warm makes the kernel ready to move processes between cgroups, which the
+// runtime is about to do: after a while without such moves the first one waits,
+// some milliseconds, until no processor is in the middle of a fork or exit. Moving
+// this process to where it is has that effect, and no other; so the wait runs
+// beside the start of the monitor and the runtime. It fails harmlessly.
+func (c cgroups) warm() {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(text)) {
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controller, path, _ := strings.Cut(rest, ":")
+		mount := cgroupRoot
+		if !c.unified {
+			if controller != "freezer" || c.freezer == "" {
+				continue
+			}
+			mount = c.freezer
+		}
+		f, err := os.OpenFile(filepath.Join(mount, path, "cgroup.procs"), os.O_WRONLY, 0)
+		if err != nil {
+			return
+		}
+		_, _ = f.WriteString("0")
+		_ = f.Close()
+		return
+	}
+}
+
 // hideUnified takes the version 2 hierarchy of a hybrid host out of the mount
 // namespace of the calling thread: crun before 1.9 refuses to run when it sees
 // it. The mount above it is private first, so that the host's stays.
@@ -218,14 +248,24 @@ func (c cgroups) frozen(path string) bool {
 	return err == nil && strings.TrimSpace(string(state)) == "FROZEN"
 }
 
+// freezeWait is how long processes are given to stand still: one that waits for a
+// disk cannot.
+const freezeWait = 10 * time.Second
+
 // freeze freezes or thaws a cgroup and waits until it is so. The kernel gives
 // version 1's users no event for that, so its state is read again and again.
 func (c cgroups) freeze(ctx context.Context, path string, freeze bool) error {
 	if c.freezer == "" {
 		return runner.Errorf(runner.ErrNotImplemented, "this host has no freezer cgroup: containers cannot be paused")
 	}
-	for round := 0; ; round++ {
-		// Written again, because version 1 can miss a process that was being made.
+	for round, deadline := 0, time.Now().Add(freezeWait); ; round++ {
+		// Version 1 can get stuck on the way, with a process that is just being
+		// made; going back and beginning anew helps.
+		if freeze && !c.unified && round%32 == 31 {
+			if err := c.setFrozen(path, false); err != nil {
+				return err
+			}
+		}
 		if err := c.setFrozen(path, freeze); err != nil {
 			return err
 		}
@@ -233,7 +273,7 @@ func (c cgroups) freeze(ctx context.Context, path string, freeze bool) error {
 			return nil
 		}
 		err := pause(ctx, min(time.Duration(round+1)*time.Millisecond/4, 20*time.Millisecond))
-		if err == nil && round == 200 {
+		if err == nil && time.Now().After(deadline) {
 			err = errors.New("processes do not stand still")
 		}
 		if err != nil {

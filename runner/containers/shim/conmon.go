@@ -27,7 +27,7 @@ func (s *Shim) monitorArgs(id, uuid, dir string, r runtimeProgram) []string {
 	return []string{
 		s.conmon, "--api-version", "1", "--sync", "--full-attach", "--no-sync-log",
 		"--log-level", "error", "-c", id, "-u", uuid, "-n", id, bundleFlag, dir,
-		"-p", filepath.Join(dir, "pid"), "-r", r.Path,
+		"-p", filepath.Join(dir, "pid"), "-r", s.runtimeFile(r),
 		"--runtime-arg", "--root=" + s.stateDir(r),
 	}
 }

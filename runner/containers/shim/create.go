@@ -97,6 +97,13 @@ func (s *Shim) newContainer(req CreateRequest) (*bundle, error) {
 }
 
 func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Process, error) {
+	go s.cgroups.warm()
+	s.mu.Lock()
+	old := s.dying[b.id]
+	s.mu.Unlock()
+	if old != nil && !old.monitor.wait(ctx, time.Minute) {
+		return Process{}, runner.Errorf(runner.ErrUnavailable, "container %s: its file tree is still being unmounted", b.id)
+	}
 	if err := s.writeBundle(b, req); err != nil {
 		return Process{}, err
 	}
@@ -111,6 +118,9 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 			return err
 		}
 		if err := s.cgroups.hideUnified(); err != nil {
+			return err
+		}
+		if err := bindReadOnly(b.record.Runtime.Path, s.runtimeFile(b.record.Runtime)); err != nil {
 			return err
 		}
 		return req.Rootfs.mount(s.rootfs())

@@ -38,6 +38,7 @@ func (s *Shim) destroy(ctx context.Context, b *bundle) error {
 		if err := s.finish(ctx, b, monitor, init); err != nil {
 			return err
 		}
+		b.finished = monitor != nil
 	}
 	// From here on a monitor that was just being started finds no bundle, and
 	// fails; one that is there already is found.
@@ -61,14 +62,18 @@ func (s *Shim) finish(ctx context.Context, b *bundle, monitor, init *process) er
 	for _, e := range b.executions() {
 		s.finishExec(ctx, e)
 	}
-	if !monitor.wait(ctx, monitorWait) {
-		if err := ctx.Err(); err != nil {
-			return err
+	for deadline := time.Now().Add(monitorWait); !s.noteExit(b) && monitor.alive() && time.Now().Before(deadline); {
+		select {
+		case <-b.ended:
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		// It is stuck, as behind a client that does not read.
-		_ = monitor.signal(unix.SIGKILL)
-		monitor.wait(ctx, monitorWait)
 	}
+	// It has nothing to do any more, or is stuck. Its end is not awaited: with it
+	// the file tree is unmounted, for which the kernel writes out the whole file
+	// system that the writable layer is on.
+	_ = monitor.signal(unix.SIGKILL)
 	if !s.noteExit(b) {
 		s.setExit(b, Exit{ID: b.id, Code: killedCode, At: time.Now()})
 	}
@@ -100,17 +105,32 @@ func (s *Shim) clear(ctx context.Context, b *bundle) error {
 	if s.containers[b.id] == b {
 		delete(s.containers, b.id)
 	}
+	if b.finished {
+		s.dying[b.id] = b
+	}
+	s.mu.Unlock()
+	if !b.finished || !b.monitor.alive() {
+		s.bury(b)
+	}
+	return nil
+}
+
+// bury lets go of a deleted container whose monitor is gone.
+func (s *Shim) bury(b *bundle) {
+	b.monitor.reap()
+	s.mu.Lock()
+	if s.dying[b.id] == b {
+		delete(s.dying, b.id)
+	}
 	s.mu.Unlock()
 	b.release()
-	return nil
 }
 
 // killMonitors kills the monitors of a container and of its execs that are left,
 // known or not. A runtime that is at work dies with its monitor.
 func (s *Shim) killMonitors(ctx context.Context, b *bundle) error {
-	monitor, init := b.processes()
-	if monitor != nil && init != nil && !monitor.alive() && len(b.executions()) == 0 {
-		return nil // it was whole, and has ended in order
+	if b.finished && len(b.executions()) == 0 {
+		return nil // it was whole, and its monitor has been killed
 	}
 	for {
 		p, err := s.anyMonitor(b)

@@ -126,12 +126,10 @@ func (e *Exec) prepare(ctx context.Context, req ExecRequest) error {
 	if req.Stdin {
 		args = append(args, "-i")
 	}
+	go s.cgroups.warm()
 	monitor, _ := run.b.processes()
 	own, err := s.spawn(args, run.dir, &p, func() error {
-		if s.cgroups.hybrid {
-			return joinMounts(monitor.pid)
-		}
-		return nil
+		return joinMounts(monitor.pid)
 	})
 	run.b.mu.Lock()
 	run.monitor = own

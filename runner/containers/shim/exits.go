@@ -20,6 +20,11 @@ func (s *Shim) exitAppeared(name string) {
 // noteExit reads a container's exit file, if it is there and was not read
 // before, and tells of the exit.
 func (s *Shim) noteExit(b *bundle) (ended bool) {
+	select {
+	case <-b.ended:
+		return true
+	default:
+	}
 	exit, err := readExit(s.exitFile(b.id))
 	if err != nil {
 		s.log.Error("exit file cannot be read", "container", b.id, "err", err) //nolint:sloglint // events of the kernel have no context
@@ -63,6 +68,13 @@ func (s *Shim) setExit(b *bundle, exit Exit) {
 func (s *Shim) monitorEnded(b *bundle) {
 	monitor, _ := b.processes()
 	monitor.reap()
+	s.mu.Lock()
+	deleted := s.dying[b.id] == b
+	s.mu.Unlock()
+	if deleted {
+		s.bury(b)
+		return
+	}
 	if !s.noteExit(b) && readPID(b.path("pid")) != 0 {
 		go s.orphaned(b)
 	}

@@ -165,6 +165,17 @@ func openDir(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// prepareMounts makes the private mount, and what others are mounted on in it.
+func (s *Shim) prepareMounts() error {
+	if err := mountPrivate(s.mounts()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.rootfs(), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(s.runtimeFile(s.runtime), nil, 0o700)
+}
+
 // mountPrivate makes dir a mount point whose submounts propagate nowhere, unless
 // it is one already.
 func mountPrivate(dir string) error {
@@ -173,7 +184,7 @@ func mountPrivate(dir string) error {
 		return err
 	}
 	if !mounted {
-		if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=4k,nr_inodes=2"); err != nil {
+		if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=64k,nr_inodes=16"); err != nil {
 			return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
 		}
 	}

@@ -39,6 +39,7 @@ type Shim struct {
 
 	mu         sync.Mutex
 	containers map[string]*bundle
+	dying      map[string]*bundle // deleted, with a monitor that is not gone yet
 }
 
 // maxRunDir keeps the path of a console socket within what an address holds.
@@ -52,7 +53,7 @@ func Open(ctx context.Context, o Options) (*Shim, error) {
 	if !filepath.IsAbs(o.RunDir) || len(o.RunDir) > maxRunDir {
 		return nil, fmt.Errorf("run directory %q: want an absolute path of at most %d characters", o.RunDir, maxRunDir)
 	}
-	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, containers: map[string]*bundle{}}
+	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, containers: map[string]*bundle{}, dying: map[string]*bundle{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -71,7 +72,7 @@ func Open(ctx context.Context, o Options) (*Shim, error) {
 			return nil, err
 		}
 	}
-	if err := mountPrivate(s.rootfs()); err != nil {
+	if err := s.prepareMounts(); err != nil {
 		return nil, err
 	}
 	if s.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
@@ -94,13 +95,17 @@ func (s *Shim) Close() error {
 	s.watch.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, b := range s.dying {
+		b.monitor.wait(context.Background(), monitorWait) // it holds the file tree
+		b.release()
+	}
 	for _, b := range s.containers {
 		b.release()
 	}
 	err := s.null.Close()
 	if len(s.containers) == 0 {
-		if uerr := unix.Unmount(s.rootfs(), unix.UMOUNT_NOFOLLOW); uerr != nil {
-			err = errors.Join(err, fmt.Errorf("unmount %s: %w", s.rootfs(), uerr))
+		if uerr := unix.Unmount(s.mounts(), unix.UMOUNT_NOFOLLOW); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("unmount %s: %w", s.mounts(), uerr))
 		}
 	}
 	clear(s.containers)
@@ -115,7 +120,16 @@ func (s *Shim) Runtime() (name, version string) { return s.runtime.Name, s.runti
 // after each Open until the container is deleted. The channel is closed by Close.
 func (s *Shim) Exits() <-chan Exit { return s.watch.out }
 
-func (s *Shim) rootfs() string             { return filepath.Join(s.dir, "rootfs") }
+// mounts is the private mount; in each monitor's mount namespace the container's
+// file tree and the runtime are mounted below it.
+func (s *Shim) mounts() string { return filepath.Join(s.dir, "rootfs") }
+func (s *Shim) rootfs() string { return filepath.Join(s.mounts(), "tree") }
+
+// runtimeFile is where the runtime's program is in a monitor's mount namespace:
+// mounted read-only, so that no container can write to it. A runtime that finds
+// itself so does not copy itself first, and starts twice as fast.
+func (s *Shim) runtimeFile(r runtimeProgram) string { return filepath.Join(s.mounts(), r.Name) }
+
 func (s *Shim) bundleDir(id string) string { return filepath.Join(s.dir, "containers", id) }
 func (s *Shim) exitFile(id string) string  { return filepath.Join(s.dir, "exits", id) }
 
