@@ -25,7 +25,7 @@ func findHolder(b binding) string {
 	if pid == "" {
 		return ""
 	}
-	comm, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+	comm, err := os.ReadFile("/proc/" + pid + "/comm")
 	if err != nil {
 		return ""
 	}
@@ -46,7 +46,7 @@ func socketsAt(path string, port uint16) (inodes []string) {
 			continue
 		}
 		_, hex, ok := strings.Cut(f[1], ":")
-		if n, err := strconv.ParseUint(hex, 16, 16); !ok || err != nil || uint16(n) != port {
+		if n, err := strconv.ParseUint(hex, 16, 16); !ok || err != nil || n != uint64(port) {
 			continue
 		}
 		if f[3] == "0A" { // TCP_LISTEN

@@ -57,7 +57,7 @@ type world struct {
 }
 
 // newWorld makes the namespace of the test program a host, until the test ends.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)

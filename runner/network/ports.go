@@ -300,8 +300,7 @@ func ephemeralRange() (low, high uint16) {
 func inUse(b binding, err error) error {
 	to := fmt.Sprintf("%s:%s/%s", b.host, b.to, protoName(b.proto))
 	if !errors.Is(err, unix.EADDRINUSE) {
-		var errno unix.Errno
-		if errors.As(err, &errno) {
+		if errno, ok := errors.AsType[unix.Errno](err); ok {
 			err = errno
 		}
 		return fmt.Errorf("failed to bind host port for %s: %w", to, err)

@@ -8,10 +8,15 @@ import (
 )
 
 func TestReach(t *testing.T) {
+	const call4, call6 = "net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"
+	if getSysctl(call4) == "" { // this kernel has no such thing
+		testReach(t)
+		return
+	}
 	for _, call := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+call, func(t *testing.T) {
-			must(t, setSysctl("net/bridge/bridge-nf-call-iptables", call))
-			must(t, setSysctl("net/bridge/bridge-nf-call-ip6tables", call))
+			must(t, setSysctl(call4, call))
+			must(t, setSysctl(call6, call))
 			testReach(t)
 		})
 	}

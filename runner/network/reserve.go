@@ -56,6 +56,9 @@ func (h *hold) serveLoopback(b binding) (err error) {
 	} else {
 		h.forward, err = forwardUDP(b.host.Port(), b.to)
 	}
+	if h.fd >= 0 && errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil // IPv6 is switched off for lo: there is no ::1
+	}
 	return err
 }
 
@@ -76,9 +79,11 @@ func (h *hold) close() {
 // port then.
 func bind(b binding) (int, error) {
 	family, kind := unix.AF_INET, unix.SOCK_STREAM
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(b.host.Port()), Addr: as4(b.host.Addr())}
-	if b.host.Addr().Is6() {
-		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(b.host.Port()), Addr: b.host.Addr().As16()}
+	var sa unix.Sockaddr
+	if addr, port := b.host.Addr(), int(b.host.Port()); addr.Is4() {
+		sa = &unix.SockaddrInet4{Port: port, Addr: addr.As4()}
+	} else {
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: addr.As16()}
 	}
 	if b.proto == unix.IPPROTO_UDP {
 		kind = unix.SOCK_DGRAM
@@ -126,11 +131,4 @@ func bindBesideOld(fd int, sa unix.Sockaddr) error {
 		return err
 	}
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0)
-}
-
-func as4(addr netip.Addr) [4]byte {
-	if addr.Is4() {
-		return addr.As4()
-	}
-	return [4]byte{}
 }

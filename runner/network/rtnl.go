@@ -65,7 +65,8 @@ func (r *rtnl) do(requests ...request) error {
 	if err := unix.Sendto(r.fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
-	errs := make([]error, len(requests))
+	type answer struct{ err error }
+	answers := make([]*answer, len(requests))
 	for left := len(requests); left > 0; {
 		n, _, err := unix.Recvfrom(r.fd, r.buf, 0)
 		if err == unix.EINTR { //nolint:errorlint // a system call's own
@@ -80,16 +81,16 @@ func (r *rtnl) do(requests ...request) error {
 		}
 		for _, m := range msgs {
 			i := int(m.Header.Seq - first)
-			if m.Header.Type != unix.NLMSG_ERROR || i < 0 || i >= len(errs) {
+			if m.Header.Type != unix.NLMSG_ERROR || i < 0 || i >= len(answers) || answers[i] != nil {
 				continue // of a request before, whose answer could not be read
 			}
 			left--
-			errs[i] = ackError(m)
+			answers[i] = &answer{ackError(m)}
 		}
 	}
-	for i, err := range errs {
-		if err != nil {
-			return fmt.Errorf("%s: %w", requests[i].what, err)
+	for i, req := range requests {
+		if err := answers[i].err; err != nil {
+			return fmt.Errorf("%s: %w", req.what, err)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +88,7 @@ func layout(name string) table {
 	}
 	return table{
 		Table:   t,
-		bridges: &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName},
+		bridges: &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
 		inside: &nftables.Set{
 			Table: t, Name: "inside", Concatenation: true,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName),

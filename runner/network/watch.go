@@ -76,6 +76,11 @@ func (m *Manager) repair(damaged, changed <-chan struct{}) {
 			return
 		case <-time.After(settle):
 		}
+		select {
+		case <-damaged: // by the same change
+			ours = true
+		default:
+		}
 		if ours {
 			if err := m.rules.rebuild(); err != nil {
 				m.log.Error("rules were deleted by somebody else, and cannot be made again", "error", err)
