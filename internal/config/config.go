@@ -1,19 +1,15 @@
 // Package config is the configuration of berth serve: its keys, their defaults,
-// and how a YAML file, the environment and flags set them.
+// and what they mean. Package settings reads it.
 //
-// It promises that a configuration it returns without an error is possible in
-// itself, and that an error names every problem at once: where it is (file and
-// line, variable or flag), the key, and what was expected. Nothing is guessed: an
-// unknown key, a key given twice or a value of another type is an error.
-//
-// It touches nothing but the file that it reads: whether a port is free or a
-// directory can be written shows when the server starts.
+// Whether a port is free or a directory can be written is not its business: that
+// shows when the server starts.
 package config
 
 import (
-	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/berth-registry/berth/internal/settings"
 )
 
 // Config is the configuration of berth serve. The table in keys.go documents
@@ -47,13 +43,13 @@ type Log struct {
 }
 
 // LogFormat says how log records are written.
-type LogFormat string
+type LogFormat = settings.LogFormat
 
 // The formats of the log.
 const (
-	LogAuto LogFormat = "auto" // text on a terminal, JSON otherwise
-	LogText LogFormat = "text"
-	LogJSON LogFormat = "json"
+	LogAuto = settings.LogAuto // text on a terminal, JSON otherwise
+	LogText = settings.LogText
+	LogJSON = settings.LogJSON
 )
 
 // Storage configures where data is kept.
@@ -78,34 +74,30 @@ func Default() Config {
 	}
 }
 
+// What is wrong is told in these, and set by these.
+type (
+	Problem = settings.Problem
+	Setting = settings.Setting
+)
+
+// Load returns the configuration made of the defaults, the file at path (none if
+// path is empty), the environment as os.Environ returns it, and set. What comes
+// later in this list beats what comes before. The error joins everything that is
+// wrong, each a *Problem or the failure to read the file.
+func Load(path string, environ []string, set ...Setting) (Config, error) {
+	return schema.Load(path, environ, set...)
+}
+
 // Validate checks a configuration that Load has not. Its error joins a *Problem
 // for each thing that is wrong.
-func (c Config) Validate() error {
-	var problems []error
-	for _, k := range keys {
-		v := k.value(&c) // c is a copy, so setting what is set does no harm
-		if text := v.text(); !v.set(text) {
-			problems = append(problems, &Problem{Key: k.path, Message: v.expected(quote(text))})
-		}
-	}
-	for _, f := range conflicts(c) {
-		problems = append(problems, &Problem{Key: f.keys[0], Message: f.message})
-	}
-	return errors.Join(problems...)
-}
+func (c Config) Validate() error { return schema.Validate(c) }
 
 // Reloadable compares two configurations. It returns the keys that differ: those
 // whose new value holds as soon as the server reloads, and those that need a
 // restart.
 func Reloadable(before, after Config) (changed, needRestart []string) {
-	for _, k := range keys {
-		switch {
-		case k.value(&before).text() == k.value(&after).text():
-		case k.reload:
-			changed = append(changed, k.path)
-		default:
-			needRestart = append(needRestart, k.path)
-		}
-	}
-	return changed, needRestart
+	return schema.Reloadable(before, after)
 }
+
+// Example returns a configuration file with every key, its default and a comment.
+func Example() []byte { return schema.Example() }

@@ -32,11 +32,9 @@ func TestExample(t *testing.T) {
 	if err != nil || c != Default() {
 		t.Errorf("Load of the example = %+v, %v, want the defaults", c, err)
 	}
-	l := newLoader()
-	l.yaml("example", file)
 	for _, k := range keys {
-		if l.sources[k.path] == "" {
-			t.Errorf("the example does not set %s", k.path)
+		if !strings.Contains(string(file), "\n  "+k.Name()+": ") {
+			t.Errorf("the example does not set %s", k.Path)
 		}
 	}
 	for i, line := range strings.Split(string(file), "\n") {
@@ -47,25 +45,11 @@ func TestExample(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	seen := map[string]bool{}
-	last := ""
-	var sections []string
-	for _, k := range keys {
-		if seen[k.path] || seen[k.variable()] || k.doc == "" {
-			t.Errorf("%s: path or variable is taken, or there is no doc", k.path)
-		}
-		seen[k.path], seen[k.variable()] = true, true
-		if k.section() != last && slices.Contains(sections, k.section()) {
-			t.Errorf("%s: not beside its section", k.path)
-		}
-		last = k.section()
-		sections = append(sections, last)
-		if kubernetes.MatchString(k.variable()) {
-			t.Errorf("%s: %s may be a variable of Kubernetes", k.path, k.variable())
-		}
+	if err := schema.Check(); err != nil {
+		t.Error(err)
 	}
-	if got, _ := lookup("http.header_timeout"); got.variable() != "BERTH_HTTP_HEADER_TIMEOUT" {
-		t.Errorf("variable of http.header_timeout is %s", got.variable())
+	if k, _ := schema.Lookup("http.header_timeout"); schema.Variable(k) != "BERTH_HTTP_HEADER_TIMEOUT" {
+		t.Errorf("variable of http.header_timeout is %s", schema.Variable(k))
 	}
 }
 
@@ -75,17 +59,17 @@ func TestFields(t *testing.T) {
 		"log.level": "error", "log.format": "text", "log.access": "false", "metrics.addr": "other:1", "http.addr": "other:2", "storage.data": "other",
 	}
 	for _, k := range keys {
-		text, ok := other[k.path]
+		text, ok := other[k.Path]
 		if !ok {
 			text = "7h"
 		}
-		c := Default()
-		if !k.value(&c).set(text) || k.value(&c).text() != text {
-			t.Errorf("%s cannot be set to %s", k.path, text)
+		c, err := Load("", nil, Setting{Key: k.Path, Value: text})
+		if err != nil {
+			t.Errorf("%s cannot be set to %s: %v", k.Path, text, err)
 		}
 		changed, needRestart := Reloadable(Default(), c)
-		if got := append(changed, needRestart...); !slices.Equal(got, []string{k.path}) {
-			t.Errorf("setting %s changes %q", k.path, got)
+		if got := append(changed, needRestart...); !slices.Equal(got, []string{k.Path}) {
+			t.Errorf("setting %s changes %q", k.Path, got)
 		}
 	}
 }
@@ -127,27 +111,5 @@ func TestValidate(t *testing.T) {
 		`metrics.addr: expected two addresses that differ, found "localhost:5000" for metrics.addr and "localhost:5000" for http.addr`))
 	if c != before {
 		t.Error("Validate changes the configuration")
-	}
-}
-
-func TestFormatDuration(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0: "0s", 10 * time.Second: "10s", 2 * time.Minute: "2m", 24 * time.Hour: "24h", 90 * time.Minute: "1h30m",
-		time.Hour + time.Second: "1h0m1s", 1500 * time.Millisecond: "1.5s", 20 * time.Hour: "20h", 20 * time.Minute: "20m",
-	} {
-		if got := formatDuration(d); got != want {
-			t.Errorf("formatDuration(%v) = %s, want %s", d, got, want)
-		}
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"abc", "abc", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"http.adr", "http.addr", 1}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
-		}
 	}
 }

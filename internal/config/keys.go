@@ -2,142 +2,88 @@ package config
 
 import (
 	"fmt"
-	"net"
-	"slices"
-	"strings"
+
+	"github.com/berth-registry/berth/internal/settings"
 )
 
-// key is a configuration key. It drives the file, the environment, flags and the
-// example alike.
-type key struct {
-	path   string               // section.name
-	doc    string               // lines of the example's comment
-	reload bool                 // a running server takes a new value on SIGHUP
-	value  func(*Config) *value // the field of a configuration
+const exampleHead = `The configuration of berth serve: every key with its default. What is left out
+has its default, and anything that is not here is an error.
+
+Each key can also be set in the environment: http.addr is BERTH_HTTP_ADDR. A flag
+beats the environment, the environment beats this file. Durations are written
+like 30s, 5m or 24h. On SIGHUP the server reads this file again and takes over
+the keys marked [reload]; the others need a restart.
+`
+
+// schema is all that berth serve can be told.
+var schema = settings.Schema[Config]{
+	Prefix:    "BERTH",
+	Head:      exampleHead,
+	Default:   Default,
+	Keys:      keys,
+	Conflicts: conflicts,
 }
 
 // keys lists every key there is. Keys of a section stand together.
-var keys = []key{
+var keys = []settings.Key[Config]{
 	{
-		path:  "http.addr",
-		doc:   "Where the registry listens, host:port. Without a host it listens on all\naddresses of the machine.",
-		value: func(c *Config) *value { return address(&c.HTTP.Addr) },
+		Path:  "http.addr",
+		Doc:   "Where the registry listens, host:port. Without a host it listens on all\naddresses of the machine.",
+		Value: func(c *Config) *settings.Value { return settings.Address(&c.HTTP.Addr) },
 	}, {
-		path:  "http.header_timeout",
-		doc:   "How long a client may take to send the header of a request.",
-		value: func(c *Config) *value { return duration(&c.HTTP.HeaderTimeout) },
+		Path:  "http.header_timeout",
+		Doc:   "How long a client may take to send the header of a request.",
+		Value: func(c *Config) *settings.Value { return settings.Duration(&c.HTTP.HeaderTimeout) },
 	}, {
-		path:  "http.body_timeout",
-		doc:   "How long a client may send no byte of a request's body.",
-		value: func(c *Config) *value { return duration(&c.HTTP.BodyTimeout) },
+		Path:  "http.body_timeout",
+		Doc:   "How long a client may send no byte of a request's body.",
+		Value: func(c *Config) *settings.Value { return settings.Duration(&c.HTTP.BodyTimeout) },
 	}, {
-		path:  "http.idle_timeout",
-		doc:   "How long a connection may stay open between two requests.",
-		value: func(c *Config) *value { return duration(&c.HTTP.IdleTimeout) },
+		Path:  "http.idle_timeout",
+		Doc:   "How long a connection may stay open between two requests.",
+		Value: func(c *Config) *settings.Value { return settings.Duration(&c.HTTP.IdleTimeout) },
 	}, {
-		path:  "http.shutdown_timeout",
-		doc:   "How long requests in flight may go on after SIGTERM; 0s ends them at once.",
-		value: func(c *Config) *value { return durationOrZero(&c.HTTP.ShutdownTimeout) },
+		Path:  "http.shutdown_timeout",
+		Doc:   "How long requests in flight may go on after SIGTERM; 0s ends them at once.",
+		Value: func(c *Config) *settings.Value { return settings.DurationOrZero(&c.HTTP.ShutdownTimeout) },
 	}, {
-		path:  "metrics.addr",
-		doc:   "Where metrics, health and profiles are served, host:port; \"\" turns it off.",
-		value: func(c *Config) *value { return addressOrNone(&c.Metrics.Addr) },
+		Path:  "metrics.addr",
+		Doc:   "Where metrics, health and profiles are served, host:port; \"\" turns it off.",
+		Value: func(c *Config) *settings.Value { return settings.AddressOrNone(&c.Metrics.Addr) },
 	}, {
-		path:   "log.level",
-		doc:    "What is logged: debug, info, warn or error and all that is worse.",
-		reload: true,
-		value:  func(c *Config) *value { return choice(&c.Log.Level, levels) },
+		Path:   "log.level",
+		Doc:    "What is logged: debug, info, warn or error and all that is worse.",
+		Reload: true,
+		Value:  func(c *Config) *settings.Value { return settings.Level(&c.Log.Level) },
 	}, {
-		path:  "log.format",
-		doc:   "text, json, or auto: text on a terminal, JSON otherwise.",
-		value: func(c *Config) *value { return choice(&c.Log.Format, formats) },
+		Path:  "log.format",
+		Doc:   "text, json, or auto: text on a terminal, JSON otherwise.",
+		Value: func(c *Config) *settings.Value { return settings.Format(&c.Log.Format) },
 	}, {
-		path:   "log.access",
-		doc:    "Whether each request is logged.",
-		reload: true,
-		value:  func(c *Config) *value { return boolean(&c.Log.Access) },
+		Path:   "log.access",
+		Doc:    "Whether each request is logged.",
+		Reload: true,
+		Value:  func(c *Config) *settings.Value { return settings.Boolean(&c.Log.Access) },
 	}, {
-		path:  "storage.data",
-		doc:   "The directory of all data. A relative path starts at the working directory.",
-		value: func(c *Config) *value { return directory(&c.Storage.Data) },
+		Path:  "storage.data",
+		Doc:   "The directory of all data. A relative path starts at the working directory.",
+		Value: func(c *Config) *settings.Value { return settings.Directory(&c.Storage.Data) },
 	}, {
-		path:   "storage.upload_expiry",
-		doc:    "How long an upload session is kept that nobody writes to.",
-		reload: true,
-		value:  func(c *Config) *value { return duration(&c.Storage.UploadExpiry) },
+		Path:   "storage.upload_expiry",
+		Doc:    "How long an upload session is kept that nobody writes to.",
+		Reload: true,
+		Value:  func(c *Config) *settings.Value { return settings.Duration(&c.Storage.UploadExpiry) },
 	},
 }
 
-// section is the part of the key's path before its name.
-func (k key) section() string { return k.path[:strings.LastIndexByte(k.path, '.')] }
-
-// name is the part of the key's path behind its section.
-func (k key) name() string { return k.path[strings.LastIndexByte(k.path, '.')+1:] }
-
-// variable is the name of the key in the environment.
-func (k key) variable() string { return variablePrefix(k.section()) + strings.ToUpper(k.name()) }
-
-// variablePrefix is how the names of a section's variables start.
-func variablePrefix(section string) string {
-	return "BERTH_" + strings.ToUpper(strings.ReplaceAll(section, ".", "_")) + "_"
-}
-
-// lookup finds a key by its path.
-func lookup(path string) (key, bool) {
-	i := slices.IndexFunc(keys, func(k key) bool { return k.path == path })
-	if i < 0 {
-		return key{}, false
-	}
-	return keys[i], true
-}
-
-// isSection says whether there are keys in path, or in sections of it.
-func isSection(path string) bool {
-	return slices.ContainsFunc(keys, func(k key) bool { return strings.HasPrefix(k.path, path+".") })
-}
-
-// children lists the names of what is directly in a section; "" is the root.
-func children(section string) []string {
-	var names []string
-	for _, k := range keys {
-		rest, ok := k.path, true
-		if section != "" {
-			rest, ok = strings.CutPrefix(k.path, section+".")
-		}
-		name, _, _ := strings.Cut(rest, ".")
-		if ok && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// conflict says that values, each possible, are impossible together.
-type conflict struct {
-	keys    []string
-	message string
-}
-
 // conflicts checks the rules that concern several keys.
-func conflicts(c Config) []conflict {
-	var found []conflict
-	if overlap(c.HTTP.Addr, c.Metrics.Addr) {
-		found = append(found, conflict{
-			keys: []string{"metrics.addr", "http.addr"},
-			message: fmt.Sprintf("expected two addresses that differ, found %s for metrics.addr and %s for http.addr",
-				quote(c.Metrics.Addr), quote(c.HTTP.Addr)),
-		})
+func conflicts(c Config) []settings.Conflict {
+	if !settings.Overlap(c.HTTP.Addr, c.Metrics.Addr) {
+		return nil
 	}
-	return found
-}
-
-// overlap says whether two listeners cannot have these addresses at once.
-func overlap(a, b string) bool {
-	hostA, portA, errA := net.SplitHostPort(a)
-	hostB, portB, errB := net.SplitHostPort(b)
-	if errA != nil || errB != nil || portA != portB || portA == "0" {
-		return false
-	}
-	everywhere := []string{"", "0.0.0.0", "::"}
-	return strings.EqualFold(hostA, hostB) || slices.Contains(everywhere, hostA) || slices.Contains(everywhere, hostB)
+	return []settings.Conflict{{
+		Keys: []string{"metrics.addr", "http.addr"},
+		Message: fmt.Sprintf("expected two addresses that differ, found %s for metrics.addr and %s for http.addr",
+			settings.Quote(c.Metrics.Addr), settings.Quote(c.HTTP.Addr)),
+	}}
 }

@@ -9,13 +9,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/internal/settings"
 )
 
 // load loads the text of a file that is called berth.yaml.
 func load(text string) (Config, error) {
-	l := newLoader()
-	l.yaml("berth.yaml", []byte(text))
-	return l.done()
+	return schema.Parse("berth.yaml", []byte(text))
 }
 
 func lines(s ...string) string { return strings.Join(s, "\n") }
@@ -137,45 +137,6 @@ func TestFileErrors(t *testing.T) {
 	}
 }
 
-func TestAddress(t *testing.T) {
-	for _, s := range []string{
-		":5000", "localhost:5000", "127.0.0.1:0", "0.0.0.0:65535", "[::]:80", "[fe80::1%eth0]:80", "registry.example.com:443",
-		"host-1.local.:80", "my_service:80", "a1:80",
-	} {
-		if !isAddress(s) {
-			t.Errorf("%q is refused", s)
-		}
-	}
-	for _, s := range []string{
-		"", ":", "localhost", "localhost:", "localhost:65536", "localhost:-1", "localhost:+1", "localhost:http", "::1:80", "[::1]",
-		"local host:80", "300.1.1.1:80", "1.2.3:80", "http://localhost:80", "a..b:80", "-a:80", "a-:80", "[::x]:80", "a:80:80",
-		" localhost:80", "localhost:80\n", "host/path:80", strings.Repeat("a", 254) + ":80",
-	} {
-		if isAddress(s) {
-			t.Errorf("%q is accepted", s)
-		}
-	}
-}
-
-func TestOverlap(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want bool
-	}{
-		{"localhost:5000", "localhost:5001", false},
-		{"localhost:5000", "LOCALHOST:5000", true},
-		{":5000", "localhost:5000", true},
-		{"10.0.0.1:5000", "[::]:5000", true},
-		{"10.0.0.1:5000", "10.0.0.2:5000", false},
-		{"localhost:0", "localhost:0", false},
-		{"localhost:5000", "", false},
-	} {
-		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
-			t.Errorf("overlap(%q, %q), want %v", c.a, c.b, c.want)
-		}
-	}
-}
-
 func TestEnvironment(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -221,7 +182,7 @@ func TestPrecedence(t *testing.T) {
 	environ := []string{"BERTH_HTTP_ADDR=environment:1", "BERTH_STORAGE_DATA=environment"}
 	want := Default()
 	want.HTTP.Addr, want.HTTP.IdleTimeout, want.Log.Level, want.Storage.Data = "flag:1", time.Second, slog.LevelWarn, "environment"
-	got, err := Load(path, environ, Setting{"http.addr", "flag:1", "flag --addr"})
+	got, err := Load(path, environ, Setting{Key: "http.addr", Value: "flag:1", Source: "flag --addr"})
 	if err != nil || got != want {
 		t.Errorf("Load = %+v, %v, want %+v", got, err, want)
 	}
@@ -233,7 +194,7 @@ func TestEverySource(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "berth.yaml")
 	write(t, path, "http: {addr: x}\n")
 	_, err := Load(path, []string{"BERTH_HTTP_ADDR=y"},
-		Setting{"http.addr", "z", "flag --addr"}, Setting{"http.adr", ":1", "flag --adr"}, Setting{"http.addr", ":80", "flag --addr"})
+		Setting{Key: "http.addr", Value: "z", Source: "flag --addr"}, Setting{Key: "http.adr", Value: ":1", Source: "flag --adr"}, Setting{Key: "http.addr", Value: ":80", Source: "flag --addr"})
 	checkError(t, err, lines(
 		path+`:1: http.addr: expected host:port such as localhost:5000, found "x"`,
 		`environment BERTH_HTTP_ADDR: expected host:port such as localhost:5000, found "y"`,
@@ -246,7 +207,7 @@ func TestEverySource(t *testing.T) {
 }
 
 func TestConflictOfSources(t *testing.T) {
-	_, err := Load("", []string{"BERTH_METRICS_ADDR=:80"}, Setting{"http.addr", "localhost:80", "flag --addr"})
+	_, err := Load("", []string{"BERTH_METRICS_ADDR=:80"}, Setting{Key: "http.addr", Value: "localhost:80", Source: "flag --addr"})
 	checkError(t, err,
 		`environment BERTH_METRICS_ADDR: metrics.addr: expected two addresses that differ, found ":80" for metrics.addr and "localhost:80" for http.addr`)
 }
@@ -260,10 +221,10 @@ func TestUnreadableFile(t *testing.T) {
 		t.Errorf("directory: error %v", err)
 	}
 	path := filepath.Join(dir, "large.yaml")
-	write(t, path, strings.Repeat("#", MaxFile+1))
+	write(t, path, strings.Repeat("#", settings.MaxFile+1))
 	_, err := Load(path, nil)
 	checkError(t, err, path+": expected at most 1048576 bytes, found more")
-	write(t, path, strings.Repeat("#", MaxFile))
+	write(t, path, strings.Repeat("#", settings.MaxFile))
 	_, err = Load(path, nil)
 	checkError(t, err, "")
 }
@@ -278,7 +239,7 @@ func write(t *testing.T, path, text string) {
 func TestManyProblems(t *testing.T) {
 	_, err := load(strings.Repeat("a: 1\n", 1000))
 	all := strings.Split(err.Error(), "\n")
-	if last := all[len(all)-1]; len(all) != maxProblems+1 || last != "berth.yaml:101: too many problems; what follows is not checked" {
+	if last := all[len(all)-1]; len(all) != 101 || last != "berth.yaml:101: too many problems; what follows is not checked" {
 		t.Errorf("%d problems, the last is %s", len(all), last)
 	}
 }
@@ -286,7 +247,7 @@ func TestManyProblems(t *testing.T) {
 // TestHostileFile checks that no file takes long, or anything like the square of
 // its size.
 func TestHostileFile(t *testing.T) {
-	const size = MaxFile / 4
+	const size = settings.MaxFile / 4
 	for name, unit := range map[string]string{
 		"lists": "[", "mappings": "{", "mappings of mappings": "{a: ", "entries": "- ", "keys": "? ", "unknown keys": "a: 1\n",
 		"anchors": "- &a [*a]\n", "comments": "#\n", "quotes": `"`, "tags": "!", "documents": "---\n", "colons": ":", "aliases": "*a ",

@@ -1,4 +1,4 @@
-package config
+package settings
 
 import (
 	"bytes"
@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
 // yaml sets keys from the text of the file name.
-func (l *loader) yaml(name string, data []byte) {
+func (l *loader[T]) yaml(name string, data []byte) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := dec.Decode(&doc); err != nil {
@@ -37,7 +38,7 @@ func at(name string, line int) string { return fmt.Sprintf("%s:%d", name, max(1,
 var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
 
 // syntax reports that the file is no YAML.
-func (l *loader) syntax(name string, err error) {
+func (l *loader[T]) syntax(name string, err error) {
 	message := err.Error()
 	if m := yamlLine.FindStringSubmatch(message); m != nil {
 		name, message = name+":"+m[1], message[len(m[0]):]
@@ -51,15 +52,20 @@ const maxProblems = 100
 
 // section sets the keys of a section; "" is the whole file. It goes only where
 // the table of keys does, so depth and size of what it visits are bounded.
-func (l *loader) section(name, path string, node *yaml.Node) {
+func (l *loader[T]) section(name, path string, node *yaml.Node) {
 	if isNull(node) { // all that was in it is commented out
 		return
 	}
 	if node.Kind != yaml.MappingNode {
 		l.report(at(name, node.Line), path, "expected a mapping with the keys %s, found %s",
-			strings.Join(children(path), ", "), describe(node))
+			strings.Join(l.schema.children(path), ", "), describe(node))
 		return
 	}
+	l.pairs(name, path, node, func(k, v *yaml.Node) { l.entry(name, path, k, v) })
+}
+
+// pairs visits what is in a mapping, each key once.
+func (l *loader[T]) pairs(name, path string, node *yaml.Node, visit func(k, v *yaml.Node)) {
 	lines := map[string]int{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		k, v := node.Content[i], node.Content[i+1]
@@ -76,34 +82,102 @@ func (l *loader) section(name, path string, node *yaml.Node) {
 			continue
 		}
 		lines[k.Value] = k.Line
-		l.entry(name, path, k, v)
+		visit(k, v)
 	}
 }
 
 // entry sets what is under one key of a section.
-func (l *loader) entry(name, section string, k, v *yaml.Node) {
+func (l *loader[T]) entry(name, section string, k, v *yaml.Node) {
 	path := join(section, k.Value)
 	nested := !strings.Contains(k.Value, ".")
-	if known, ok := lookup(path); ok && nested {
+	if known, ok := l.schema.Lookup(path); ok && nested {
+		if known.Named != nil {
+			l.named(name, known, v)
+			return
+		}
 		l.scalar(name, known, v)
 		return
 	}
-	if nested && isSection(path) {
+	if nested && l.schema.isSection(path) {
 		l.section(name, path, v)
 		return
 	}
-	l.report(at(name, k.Line), show(path), "unknown key%s", hint(section, path))
+	l.report(at(name, k.Line), show(path), "unknown key%s", l.schema.hint(section, path))
 }
 
 // scalar sets a key. Types are checked here and not left to the parser, for
 // which 10 and "10" are one.
-func (l *loader) scalar(name string, k key, node *yaml.Node) {
+func (l *loader[T]) scalar(name string, k Key[T], node *yaml.Node) {
 	source := at(name, node.Line)
-	if v := k.value(&l.config); node.Kind != yaml.ScalarNode || node.ShortTag() != v.tag {
-		l.report(source, k.path, "%s", v.expected(describe(node)))
+	if v := k.Value(&l.config); node.Kind != yaml.ScalarNode || node.ShortTag() != v.tag {
+		l.report(source, k.Path, "%s", v.expected(describe(node)))
 		return
 	}
-	l.set(k, node.Value, source, Problem{Source: source, Key: k.path})
+	l.set(k, node.Value, source, Problem{Source: source, Key: k.Path})
+}
+
+// named sets a part of the configuration whose names are the user's own.
+func (l *loader[T]) named(name string, key Key[T], node *yaml.Node) {
+	if isNull(node) {
+		return
+	}
+	named := key.Named(&l.config)
+	if node.Kind != yaml.MappingNode {
+		l.report(at(name, node.Line), key.Path, "expected a mapping of %s, found %s", named.Want, describe(node))
+		return
+	}
+	l.sources[key.Path] = at(name, node.Line)
+	l.pairs(name, key.Path, node, func(k, v *yaml.Node) {
+		path := join(key.Path, k.Value)
+		fields := named.Entry(k.Value)
+		switch {
+		case fields == nil || k.ShortTag() == "!!null":
+			l.report(at(name, k.Line), show(path), "expected %s, found %s", named.Want, describe(k))
+		case fields[0].Name == "":
+			l.field(name, path, fields[0].Value, v)
+		case isNull(v):
+		case v.Kind != yaml.MappingNode:
+			l.report(at(name, v.Line), show(path), "expected a mapping with the keys %s, found %s", fieldNames(fields), describe(v))
+		default:
+			l.pairs(name, path, v, func(k, v *yaml.Node) {
+				i := slices.IndexFunc(fields, func(f Field) bool { return f.Name == k.Value })
+				if i < 0 {
+					l.report(at(name, k.Line), show(join(path, k.Value)), "unknown key (expected one of %s)", fieldNames(fields))
+					return
+				}
+				l.field(name, join(path, k.Value), fields[i].Value, v)
+			})
+		}
+	})
+}
+
+func fieldNames(fields []Field) string {
+	var names []string
+	for _, f := range fields {
+		names = append(names, f.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// field sets a field of a named entry.
+func (l *loader[T]) field(name, path string, v *Value, node *yaml.Node) {
+	list := v.tag == seqTag
+	items := []*yaml.Node{node}
+	if list && node.Kind == yaml.SequenceNode {
+		items = node.Content
+	}
+	for _, item := range items {
+		tag := v.tag
+		if list {
+			tag = strTag
+		}
+		switch {
+		case list && node.Kind != yaml.SequenceNode, item.Kind != yaml.ScalarNode, item.ShortTag() != tag:
+			l.report(at(name, item.Line), show(path), "%s", v.expected(describe(item)))
+		case !v.set(item.Value):
+			l.report(at(name, item.Line), show(path), "%s", v.expected(Quote(item.Value)))
+		}
+	}
 }
 
 func join(section, name string) string {
@@ -130,7 +204,7 @@ func describe(node *yaml.Node) string {
 	case "!!null":
 		return "nothing"
 	case strTag:
-		return "the text " + quote(node.Value)
+		return "the text " + Quote(node.Value)
 	case boolTag:
 		return "the truth value " + show(node.Value)
 	case "!!int", "!!float":

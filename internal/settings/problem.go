@@ -1,4 +1,4 @@
-package config
+package settings
 
 import (
 	"fmt"
@@ -28,8 +28,8 @@ func (p *Problem) Error() string {
 // maxShown is how much is shown of what was found, in bytes.
 const maxShown = 80
 
-// quote shows text that was found.
-func quote(s string) string {
+// Quote shows text that was found.
+func Quote(s string) string {
 	if len(s) > maxShown {
 		return strconv.Quote(s[:maxShown]) + "..."
 	}
@@ -43,25 +43,25 @@ func show(name string) string {
 	if len(name) <= maxShown && plain.MatchString(name) {
 		return name
 	}
-	return quote(name)
+	return Quote(name)
 }
 
 // hint says what may be meant with the unknown key path in a section.
-func hint(section, path string) string {
-	if k, ok := lookup(path); ok { // as one word, http.addr: "..."
-		return fmt.Sprintf(" (write %s below %s)", k.name(), k.section())
+func (s *Schema[T]) hint(section, path string) string {
+	if k, ok := s.Lookup(path); ok && k.Section() != "" { // as one word, http.addr: "..."
+		return fmt.Sprintf(" (write %s below %s)", k.Name(), k.Section())
 	}
 	var paths []string
-	for _, k := range keys {
-		if k.name() == path {
-			return didYouMean(k.path)
+	for _, k := range s.Keys {
+		if k.Name() == path {
+			return didYouMean(k.Path)
 		}
-		paths = append(paths, k.section(), k.path)
+		paths = append(paths, k.Section(), k.Path)
 	}
 	if near := suggest(path, paths); near != "" {
 		return didYouMean(near)
 	}
-	return expectedOneOf(children(section))
+	return expectedOneOf(s.children(section))
 }
 
 func didYouMean(name string) string { return " (did you mean " + name + "?)" }
@@ -81,6 +81,9 @@ func suggest(name string, candidates []string) string {
 		return ""
 	}
 	for _, c := range candidates {
+		if c == "" { // the section of a key that stands by itself
+			continue
+		}
 		if n := distance(name, c); n < least {
 			best, least = c, n
 		}

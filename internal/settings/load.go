@@ -1,4 +1,4 @@
-package config
+package settings
 
 import (
 	"errors"
@@ -26,8 +26,8 @@ type Setting struct {
 // path is empty), the environment as os.Environ returns it, and settings. What
 // comes later in this list beats what comes before. The error joins everything
 // that is wrong, each a *Problem or the failure to read the file.
-func Load(path string, environ []string, settings ...Setting) (Config, error) {
-	l := newLoader()
+func (s *Schema[T]) Load(path string, environ []string, settings ...Setting) (T, error) {
+	l := s.newLoader()
 	if path != "" {
 		l.file(path)
 	}
@@ -36,68 +36,78 @@ func Load(path string, environ []string, settings ...Setting) (Config, error) {
 	return l.done()
 }
 
+// Parse returns the configuration made of the defaults and the text of a file of
+// that name.
+func (s *Schema[T]) Parse(name string, text []byte) (T, error) {
+	l := s.newLoader()
+	l.yaml(name, text)
+	return l.done()
+}
+
 // loader collects values and what is wrong with them.
-type loader struct {
-	config   Config
+type loader[T any] struct {
+	schema   *Schema[T]
+	config   T
 	sources  map[string]string // by key, unless it has its default
 	problems []error
 }
 
-func newLoader() *loader {
-	return &loader{config: Default(), sources: map[string]string{}}
+func (s *Schema[T]) newLoader() *loader[T] {
+	return &loader[T]{schema: s, config: s.Default(), sources: map[string]string{}}
 }
 
 // done returns the configuration if nothing is wrong with it.
-func (l *loader) done() (Config, error) {
+func (l *loader[T]) done() (T, error) {
 	if len(l.problems) == 0 {
-		for _, c := range conflicts(l.config) {
+		for _, c := range l.schema.conflicts(l.config) {
 			l.conflict(c)
 		}
 	}
 	if len(l.problems) > 0 {
-		return Config{}, errors.Join(l.problems...)
+		var none T
+		return none, errors.Join(l.problems...)
 	}
 	return l.config, nil
 }
 
 // conflict blames the first key that somebody has set.
-func (l *loader) conflict(c conflict) {
-	for _, k := range c.keys {
+func (l *loader[T]) conflict(c Conflict) {
+	for _, k := range c.Keys {
 		if source, ok := l.sources[k]; ok {
-			l.report(source, k, "%s", c.message)
+			l.report(source, k, "%s", c.Message)
 			return
 		}
 	}
-	l.report("", c.keys[0], "%s", c.message)
+	l.report("", c.Keys[0], "%s", c.Message)
 }
 
-func (l *loader) report(source, key, format string, args ...any) {
+func (l *loader[T]) report(source, key, format string, args ...any) {
 	l.problems = append(l.problems, &Problem{source, key, fmt.Sprintf(format, args...)})
 }
 
 // set sets a key to what source says.
-func (l *loader) set(k key, text, source string, problem Problem) {
-	v := k.value(&l.config)
+func (l *loader[T]) set(k Key[T], text, source string, problem Problem) {
+	v := k.Value(&l.config)
 	if !v.set(text) {
-		problem.Message = v.expected(quote(text))
+		problem.Message = v.expected(Quote(text))
 		l.problems = append(l.problems, &problem)
 		return
 	}
-	l.sources[k.path] = source
+	l.sources[k.Path] = source
 }
 
-func (l *loader) settings(settings []Setting) {
+func (l *loader[T]) settings(settings []Setting) {
 	for _, s := range settings {
-		k, ok := lookup(s.Key)
-		if !ok {
-			l.report(s.Source, show(s.Key), "unknown key%s", hint("", s.Key))
+		k, ok := l.schema.Lookup(s.Key)
+		if !ok || k.Value == nil {
+			l.report(s.Source, show(s.Key), "unknown key%s", l.schema.hint("", s.Key))
 			continue
 		}
 		l.set(k, s.Value, s.Source, Problem{Source: s.Source})
 	}
 }
 
-func (l *loader) file(path string) {
+func (l *loader[T]) file(path string) {
 	data, err := read(path)
 	if err != nil {
 		l.problems = append(l.problems, err)
@@ -124,7 +134,7 @@ func read(path string) ([]byte, error) {
 
 // environ sets keys from the environment. Variables that belong to no section,
 // such as the BERTH_REGISTRY of the client commands, are not its business.
-func (l *loader) environ(environ []string) {
+func (l *loader[T]) environ(environ []string) {
 	values := map[string]string{}
 	for _, entry := range environ {
 		name, text, ok := strings.Cut(entry, "=")
@@ -132,28 +142,35 @@ func (l *loader) environ(environ []string) {
 			values[name] = text
 		}
 	}
-	for _, k := range keys {
-		name := k.variable()
+	for _, k := range l.schema.Keys {
+		name := l.schema.Variable(k)
 		if text, ok := values[name]; ok {
 			source := "environment " + name
-			l.set(k, text, source, Problem{Source: source})
 			delete(values, name)
+			if k.Value == nil {
+				l.report(source, "", "expected %s in a file, which alone can set it", k.Path)
+				continue
+			}
+			l.set(k, text, source, Problem{Source: source})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if near := neighbors(name); len(near) > 0 && !kubernetes.MatchString(name) {
+		if near := l.neighbors(name); len(near) > 0 && !kubernetes.MatchString(name) {
 			l.report("environment "+show(name), "", "unknown key%s", variableHint(name, near))
 		}
 	}
 }
 
 // neighbors lists the variables of the section that the variable name is named
-// after, if it is.
-func neighbors(name string) []string {
+// after, if it is. Those of keys that stand by themselves have no section in
+// their names that would tell a slip from a variable of somebody else, so only
+// one that is a letter off is near.
+func (l *loader[T]) neighbors(name string) []string {
 	var near []string
-	for _, k := range keys {
-		if strings.HasPrefix(name, variablePrefix(k.section())) {
-			near = append(near, k.variable())
+	for _, k := range l.schema.Keys {
+		v := l.schema.Variable(k)
+		if k.Section() == "" && distance(name, v) == 1 || k.Section() != "" && strings.HasPrefix(name, l.schema.variablePrefix(k.Section())) {
+			near = append(near, v)
 		}
 	}
 	return near

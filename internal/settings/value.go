@@ -1,0 +1,283 @@
+package settings
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Value is a field of a configuration seen as text.
+type Value struct {
+	tag  string            // of the YAML node
+	want string            // what is possible, for people
+	text func() string     // the field as text
+	set  func(string) bool // sets the field (adds to a list), or says that the text is impossible
+}
+
+// The YAML types of values.
+const (
+	strTag  = "!!str"
+	boolTag = "!!bool"
+	intTag  = "!!int"
+	seqTag  = "!!seq"
+)
+
+// expected is a message about something else than the value wants.
+func (v *Value) expected(found string) string { return "expected " + v.want + ", found " + found }
+
+// Text returns a value whose YAML type is a string. want is what is possible, for
+// people.
+func Text[T any](p *T, want string, format func(T) string, parse func(string) (T, bool)) *Value {
+	return &Value{
+		tag:  strTag,
+		want: want,
+		text: func() string { return format(*p) },
+		set: func(s string) bool {
+			t, ok := parse(s)
+			if ok {
+				*p = t
+			}
+			return ok
+		},
+	}
+}
+
+func same(s string) string { return s }
+
+const wantAddress = "host:port such as localhost:5000"
+
+// Address is where to listen or to connect to, host:port.
+func Address(p *string) *Value {
+	return Text(p, wantAddress, same, func(s string) (string, bool) { return s, isAddress(s) })
+}
+
+// AddressOrNone is an address, or empty.
+func AddressOrNone(p *string) *Value {
+	return Text(p, wantAddress+`, or ""`, same, func(s string) (string, bool) { return s, s == "" || isAddress(s) })
+}
+
+// hostname matches names that DNS or a hosts file may know. A name whose last
+// label starts with a digit is an IPv4 address with a mistake in it.
+var hostname = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.?$`)
+
+func isAddress(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil || host == "" || len(host) <= 253 && hostname.MatchString(host)
+}
+
+const wantDuration = "a duration such as 30s, 5m or 24h"
+
+// Duration is a time that is longer than none.
+func Duration(p *time.Duration) *Value {
+	return Text(p, wantDuration, formatDuration, func(s string) (time.Duration, bool) {
+		d, err := time.ParseDuration(s)
+		return d, err == nil && d > 0
+	})
+}
+
+// DurationOrZero is a time, or none.
+func DurationOrZero(p *time.Duration) *Value {
+	return Text(p, wantDuration+", or 0s", formatDuration, func(s string) (time.Duration, bool) {
+		d, err := time.ParseDuration(s)
+		return d, err == nil && d >= 0
+	})
+}
+
+// formatDuration writes 24h rather than 24h0m0s.
+func formatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// Option is one of several values that a key can have.
+type Option[T any] struct {
+	Name  string
+	Value T
+}
+
+// Level is what a log tells, and all that is worse.
+func Level(p *slog.Level) *Value {
+	return Choice(p, []Option[slog.Level]{
+		{"debug", slog.LevelDebug}, {"info", slog.LevelInfo}, {"warn", slog.LevelWarn}, {"error", slog.LevelError},
+	})
+}
+
+// LogFormat says how log records are written.
+type LogFormat string
+
+// The formats of a log.
+const (
+	LogAuto LogFormat = "auto" // text on a terminal, JSON otherwise
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+// Format is how log records are written.
+func Format(p *LogFormat) *Value {
+	return Choice(p, []Option[LogFormat]{{"auto", LogAuto}, {"text", LogText}, {"json", LogJSON}})
+}
+
+// Choice is one of several values, by its name.
+func Choice[T comparable](p *T, options []Option[T]) *Value {
+	var names []string
+	for _, o := range options {
+		names = append(names, o.Name)
+	}
+	format := func(v T) string {
+		for _, o := range options {
+			if o.Value == v {
+				return o.Name
+			}
+		}
+		return fmt.Sprint(v)
+	}
+	return Text(p, "one of "+strings.Join(names, ", "), format, func(s string) (v T, ok bool) {
+		for _, o := range options {
+			if o.Name == s {
+				return o.Value, true
+			}
+		}
+		return v, false
+	})
+}
+
+// Boolean is true or false.
+func Boolean(p *bool) *Value {
+	v := Text(p, "true or false", strconv.FormatBool, func(s string) (bool, bool) {
+		b, err := strconv.ParseBool(s)
+		return b, err == nil
+	})
+	v.tag = boolTag
+	return v
+}
+
+// Directory is the path of a directory. It need not be there.
+func Directory(p *string) *Value { return Path(p, "the path of a directory") }
+
+// Path is the path of something that want names for people. It need not be there.
+func Path(p *string, want string) *Value { return Text(p, want, same, pathOf) }
+
+// PathOrNone is a path, or empty.
+func PathOrNone(p *string, want string) *Value {
+	return Text(p, want+`, or ""`, same, func(s string) (string, bool) {
+		path, ok := pathOf(s)
+		return path, ok || s == ""
+	})
+}
+
+func pathOf(s string) (string, bool) {
+	return s, strings.TrimSpace(s) != "" && !strings.Contains(s, "\x00")
+}
+
+// Match is text that a pattern matches, which want describes.
+func Match(p *string, want string, pattern *regexp.Regexp) *Value {
+	return Text(p, want, same, func(s string) (string, bool) { return s, pattern.MatchString(s) })
+}
+
+// List is a list of texts, each of which valid accepts.
+func List(p *[]string, want string, valid func(string) bool) *Value {
+	return &Value{
+		tag:  seqTag,
+		want: want,
+		text: func() string { return strings.Join(*p, "\x00") },
+		set: func(s string) bool { // adds one
+			ok := valid(s)
+			if ok {
+				*p = append(*p, s)
+			}
+			return ok
+		},
+	}
+}
+
+// Count is a whole number of at least low.
+func Count(p *int, low int) *Value {
+	v := Text(p, fmt.Sprintf("a number from %d", low), strconv.Itoa, func(s string) (int, bool) {
+		n, err := strconv.Atoi(s)
+		return n, err == nil && n >= low
+	})
+	v.tag = intTag
+	return v
+}
+
+// size matches a number and its unit.
+var size = regexp.MustCompile(`^([0-9]+)([kmgt]?)b?$`)
+
+const units = "kmgt"
+
+// Size is a number of bytes above 0, with a unit of 1024 bytes or its powers.
+func Size(p *int64) *Value {
+	format := func(n int64) string {
+		unit := ""
+		for _, u := range units {
+			if n == 0 || n%1024 != 0 {
+				break
+			}
+			n, unit = n/1024, string(u)
+		}
+		return strconv.FormatInt(n, 10) + unit
+	}
+	return Text(p, "a size such as 512k, 10m or 1g", format, func(s string) (int64, bool) {
+		m := size.FindStringSubmatch(strings.ToLower(s))
+		if m == nil {
+			return 0, false
+		}
+		n, err := strconv.ParseInt(m[1], 10, 64)
+		if m[2] != "" {
+			shift := 10 * (1 + strings.Index(units, m[2]))
+			if n > math.MaxInt64>>shift {
+				return 0, false
+			}
+			n <<= shift
+		}
+		return n, err == nil && n > 0
+	})
+}
+
+// Subnet is a range of addresses, or none.
+func Subnet(p *netip.Prefix, want string, valid func(netip.Prefix) bool) *Value {
+	format := func(n netip.Prefix) string {
+		if !n.IsValid() {
+			return ""
+		}
+		return n.String()
+	}
+	return Text(p, want+`, or ""`, format, func(s string) (netip.Prefix, bool) {
+		if s == "" {
+			return netip.Prefix{}, true
+		}
+		n, err := netip.ParsePrefix(s)
+		return n, err == nil && n == n.Masked() && valid(n)
+	})
+}
+
+// Overlap says whether two listeners cannot have these addresses at once.
+func Overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	everywhere := []string{"", "0.0.0.0", "::"}
+	return strings.EqualFold(hostA, hostB) || slices.Contains(everywhere, hostA) || slices.Contains(everywhere, hostB)
+}
