@@ -48,12 +48,9 @@ func (r *reader) catchUp(ctx context.Context) (more bool, err error) {
 		// A file is at its end only if it was read to its end after the monitor
 		// had gone on to another one.
 		next, err := r.successor()
-		if errors.Is(err, fs.ErrNotExist) {
-			next, more = nil, false
-		} else if err != nil {
+		more = err == nil
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
-		} else {
-			more = true
 		}
 		if r.f != nil {
 			r.end = maxOffset
@@ -91,6 +88,7 @@ type location struct {
 }
 
 // successor finds the file after the one that is read; nil if there is none yet.
+// It returns fs.ErrNotExist if the log was removed with its directory.
 func (r *reader) successor() (*location, error) {
 	s, err := scan(r.dir)
 	if err != nil {

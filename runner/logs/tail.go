@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -42,8 +43,8 @@ func (r *reader) seekTail(ctx context.Context, n int) error {
 	for s := range t.begin {
 		t.begin[s] = place{len(r.files), 0} // nothing of it yet
 	}
-	for i := len(r.files) - 1; i >= 0; i-- {
-		more, err := t.file(ctx, i, r.files[i].f, r.files[i].size())
+	for i, f := range slices.Backward(r.files) {
+		more, err := t.file(ctx, i, f.f, f.size())
 		if err != nil {
 			return err
 		}

@@ -85,7 +85,7 @@ type dirTime struct {
 const maxDirTimes = 1 << 16
 
 func newExtractor(root *os.File, dir string, opts runner.ArchiveOptions, owner *Owner) (*extractor, error) {
-	x := &extractor{root: root, dir: filepath.Join("/", dir), opts: opts, owner: owner, buf: make([]byte, copySize)}
+	x := &extractor{root: root, dir: filepath.Clean("/" + dir), opts: opts, owner: owner, buf: make([]byte, copySize)}
 	f, err := openIn(root, x.dir, unix.O_PATH|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, runner.Errorf(runner.ErrInvalid, "extraction point is not a directory")
@@ -160,8 +160,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 }
 
 func entryError(name string, err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err // the path is a descriptor's
 	}
 	if errors.Is(err, fs.ErrNotExist) {

@@ -89,7 +89,7 @@ func Open(root *os.File, path string) (*os.File, error) {
 // absolute makes path begin at the root and takes its dots away, but for a slash
 // or a dot at the end, which say that a directory is meant.
 func absolute(path string) string {
-	clean := filepath.Join("/", path)
+	clean := filepath.Clean("/" + path)
 	switch {
 	case clean == "/":
 		return clean
