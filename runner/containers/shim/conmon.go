@@ -37,12 +37,12 @@ func (s *Shim) stateDir(r runtimeProgram) string { return filepath.Join(s.dir, "
 
 // environment is that of conmon and the runtime: nothing of this process's
 // (notification sockets, locales) may reach them.
-func (s *Shim) environment(more ...string) []string {
+func (s *Shim) environment(tmp string, more ...string) []string {
 	path := os.Getenv("PATH")
 	if path == "" {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	return append([]string{"PATH=" + path, "TMPDIR=" + filepath.Join(s.dir, "tmp")}, more...)
+	return append([]string{"PATH=" + path, "TMPDIR=" + tmp}, more...)
 }
 
 // pipes are what conmon is started with beside its standard streams. For each
@@ -108,16 +108,25 @@ func (p *pipes) closeBut(keep ...*os.File) {
 	}
 }
 
-// spawn starts a monitor in the bundle's directory dir, on a thread that prepare
-// puts into the right namespaces.
-func (s *Shim) spawn(argv []string, dir string, p *pipes, prepare func() error) (*process, error) {
+// consoles is where the monitors of a container make sockets for terminals. It is
+// as short as can be, to fit into an address.
+func (s *Shim) consoles(id string) string {
+	return filepath.Join(s.dir, "tmp", id[:min(len(id), 12)])
+}
+
+// spawn starts a monitor of container id in the bundle's directory dir, on a
+// thread that prepare puts into the right namespaces.
+func (s *Shim) spawn(id string, argv []string, dir string, p *pipes, prepare func() error) (*process, error) {
+	if err := os.MkdirAll(s.consoles(id), 0o700); err != nil {
+		return nil, err
+	}
 	// What conmon says before it has opened its pipes.
 	stderr, err := os.OpenFile(filepath.Join(dir, "conmon.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer stderr.Close()
-	cmd := command{argv: argv, env: s.environment(p.env...), dir: dir}
+	cmd := command{argv: argv, env: s.environment(s.consoles(id), p.env...), dir: dir}
 	cmd.files = []uintptr{s.null.Fd(), s.null.Fd(), stderr.Fd()}
 	for _, f := range p.theirs {
 		fd, err := rawFD(f)

@@ -113,7 +113,7 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		return Process{}, err
 	}
 	defer sync.Close()
-	monitor, err := s.spawn(s.createArgs(b, req), b.dir, &p, func() error {
+	monitor, err := s.spawn(b.id, s.createArgs(b, req), b.dir, &p, func() error {
 		if err := privateMounts(); err != nil {
 			return err
 		}

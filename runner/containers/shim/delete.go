@@ -96,7 +96,8 @@ func (s *Shim) clear(ctx context.Context, b *bundle) error {
 			return err
 		}
 	}
-	for _, path := range []string{s.exitFile(b.id), b.dir + goneSuffix} {
+	temporary, _ := filepath.Glob(s.exitFile(b.id) + ".*") // of a monitor that was killed while it wrote
+	for _, path := range append(temporary, s.exitFile(b.id), s.consoles(b.id), b.dir+goneSuffix) {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}

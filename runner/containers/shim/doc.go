@@ -21,7 +21,7 @@
 // Files under RunDir:
 //
 //	rootfs                 a private tmpfs mount; each monitor mounts its container's tree on it
-//	tmp                    console sockets, for a moment
+//	tmp/ID                 console sockets, for a moment; the beginning of the ID
 //	oci/RUNTIME            the runtime's own state
 //	exits/ID               exit code, written by conmon; its time is that of the exit
 //	containers/ID          the bundle: config.json, shim.json (record), pid, monitor, attach, ctl

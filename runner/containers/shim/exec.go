@@ -128,7 +128,7 @@ func (e *Exec) prepare(ctx context.Context, req ExecRequest) error {
 	}
 	go s.cgroups.warm()
 	monitor, _ := run.b.processes()
-	own, err := s.spawn(args, run.dir, &p, func() error {
+	own, err := s.spawn(run.b.id, args, run.dir, &p, func() error {
 		return joinMounts(monitor.pid)
 	})
 	run.b.mu.Lock()

@@ -118,21 +118,24 @@ func (s *Shim) recount() {
 	}
 }
 
-// removeLitter removes files that somebody who was killed has left: exit files
-// without a bundle, temporary files and console sockets.
+// removeLitter removes files without a bundle that somebody who was killed has
+// left.
 func (s *Shim) removeLitter() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for dir, keep := range map[string]func(name string) bool{
-		"exits": func(name string) bool { return s.containers[name] != nil },
-		"tmp":   func(string) bool { return false },
-	} {
+	keep := map[string]bool{}
+	for id := range s.containers {
+		keep[s.exitFile(id)] = true
+		keep[s.consoles(id)] = true
+	}
+	for _, dir := range []string{"exits", "tmp"} {
 		entries, _ := os.ReadDir(filepath.Join(s.dir, dir))
 		for _, e := range entries {
+			path := filepath.Join(s.dir, dir, e.Name())
 			fi, err := e.Info()
-			// What is young may still be in use by a monitor.
-			if err == nil && !keep(e.Name()) && time.Since(fi.ModTime()) > time.Minute {
-				_ = os.Remove(filepath.Join(s.dir, dir, e.Name()))
+			// What is young may be of a monitor that is just writing.
+			if err == nil && !keep[path] && time.Since(fi.ModTime()) > time.Minute {
+				_ = os.RemoveAll(path)
 			}
 		}
 	}

@@ -127,7 +127,7 @@ func (s *Shim) runRuntime(ctx context.Context, r runtimeProgram, args ...string)
 	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root=" + s.stateDir(r)}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	cmd.Env = s.environment()
+	cmd.Env = s.environment(filepath.Join(s.dir, "tmp"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = onThread(func() error {
 		if s.cgroups.hybrid {

@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Runtime string // "crun", "runc" or a path
 	Conmon  string // a path; empty is conmon on PATH
-	RunDir  string // absolute, at most 80 characters; should not outlive a reboot
+	RunDir  string // absolute, at most 70 characters; should not outlive a reboot
 	Log     *slog.Logger
 }
 
@@ -43,7 +43,7 @@ type Shim struct {
 }
 
 // maxRunDir keeps the path of a console socket within what an address holds.
-const maxRunDir = 80
+const maxRunDir = 70
 
 // Open finds the programs, makes the directories and the mount point under
 // RunDir, takes up the containers that are there, and begins to watch for exits.
