@@ -84,24 +84,24 @@ func (w *blobWriter) discard() {
 	_ = os.Remove(w.f.Name())
 }
 
-// commit stores the blob's bytes and gives it its name, which syncBlobs makes
+// commitBlob stores the blob's bytes and gives it its name, which syncBlobs makes
 // durable. The blob must be pinned.
-func (s *Store) commitBlob(w *blobWriter) (digest.Digest, error) {
+func (s *Store) commitBlob(w *blobWriter) error {
 	defer w.discard()
 	d := w.digest()
 	if err := w.f.Sync(); err != nil {
-		return "", err
+		return err
 	}
 	s.blobMu.Lock()
 	defer s.blobMu.Unlock()
 	if err := os.Rename(w.f.Name(), s.blobPath(d)); err != nil {
-		return "", err
+		return err
 	}
 	s.mu.Lock()
 	old := s.blobs[d]
 	s.blobs[d] = blob{size: w.size, sources: old.sources}
 	s.mu.Unlock()
-	return d, nil
+	return nil
 }
 
 func (s *Store) syncBlobs() error { return durable.SyncDir(s.path("blobs", "sha256")) }
@@ -119,8 +119,7 @@ func (s *Store) putBlob(b []byte) error {
 		w.discard()
 		return err
 	}
-	_, err = s.commitBlob(w)
-	return err
+	return s.commitBlob(w)
 }
 
 // readBlob returns a small blob whole, verified.

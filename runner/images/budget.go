@@ -3,6 +3,7 @@ package images
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -24,23 +25,30 @@ const (
 type budget struct {
 	root    string // any path on the disk
 	minFree int64
-	limit   int64 // bytes
-	stream  int64 // bytes of the archive so far
-	files   int64 // bytes of files so far: more than of the archive if it has holes
+	limits  Limits
+	packed  *atomic.Int64 // bytes that the archive has or, while it comes, had so far
+	stream  int64         // bytes of the archive so far
+	files   int64         // bytes of files so far: more than of the archive if it has holes
 	checked int64
 	max     int64 // entries
 	entries int64
 }
 
-// newBudget returns the budget of a layer of so many packed bytes; a negative
-// number is unknown.
+// newBudget returns the budget of an archive of so many packed bytes. If that is
+// not known, it is to be counted as they come.
 func (s *Store) newBudget(packed int64) *budget {
-	l := s.opts.Limits
-	limit := l.Unpacked
-	if packed >= 0 && packed < l.Unpacked/l.Ratio {
-		limit = min(limit, max(l.Floor, packed*l.Ratio))
+	b := &budget{root: s.opts.Root, minFree: s.opts.Limits.MinFree, limits: s.opts.Limits, packed: new(atomic.Int64), max: s.opts.Limits.Entries}
+	b.packed.Store(packed)
+	return b
+}
+
+// limit is how many bytes the archive may unpack to.
+func (b *budget) limit() int64 {
+	l, packed := b.limits, b.packed.Load()
+	if packed >= l.Unpacked/l.Ratio {
+		return l.Unpacked
 	}
-	return &budget{root: s.opts.Root, minFree: l.MinFree, limit: limit, max: l.Entries}
+	return min(l.Unpacked, max(l.Floor, packed*l.Ratio))
 }
 
 func (b *budget) entry() error {
@@ -56,16 +64,16 @@ func (b *budget) entry() error {
 
 func (b *budget) read(n int64) error {
 	b.stream += n
-	if b.stream > b.limit {
-		return budgetError("the layer unpacks to more than %s", units.BytesSize(float64(b.limit)))
+	if b.stream > b.limit() {
+		return budgetError("the layer unpacks to more than %s", units.BytesSize(float64(b.limit())))
 	}
 	return nil
 }
 
 func (b *budget) file(n int64) error {
 	b.files += n
-	if b.files > b.limit {
-		return budgetError("the layer's files are more than %s", units.BytesSize(float64(b.limit)))
+	if b.files > b.limit() {
+		return budgetError("the layer's files are more than %s", units.BytesSize(float64(b.limit())))
 	}
 	if b.files-b.checked >= checkEveryBytes {
 		b.checked = b.files

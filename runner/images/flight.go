@@ -66,6 +66,7 @@ func (s *Store) board(ctx context.Context, in layerInput) (f *flight, mine bool)
 		if u.owners = f.waiting; u.owners == 0 {
 			f.result = nil
 			s.mu.Unlock()
+			u.unpin()
 			s.removeTree(u.dir)
 			s.mu.Lock()
 		}
@@ -115,15 +116,16 @@ func (s *Store) leave(ctx context.Context, f *flight) (*unpacked, error) {
 func (s *Store) release(u *unpacked) {
 	s.mu.Lock()
 	u.owners--
-	gone := u.owners == 0
+	last, taken := u.owners == 0, false
 	for _, l := range s.layers {
-		if l.Dir == u.dir {
-			gone = false
-			break
-		}
+		taken = taken || l.Dir == u.dir
 	}
 	s.mu.Unlock()
-	if gone {
+	if !last {
+		return
+	}
+	u.unpin()
+	if !taken {
 		s.removeTree(u.dir)
 	}
 }

@@ -39,7 +39,8 @@ type unpacked struct {
 	blob    ocispec.Descriptor // digest and size
 	packing packing            // of the blob
 	tree    tree
-	owners  int // guarded by Store.mu: the last to let go removes the tree
+	owners  int    // guarded by Store.mu: the last to let go removes the tree
+	unpin   func() // the blob, then
 }
 
 // meter is how far a layer has come, for those who watch.
@@ -119,11 +120,7 @@ type layerPipe struct {
 }
 
 func (s *Store) layerWriter(in layerInput, p packing, u *unpacked) (*layerPipe, error) {
-	packed := in.blob.Size
-	if in.blob.Digest == "" {
-		packed = -1
-	}
-	w := &layerPipe{in: in, u: u, packing: p, diff: sha256.New(), budget: s.newBudget(packed)}
+	w := &layerPipe{in: in, u: u, packing: p, diff: sha256.New(), budget: s.newBudget(in.blob.Size)}
 	u.packing = p
 	if in.stored {
 		w.got = sha256.New()
@@ -195,6 +192,9 @@ func (w *layerPipe) feed(ctx context.Context, src io.Reader, z io.WriteCloser, m
 			return cerr
 		}
 		w.size += int64(n)
+		if !known {
+			w.budget.packed.Store(w.size)
+		}
 		if known && w.size > w.in.blob.Size {
 			return runner.Errorf(runner.ErrInvalid, "filesystem layer verification failed for digest %s: it has more than %d bytes", w.in.blob.Digest, w.in.blob.Size)
 		}
@@ -286,6 +286,7 @@ func (s *Store) keep(w *layerPipe, m *meter) error {
 	u.diffID, u.blob = got, w.in.blob
 	m.reach(stageDownloaded)
 	if w.in.stored {
+		u.unpin = s.pin(u.blob.Digest.String())
 		return nil
 	}
 	if w.gzip != nil {
@@ -293,14 +294,13 @@ func (s *Store) keep(w *layerPipe, m *meter) error {
 			return err
 		}
 	}
-	size := w.blob.size
-	unpin := s.pin(w.blob.digest().String()) // the caller does not know it yet
-	defer unpin()
-	d, err := s.commitBlob(w.blob)
-	if err != nil {
+	u.blob.Digest, u.blob.Size = w.blob.digest(), w.blob.size
+	unpin := s.pin(u.blob.Digest.String())
+	if err := s.commitBlob(w.blob); err != nil {
+		unpin()
 		return err
 	}
-	u.blob.Digest, u.blob.Size = d, size
+	u.unpin = unpin
 	m.reach(stageExtracting)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -17,6 +18,8 @@ const (
 	dockerIndex      = "application/vnd.docker.distribution.manifest.list.v2+json"
 	dockerConfig     = "application/vnd.docker.container.image.v1+json"
 	dockerLayerGzip  = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	dockerLayerZstd  = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	dockerLayer      = "application/vnd.docker.image.rootfs.diff.tar"
 	dockerSchema1    = "application/vnd.docker.distribution.manifest.v1+json"
 	dockerSchema1Sig = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
@@ -195,7 +198,14 @@ func parsePlatform(s string) (*ocispec.Platform, error) {
 	if s == "" {
 		return nil, nil //nolint:nilnil // none was asked for
 	}
-	p, err := platforms.Parse(s)
+	var p ocispec.Platform
+	var err error
+	if strings.HasPrefix(s, "{") {
+		err = json.Unmarshal([]byte(s), &p)
+		p = platforms.Normalize(p)
+	} else {
+		p, err = platforms.Parse(s)
+	}
 	if err != nil {
 		return nil, runner.Errorf(runner.ErrInvalid, "invalid platform %q: %w", s, err)
 	}

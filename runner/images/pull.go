@@ -318,3 +318,23 @@ func watch(ctx context.Context, p runner.Progress, id string, total int64, m *me
 		}
 	}
 }
+
+// watchLoading tells of a layer's way out of an archive until it is done.
+func watchLoading(p runner.Progress, id string, total int64, m *meter, done <-chan struct{}) {
+	tell := func() {
+		if p != nil {
+			p(jsonstream.Message{ID: id, Status: "Loading layer", Progress: &jsonstream.Progress{Current: m.current.Load(), Total: total}})
+		}
+	}
+	t := time.NewTicker(progressEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			tell()
+		case <-done:
+			tell()
+			return
+		}
+	}
+}

@@ -18,7 +18,7 @@ import (
 
 // diffKey is the key of a layer whose tree is the same whatever is below it, and
 // chainKey that of one whose is not.
-func diffKey(d digest.Digest) string   { return d.String() }
+func diffKey(d digest.Digest) string  { return d.String() }
 func chainKey(d digest.Digest) string { return "chain:" + d.String() }
 
 // layerKey returns the key of the layer that the store has for a place in an
