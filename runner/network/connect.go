@@ -209,8 +209,8 @@ func (m *Manager) takeAddresses(l *link) {
 
 // Disconnect takes from a container what Connect gave it, whether its namespace
 // is still there or not. Its ports are free and its rules gone when it returns;
-// the interface goes in the background, and its addresses are not given to others
-// before. To disconnect a container that is not connected is no error.
+// the interface goes in the background, within a second or so, and its addresses
+// are not given to others before. To disconnect a container that is not connected is no error.
 func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 	m.mu.Lock()
 	a := m.attached[containerID]
@@ -243,8 +243,12 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 // milliseconds during which no other can be made.
 func (m *Manager) unplug(l *link) {
 	const patience = 2 * time.Second
-	_ = m.host.do(cutLink(l.name)) // it may be gone
+	cut := false
 	for wait, begin := 5*time.Millisecond, time.Now(); exists(m.host, l.name); wait *= 2 {
+		if !cut && wait > 20*time.Millisecond {
+			_ = m.host.do(cutLink(l.name)) // it may be gone
+			cut = true
+		}
 		if m.stopped.Err() != nil || time.Since(begin) > patience {
 			if err := m.host.do(deleteLink(l.name)); err != nil && exists(m.host, l.name) {
 				m.log.Warn("an interface is left", "interface", l.name, "error", err)

@@ -1,10 +1,13 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -176,6 +179,26 @@ func cutLink(name string) request {
 func deleteLink(name string) request {
 	return newRequest("delete interface "+name, unix.RTM_DELLINK, 0,
 		nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+}
+
+// listLinks returns the names of the host's interfaces that begin so.
+func listLinks(prefix string) ([]string, error) {
+	for {
+		list, err := netlink.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue // some came or went meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list interfaces: %w", err)
+		}
+		var names []string
+		for _, l := range list {
+			if strings.HasPrefix(l.Attrs().Name, prefix) {
+				names = append(names, l.Attrs().Name)
+			}
+		}
+		return names, nil
+	}
 }
 
 // deleteLinks deletes interfaces together: each alone would have to wait for all

@@ -163,11 +163,9 @@ func openManager(t testing.TB, o Options) *Manager {
 // checkNothingLeft fails if an interface or a table of a closed manager is there.
 func checkNothingLeft(t testing.TB, m *Manager) {
 	t.Helper()
-	links, err := netlink.LinkList()
-	must(t, err)
-	for _, l := range links {
-		if name := l.Attrs().Name; strings.HasPrefix(name, m.linkPrefix()) || name == m.bridge.Interface {
-			t.Errorf("interface %s is left", name)
+	for _, prefix := range []string{m.linkPrefix(), m.bridge.Interface} {
+		if names, err := listLinks(prefix); err != nil || len(names) > 0 {
+			t.Errorf("interfaces %v are left (%v)", names, err)
 		}
 	}
 	if tables := nft(t, "list", "tables"); strings.Contains(tables, m.rules.name) {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/moby/moby/api/types/network"
 )
@@ -79,9 +76,9 @@ func (b *bridge) adopt(l *link, holder string, warn func(string, ...any)) {
 
 // clearLinks deletes the interfaces of this instance that no container has.
 func (m *Manager) clearLinks() error {
-	list, err := netlink.LinkList()
+	list, err := listLinks(m.linkPrefix())
 	if err != nil {
-		return fmt.Errorf("list interfaces: %w", err)
+		return err
 	}
 	keep := map[string]bool{}
 	m.mu.Lock()
@@ -92,8 +89,8 @@ func (m *Manager) clearLinks() error {
 	}
 	m.mu.Unlock()
 	var left []string
-	for _, l := range list {
-		if name := l.Attrs().Name; strings.HasPrefix(name, m.linkPrefix()) && !keep[name] {
+	for _, name := range list {
+		if !keep[name] {
 			left = append(left, name)
 		}
 	}

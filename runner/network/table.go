@@ -86,7 +86,7 @@ func layout(name string) table {
 			},
 		}
 	}
-	return table{
+	l := table{
 		Table:   t,
 		bridges: &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
 		inside: &nftables.Set{
@@ -95,6 +95,19 @@ func layout(name string) table {
 		},
 		v4: family(ipFamily{nfproto: unix.NFPROTO_IPV4, size: 4, src: 12, dst: 16, addr: nftables.TypeIPAddr, suffix: "4"}),
 		v6: family(ipFamily{nfproto: unix.NFPROTO_IPV6, size: 16, src: 8, dst: 24, addr: nftables.TypeIP6Addr, suffix: "6"}),
+	}
+	// The package would number sets across all connections, without a lock.
+	for i, s := range l.sets() {
+		s.ID = uint32(i + 1)
+	}
+	return l
+}
+
+func (t table) sets() []*nftables.Set {
+	return []*nftables.Set{
+		t.bridges, t.inside,
+		t.v4.subnets, t.v4.ports, t.v4.binds,
+		t.v6.subnets, t.v6.ports, t.v6.binds,
 	}
 }
 
