@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,8 +33,9 @@ const (
 // Conn is a connection to the streams of a process, from the moment of Attach on.
 //
 // conmon waits for each of its clients: one that does not read holds up the
-// process, as soon as the socket and the pipe are full, and the report of its
-// exit. So whoever holds a Conn reads it, or closes it.
+// process, as soon as the socket and the pipe are full, as with Docker. So whoever
+// holds a Conn reads it, or closes it. A Conn that has not been read for ten
+// seconds when the container has ended is closed, for the exit to be known.
 //
 // Read and Write may be called concurrently with each other and with Close.
 type Conn struct {
@@ -41,37 +43,40 @@ type Conn struct {
 	buf    []byte
 	rest   []byte // of the last packet
 	stream Stream
+
+	progress atomic.Int64 // when it was last read, in Unix nanoseconds
+	forget   func()
 }
 
 // Attach connects to the streams of a container, or of one of its execs if
 // execID is not empty. Any number of connections get the same output.
 func (s *Shim) Attach(ctx context.Context, id, execID string) (*Conn, error) {
-	dir, err := s.processDir(id, execID)
+	b, dir, err := s.processDir(id, execID)
 	if err != nil {
 		return nil, err
 	}
-	return dial(ctx, dir)
+	return b.dial(ctx, dir)
 }
 
 // processDir is where the sockets of a container or of an exec are.
-func (s *Shim) processDir(id, execID string) (string, error) {
+func (s *Shim) processDir(id, execID string) (*bundle, string, error) {
 	b, err := s.get(id)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	if execID == "" {
-		return b.dir, nil
+		return b, b.dir, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.execs[execID]
 	if e == nil {
-		return "", runner.Errorf(runner.ErrNotFound, "No such exec instance: %s", execID)
+		return nil, "", runner.Errorf(runner.ErrNotFound, "No such exec instance: %s", execID)
 	}
-	return e.dir, nil
+	return b, e.dir, nil
 }
 
-func dial(ctx context.Context, dir string) (*Conn, error) {
+func (b *bundle) dial(ctx context.Context, dir string) (*Conn, error) {
 	// The path of an exec's socket is longer than an address holds.
 	d, err := openDir(dir)
 	if err != nil {
@@ -90,7 +95,17 @@ func dial(ctx context.Context, dir string) (*Conn, error) {
 		}
 		return nil, fmt.Errorf("attach: %w", err)
 	}
-	return &Conn{conn: conn.(*net.UnixConn)}, nil
+	c := &Conn{conn: conn.(*net.UnixConn)}
+	c.progress.Store(time.Now().UnixNano())
+	c.forget = func() {
+		b.mu.Lock()
+		delete(b.conns, c)
+		b.mu.Unlock()
+	}
+	b.mu.Lock()
+	b.conns[c] = true
+	b.mu.Unlock()
+	return c, nil
 }
 
 // Read reads output of one stream. It returns io.EOF when the process has ended
@@ -107,6 +122,7 @@ func (c *Conn) Read(p []byte) (stream Stream, n int, err error) {
 		if err != nil {
 			return 0, 0, err
 		}
+		c.progress.Store(time.Now().UnixNano())
 		c.stream, c.rest = Stream(c.buf[0]), c.buf[1:n]
 	}
 	n = copy(p, c.rest)
@@ -132,12 +148,46 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 func (c *Conn) CloseWrite() error { return c.conn.CloseWrite() }
 
 // Close ends the connection; it closes standard input like CloseWrite.
-func (c *Conn) Close() error { return c.conn.Close() }
+func (c *Conn) Close() error {
+	c.forget()
+	return c.conn.Close()
+}
+
+// stallTime is how long a client may not read, when its container has ended,
+// before its connection is closed.
+const stallTime = 10 * time.Second
+
+// unstick is called when a container's first process has ended, and again until
+// the monitor has told: clients that do not read are in its way.
+func (s *Shim) unstick(b *bundle) {
+	time.AfterFunc(s.stall/2, func() {
+		select {
+		case <-b.ended:
+			return
+		case <-s.watch.stop:
+			return
+		default:
+		}
+		b.mu.Lock()
+		var stuck []*Conn
+		for c := range b.conns {
+			if time.Since(time.Unix(0, c.progress.Load())) > s.stall {
+				stuck = append(stuck, c)
+			}
+		}
+		b.mu.Unlock()
+		for _, c := range stuck {
+			s.log.Warn("client does not read what its container wrote: its connection is closed", "container", b.id)
+			_ = c.Close()
+		}
+		s.unstick(b)
+	})
+}
 
 // Resize sets the size of a terminal, at most 1000 by 1000, which is conmon's
 // bound: more is cut to that.
 func (s *Shim) Resize(_ context.Context, id, execID string, height, width uint16) error {
-	dir, err := s.processDir(id, execID)
+	_, dir, err := s.processDir(id, execID)
 	if err != nil {
 		return err
 	}

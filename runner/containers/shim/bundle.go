@@ -47,12 +47,13 @@ type bundle struct {
 	created bool  // the runtime is done with create
 	exit    *Exit // set once
 	execs   map[string]*execution
+	conns   map[*Conn]bool
 	// ended is closed when exit is set.
 	ended chan struct{}
 }
 
 func newBundle(id, dir string) *bundle {
-	return &bundle{id: id, dir: dir, execs: map[string]*execution{}, ended: make(chan struct{})}
+	return &bundle{id: id, dir: dir, execs: map[string]*execution{}, conns: map[*Conn]bool{}, ended: make(chan struct{})}
 }
 
 func (b *bundle) path(elem ...string) string {
@@ -116,7 +117,7 @@ func recordFor(r runtimeProgram, req CreateRequest) (record, error) {
 	if req.Spec.Process != nil && len(req.Spec.Process.Args) > 0 {
 		rec.Command = req.Spec.Process.Args[0]
 	}
-	rec.Cgroup = filepath.Join("/", req.Spec.Linux.CgroupsPath)
+	rec.Cgroup = filepath.Clean("/" + req.Spec.Linux.CgroupsPath)
 	if rec.Cgroup == "/" || strings.Contains(rec.Cgroup, ":") {
 		return rec, runner.Errorf(runner.ErrInvalid, "cgroup %q of container %s: want a path below the root", req.Spec.Linux.CgroupsPath, req.ID)
 	}

@@ -185,7 +185,8 @@ func readMessage(ctx context.Context, r *os.File) (message, error) {
 			line[i] = ' '
 		}
 	}
-	return m, json.Unmarshal(line, &m)
+	err = json.Unmarshal(line, &m)
+	return m, err
 }
 
 // silence explains why a monitor ended without a message.

@@ -200,7 +200,7 @@ func inherit(t *testing.T, runtime, dir, base string, said map[string]string) {
 			continue
 		}
 		if said[id] == "started" {
-			checkStarted(t, s, id, st, filepath.Join(base, id, "log"))
+			checkStarted(t, id, st, filepath.Join(base, id, "log"))
 		}
 		if said[id] == "created" && st.State == StateCreated && s.Start(t.Context(), id) != nil {
 			t.Errorf("container %s cannot be started", id)
@@ -228,7 +228,7 @@ func inherit(t *testing.T, runtime, dir, base string, said map[string]string) {
 }
 
 // checkStarted checks a container that the victim had started.
-func checkStarted(t *testing.T, s *Shim, id string, st Status, log string) {
+func checkStarted(t *testing.T, id string, st Status, log string) {
 	t.Helper()
 	switch st.State {
 	case StateRunning:
@@ -270,7 +270,7 @@ func leftovers(t *testing.T, dir, cgroup string) {
 			left = append(left, "cgroup "+g)
 		}
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(dir, path)
 		if err == nil && (strings.Count(rel, "/") >= 1 && !strings.HasPrefix(rel, "oci/") || strings.Count(rel, "/") >= 2) {
 			left = append(left, "file "+rel)

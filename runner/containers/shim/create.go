@@ -159,7 +159,17 @@ func (s *Shim) created(b *bundle) error {
 	if b.exit != nil {
 		s.watch.tell(*b.exit, nil)
 	}
-	return s.watch.addMonitor(b.monitor, func() { s.monitorEnded(b) })
+	return s.watchProcesses(b)
+}
+
+// watchProcesses waits for the end of a container's monitor and first process.
+func (s *Shim) watchProcesses(b *bundle) error {
+	if b.init != nil {
+		if err := s.watch.addProcess(b.init, func() { s.unstick(b) }); err != nil {
+			return err
+		}
+	}
+	return s.watch.addProcess(b.monitor, func() { s.monitorEnded(b) })
 }
 
 // createArgs returns the command line of a container's monitor.

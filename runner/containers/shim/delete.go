@@ -24,7 +24,7 @@ const monitorWait = 5 * time.Second
 func (s *Shim) Delete(ctx context.Context, id string) error {
 	b, err := s.lock(id)
 	if err != nil {
-		return nil //nolint:nilerr // it is not there
+		return nil
 	}
 	defer b.op.Unlock()
 	return s.destroy(ctx, b)

@@ -146,7 +146,7 @@ func (e *Exec) prepare(ctx context.Context, req ExecRequest) error {
 		return silence(run.dir, err)
 	}
 	if req.Attach {
-		e.conn, err = dial(ctx, run.dir)
+		e.conn, err = run.b.dial(ctx, run.dir)
 	}
 	return err
 }
@@ -183,7 +183,7 @@ func (e *Exec) Start(ctx context.Context) (pid int, err error) {
 		return 0, err
 	}
 	e.closePipes()
-	if err := e.shim.watch.addMonitor(run.monitor, func() { e.shim.execMonitorEnded(run) }); err != nil {
+	if err := e.shim.watch.addProcess(run.monitor, func() { e.shim.execMonitorEnded(run) }); err != nil {
 		e.Abort()
 		return 0, err
 	}
@@ -285,7 +285,7 @@ func (s *Shim) forgetExec(run *execution) {
 	monitor.wait(context.Background(), monitorWait)
 	monitor.release()
 	if err := os.RemoveAll(run.dir); err != nil {
-		s.log.Error("files of an exec are left", "container", run.b.id, "exec", run.id, "err", err) //nolint:sloglint // events of the kernel have no context
+		s.log.Error("files of an exec are left", "container", run.b.id, "exec", run.id, "err", err)
 	}
 }
 
@@ -333,10 +333,14 @@ func (s *Shim) adoptExecs(b *bundle) error {
 }
 
 func (s *Shim) adoptExec(run *execution) error {
-	if _, err := os.Stat(filepath.Join(run.dir, startedFile)); err != nil {
+	_, err := os.Stat(filepath.Join(run.dir, startedFile))
+	if errors.Is(err, fs.ErrNotExist) {
 		_ = run.monitor.signal(unix.SIGKILL)
 		s.forgetExec(run)
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if err := s.watchExec(run); err != nil {
 		return err
@@ -349,7 +353,7 @@ func (s *Shim) adoptExec(run *execution) error {
 	case s.noteExecExit(run):
 		return nil
 	case run.monitor != nil:
-		return s.watch.addMonitor(run.monitor, func() { s.execMonitorEnded(run) })
+		return s.watch.addProcess(run.monitor, func() { s.execMonitorEnded(run) })
 	default:
 		s.setExecExit(run, Exit{Code: killedCode, At: time.Now()})
 		return nil

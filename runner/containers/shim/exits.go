@@ -27,7 +27,7 @@ func (s *Shim) noteExit(b *bundle) (ended bool) {
 	}
 	exit, err := readExit(s.exitFile(b.id))
 	if err != nil {
-		s.log.Error("exit file cannot be read", "container", b.id, "err", err) //nolint:sloglint // events of the kernel have no context
+		s.log.Error("exit file cannot be read", "container", b.id, "err", err)
 		exit = &Exit{Code: killedCode, At: time.Now()}
 	}
 	if exit == nil {
@@ -57,7 +57,7 @@ func (s *Shim) setExit(b *bundle, exit Exit) {
 	}
 	go func() {
 		if err := s.cgroups.killAll(context.Background(), b.record.Cgroup); err != nil {
-			s.log.Error("processes outlive their container", "container", b.id, "err", err) //nolint:sloglint // as above
+			s.log.Error("processes outlive their container", "container", b.id, "err", err)
 		}
 		s.watch.tell(exit, nil)
 	}()
@@ -90,14 +90,14 @@ func (s *Shim) orphaned(b *bundle) {
 	if s.noteExit(b) {
 		return
 	}
-	s.log.Warn("monitor was killed: its container is killed too", "container", b.id) //nolint:sloglint // as above
+	s.log.Warn("monitor was killed: its container is killed too", "container", b.id)
 	_, init := b.processes()
 	_ = init.signal(9)
 	if err := s.cgroups.killAll(context.Background(), b.record.Cgroup); err != nil {
-		s.log.Error("processes outlive their monitor", "container", b.id, "err", err) //nolint:sloglint // as above
+		s.log.Error("processes outlive their monitor", "container", b.id, "err", err)
 	}
 	if err := writeKilled(s.exitFile(b.id)); err != nil {
-		s.log.Error("exit cannot be written", "container", b.id, "err", err) //nolint:sloglint // as above
+		s.log.Error("exit cannot be written", "container", b.id, "err", err)
 	}
 	s.noteExit(b)
 }

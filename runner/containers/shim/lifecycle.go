@@ -36,7 +36,13 @@ func (s *Shim) Start(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	if said, err := s.runRuntime(context.WithoutCancel(ctx), b.record.Runtime, "start", id); err != nil {
+	_, init := b.processes()
+	waited := s.waits(b, init)
+	said, err := s.runRuntime(context.WithoutCancel(ctx), b.record.Runtime, "start", id)
+	if err != nil && waited && !s.waits(b, init) {
+		return nil // a runtime that an earlier process had run was quicker
+	}
+	if err != nil {
 		return startError(b.record, said)
 	}
 	return nil

@@ -173,7 +173,7 @@ func (s *Shim) prepareMounts() error {
 	if err := os.MkdirAll(s.rootfs(), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(s.runtimeFile(s.runtime), nil, 0o700)
+	return os.WriteFile(s.runtimeFile(s.runtime), nil, 0o600)
 }
 
 // mountPrivate makes dir a mount point whose submounts propagate nowhere, unless

@@ -65,7 +65,7 @@ func (s *Shim) adopt(b *bundle) error {
 	switch {
 	case s.noteExit(b):
 	case b.monitor != nil:
-		return s.watch.addMonitor(b.monitor, func() { s.monitorEnded(b) })
+		return s.watchProcesses(b)
 	case readPID(b.path("pid")) != 0:
 		go s.orphaned(b)
 	}

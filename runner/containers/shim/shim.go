@@ -36,6 +36,7 @@ type Shim struct {
 	cgroups cgroups
 	null    *os.File
 	watch   *watcher
+	stall   time.Duration // see unstick
 
 	mu         sync.Mutex
 	containers map[string]*bundle
@@ -53,7 +54,7 @@ func Open(ctx context.Context, o Options) (*Shim, error) {
 	if !filepath.IsAbs(o.RunDir) || len(o.RunDir) > maxRunDir {
 		return nil, fmt.Errorf("run directory %q: want an absolute path of at most %d characters", o.RunDir, maxRunDir)
 	}
-	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, containers: map[string]*bundle{}, dying: map[string]*bundle{}}
+	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, stall: stallTime, containers: map[string]*bundle{}, dying: map[string]*bundle{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

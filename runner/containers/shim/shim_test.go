@@ -25,7 +25,6 @@ type host struct {
 	dir    string // state of the shim
 	layers string
 	cgroup string
-	exits  chan Exit
 }
 
 // newHost makes a host with the given runtime, and a busybox layer.
@@ -62,7 +61,7 @@ func (h *host) open(runtime string) {
 // shortTemp returns a directory whose path leaves room for a socket's name.
 func shortTemp(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "shim")
+	dir, err := os.MkdirTemp("", "shim") //nolint:usetesting // a shorter path
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +125,11 @@ func minimalSpec(args ...string) *specs.Spec {
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 		},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
-			{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
-			{Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
+			{Type: specs.PIDNamespace},
+			{Type: specs.MountNamespace},
+			{Type: specs.IPCNamespace},
+			{Type: specs.UTSNamespace},
+			{Type: specs.NetworkNamespace},
 		}},
 	}
 }

@@ -135,7 +135,7 @@ func TestStdin(t *testing.T) {
 
 func TestTerminal(t *testing.T) {
 	runtimes(t, func(t *testing.T, h *host) {
-		req := h.request("sh", "-c", "read x; stty size; exit 4")
+		req := h.request("sh", "-c", `until [ "$(stty size)" = "33 1000" ]; do sleep 0.01; done; read x; echo answer $x; exit 4`)
 		req.Spec.Process.Terminal = true
 		req.Spec.Process.ConsoleSize = &specs.Box{Height: 10, Width: 20}
 		req.Stdin = true
@@ -145,11 +145,10 @@ func TestTerminal(t *testing.T) {
 		if err := h.Resize(t.Context(), req.ID, "", 33, 2000); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(100 * time.Millisecond) // the size has no answer
 		if _, err := c.Write([]byte("go\n")); err != nil {
 			t.Fatal(err)
 		}
-		if out, errs := readAll(t, c); !strings.Contains(out, "33 1000") || errs != "" {
+		if out, errs := readAll(t, c); !strings.Contains(out, "\r\nanswer go\r\n") || errs != "" {
 			t.Errorf("output: %q, %q", out, errs)
 		}
 		if e := h.exit(); e.Code != 4 {
@@ -250,5 +249,51 @@ func TestLogMax(t *testing.T) {
 	h.exit()
 	if _, err := os.Stat(filepath.Join(h.layers, req.ID, "log")); !errors.Is(err, os.ErrNotExist) {
 		t.Error("a log was kept")
+	}
+}
+
+// TestStalledClient kills a container whose output a client does not read: the exit
+// is told all the same.
+func TestStalledClient(t *testing.T) {
+	h := newHost(t, "crun")
+	h.stall = 200 * time.Millisecond
+	req := h.request("yes")
+	req.LogPath = ""
+	h.create(req)
+	stalled, reading := h.attach(req.ID), h.attach(req.ID)
+	h.start(req.ID)
+	if _, _, err := reading.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Kill(t.Context(), req.ID, 9); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, discarded{reading}) }()
+	if e := h.exit(); e.Code != 137 {
+		t.Errorf("exit: %+v", e)
+	}
+	if _, err := stalled.Write([]byte("x")); err == nil {
+		t.Error("the client that did not read is still connected")
+	}
+}
+
+// TestDetach connects and disconnects while a container writes.
+func TestDetach(t *testing.T) {
+	h := newHost(t, "crun")
+	req := h.request("yes")
+	req.LogPath = ""
+	h.create(req)
+	h.start(req.ID)
+	for range 200 {
+		c := h.attach(req.ID)
+		if _, _, err := c.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := h.state(req.ID); got != StateRunning {
+		t.Errorf("state: %s", got)
 	}
 }

@@ -89,8 +89,8 @@ func (w *watcher) addDir(path string, f func(name string)) (int32, error) {
 	return int32(wd), nil
 }
 
-// addMonitor calls f once when a process has ended, also if it has already.
-func (w *watcher) addMonitor(p *process, f func()) error {
+// addProcess calls f once when a process has ended, also if it has already.
+func (w *watcher) addProcess(p *process, f func()) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -154,7 +154,7 @@ func (w *watcher) files() {
 	buf := make([]byte, 16<<10)
 	for {
 		w.mu.Lock()
-		n, err := 0, error(os.ErrClosed)
+		n, err := 0, os.ErrClosed
 		if !w.closed {
 			n, err = unix.Read(w.inotify, buf)
 		}
