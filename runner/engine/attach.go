@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/moby/moby/api/types/container"
@@ -225,7 +226,7 @@ func (o *output) copy(conn *shim.Conn) error {
 	}
 }
 
-func (o *output) write(from shim.StdStream, data []byte) error {
+func (o *output) write(from shim.Stream, data []byte) error {
 	o.mu.Lock()
 	w := o.streams.Stdout
 	if from == shim.Stderr {
@@ -268,7 +269,7 @@ func (e *Engine) ContainerLogs(_ context.Context, ref string, opts runner.LogOpt
 	if err != nil {
 		return runner.Stream{}, err
 	}
-	if logOpts.Driver == "none" {
+	if logOpts.Driver == logs.DriverNone {
 		return runner.Stream{}, runner.Errorf(runner.ErrNotImplemented, "configured logging driver does not support reading")
 	}
 	ended := make(chan struct{})
@@ -281,7 +282,13 @@ func (e *Engine) ContainerLogs(_ context.Context, ref string, opts runner.LogOpt
 		TTY:   rec.Config.Tty,
 		Close: func() {},
 		Copy: func(ctx context.Context, s runner.Streams) error {
-			attrs := logOpts.Attributes(rec.Config.Labels, rec.Config.Env)
+			attrs := logOpts.Attributes(logs.Container{
+				ID: rec.ID, Name: rec.Name,
+				ImageID: rec.ImageID, ImageName: rec.Config.Image,
+				Command:    strings.Join(append([]string{rec.Path}, rec.Args...), " "),
+				DaemonName: "berth-runner",
+				Labels:     rec.Config.Labels, Env: rec.Config.Env,
+			})
 			return logs.Copy(ctx, e.store.Logs(c.id), opts, attrs, ended, rec.Config.Tty, s)
 		},
 	}, nil

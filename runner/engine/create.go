@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
@@ -25,8 +26,6 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	if req.Config.Image == "" {
 		return resp, runner.Errorf(runner.ErrInvalid, "no image specified")
 	}
-	e.imagesInUse.RLock()
-	defer e.imagesInUse.RUnlock()
 	img, err := e.images.Get(ctx, req.Config.Image)
 	if err != nil {
 		return resp, err
@@ -34,6 +33,11 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	if err := checkPlatform(req.Config.Image, req.Platform, img); err != nil {
 		return resp, err
 	}
+	release, err := e.images.Hold(img.ID)
+	if err != nil {
+		return resp, err
+	}
+	defer release() // the container is then among the users of the image
 	rec, warnings, err := e.newRecord(req, img)
 	if err != nil {
 		return resp, err
@@ -127,7 +131,7 @@ func hostConfig(asked *container.HostConfig) *container.HostConfig {
 		hc.NetworkMode = network.NetworkBridge
 	}
 	if hc.LogConfig.Type == "" {
-		hc.LogConfig.Type = logs.DefaultDriver
+		hc.LogConfig.Type = logs.DriverJSONFile
 	}
 	if hc.RestartPolicy.Name == "" {
 		hc.RestartPolicy.Name = container.RestartPolicyDisabled
@@ -171,11 +175,12 @@ func checkPlatform(ref, asked string, img images.Image) error {
 	if asked == "" {
 		return nil
 	}
-	ok, err := img.Matches(asked)
+	want, err := platforms.Parse(asked)
 	if err != nil {
 		return runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
-	if !ok {
+	have := platforms.Normalize(img.Config.Platform)
+	if !platforms.Only(want).Match(have) {
 		return runner.Errorf(runner.ErrNotFound,
 			"image with reference %s was found but its platform (%s/%s) does not match the specified platform (%s)",
 			ref, img.Config.OS, img.Config.Architecture, asked)
@@ -186,7 +191,7 @@ func checkPlatform(ref, asked string, img images.Image) error {
 // logOptions makes out how a container's log is kept.
 func (e *Engine) logOptions(cfg container.LogConfig) (logs.Options, error) {
 	return logs.ParseOptions(cfg, logs.Options{
-		Driver:  logs.DefaultDriver,
+		Driver:  logs.DriverJSONFile,
 		MaxSize: e.opts.LogMaxSize,
 		MaxFile: e.opts.LogMaxFile,
 	})

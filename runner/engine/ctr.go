@@ -135,10 +135,15 @@ func (e *Engine) change(c *ctr, next runner.State) error {
 	if err := e.store.SaveState(c.id, next); err != nil {
 		return err
 	}
+	c.set(next)
+	return nil
+}
+
+// set replaces the state in memory.
+func (c *ctr) set(next runner.State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state = next
-	return nil
 }
 
 // transition moves the container on and changes its state by edit, durably.

@@ -69,10 +69,7 @@ type Engine struct {
 	keeper  *logs.Keeper
 	events  *eventLog
 
-	// imagesInUse is held for reading from the moment that create chooses an
-	// image until the container is registered, and for writing by what removes
-	// images: so an image is never removed under a container that is being made.
-	imagesInUse sync.RWMutex
+	filters spec.Filters
 
 	mu         sync.RWMutex
 	containers map[string]*ctr   // by ID

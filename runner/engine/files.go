@@ -251,6 +251,7 @@ func (e *Engine) CommitContainer(ctx context.Context, req runner.CommitRequest) 
 		Comment:     req.Comment,
 		Config:      &cfg,
 		ContainerID: rec.ID,
+		Command:     append([]string{rec.Path}, rec.Args...),
 	})
 	if err != nil {
 		return "", err

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 
 	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/images/remote"
 )
 
 // ListImages implements runner/api's Images.
@@ -33,15 +34,11 @@ func (e *Engine) TagImage(ctx context.Context, ref, repo, tag string) error {
 
 // RemoveImage implements runner/api's Images.
 func (e *Engine) RemoveImage(ctx context.Context, ref string, opts runner.ImageRemoveOptions) ([]image.DeleteResponse, error) {
-	e.imagesInUse.Lock()
-	defer e.imagesInUse.Unlock()
 	return e.images.Remove(ctx, ref, opts, e.users)
 }
 
 // PruneImages implements runner/api's Images.
 func (e *Engine) PruneImages(ctx context.Context, filters runner.Filters) (image.PruneReport, error) {
-	e.imagesInUse.Lock()
-	defer e.imagesInUse.Unlock()
 	return e.images.Prune(ctx, filters, e.users)
 }
 
@@ -111,15 +108,26 @@ func (e *Engine) PushImage(ctx context.Context, req runner.PushRequest, progress
 	}
 	repo := e.remote.Repository(ref, req.Auth)
 	for _, tagged := range refs {
-		content, source, err := e.images.Export(ctx, tagged, req.Platform)
-		if err != nil {
-			return err
-		}
-		if _, err := repo.Push(ctx, tagged.Tag(), content, source, progress); err != nil {
+		if err := e.pushOne(ctx, repo, tagged, req.Platform, progress); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (e *Engine) pushOne(ctx context.Context, repo *remote.Repo, ref reference.NamedTagged, platform string, progress runner.Progress) error {
+	img, err := e.images.Export(ctx, ref, platform)
+	if err != nil {
+		return err
+	}
+	defer img.Release()
+	_, err = repo.Push(ctx, ref.Tag(), remote.PushContent{
+		Manifest:  img.Manifest,
+		Blobs:     img.Blobs,
+		MountFrom: img.MountFrom,
+		DiffIDs:   img.DiffIDs,
+	}, e.images, progress)
+	return err
 }
 
 // SearchImages implements runner/api's ImageTransfers.

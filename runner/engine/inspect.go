@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/logs"
 )
 
 // InspectContainer implements runner/api's Containers.
@@ -61,7 +62,7 @@ func (e *Engine) InspectContainer(ctx context.Context, ref string, size bool) (c
 	if resp.Mounts == nil {
 		resp.Mounts = []container.MountPoint{}
 	}
-	if opts, err := e.logOptions(hc.LogConfig); err == nil && opts.Driver != "none" {
+	if opts, err := e.logOptions(hc.LogConfig); err == nil && opts.Driver != logs.DriverNone {
 		resp.LogPath = e.logPath(rec.ID)
 	}
 	if size {

@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
+	osexec "os/exec"
 	"path/filepath"
 	"strings"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/berth-registry/berth/runner/containers/rootfs"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/logs"
 	"github.com/berth-registry/berth/runner/network"
 )
 
@@ -29,10 +32,11 @@ func (e *Engine) prepareFiles(rec *runner.Container) (spec.Files, error) {
 		ResolvConf: filepath.Join(dir, "resolv.conf"),
 	}
 	hc := rec.HostConfig
-	resolv := network.HostResolvConf()
-	if !hc.NetworkMode.IsHost() {
-		resolv = network.ResolvConf(resolv, hc.DNS, hc.DNSSearch, hc.DNSOptions)
+	resolvConf := network.ResolvConf
+	if hc.NetworkMode.IsHost() {
+		resolvConf = network.ResolvConfOfHost
 	}
+	resolv := resolvConf(network.HostResolvConf(), hc.DNS, hc.DNSSearch, hc.DNSOptions)
 	for path, content := range map[string][]byte{
 		files.Hosts:      nil,
 		files.Hostname:   []byte(rec.Config.Hostname + "\n"),
@@ -55,8 +59,12 @@ func (e *Engine) prepareFiles(rec *runner.Container) (spec.Files, error) {
 // fillHosts writes the container's /etc/hosts.
 func (e *Engine) fillHosts(rec *runner.Container, files spec.Files, networks map[string]*apinetwork.EndpointSettings) error {
 	hc := rec.HostConfig
-	if hc.NetworkMode.IsHost() && len(hc.ExtraHosts) == 0 {
-		content, err := os.ReadFile("/etc/hosts")
+	if hc.NetworkMode.IsHost() {
+		own, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		content, err := network.HostsOfHost(own, hc.ExtraHosts, e.network.HostGateway()...)
 		if err != nil {
 			return err
 		}
@@ -85,7 +93,7 @@ func (e *Engine) initPath() (string, error) {
 		names = []string{e.opts.Init}
 	}
 	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
+		if path, err := osexec.LookPath(name); err == nil {
 			return path, nil
 		}
 	}
@@ -135,7 +143,7 @@ func (e *Engine) baseInput(rec *runner.Container) spec.Input {
 	return spec.Input{
 		Host:        e.specHost(),
 		Container:   rec,
-		CgroupsPath: "/berth-" + e.instance + "/" + rec.ID,
+		CgroupsPath: spec.CgroupsPath("/berth-"+e.instance, rec),
 		Device:      spec.FindDevices,
 		Propagation: spec.FindPropagation,
 	}
@@ -172,9 +180,18 @@ func (e *Engine) namespaceOf(ref, kind string) (string, error) {
 // watchLog keeps the container's log within its bounds from now on.
 func (e *Engine) watchLog(rec *runner.Container) error {
 	opts, err := e.logOptions(rec.HostConfig.LogConfig)
-	if err != nil || opts.Driver == "none" {
+	if err != nil || opts.Driver == logs.DriverNone {
 		return err
 	}
 	e.keeper.Watch(rec.ID, e.store.Logs(rec.ID), opts, e.reopenLog(rec.ID))
 	return nil
+}
+
+// settleLog trims the log of a container that ended while no engine was there.
+func (e *Engine) settleLog(rec *runner.Container) error {
+	opts, err := e.logOptions(rec.HostConfig.LogConfig)
+	if err != nil || opts.Driver == logs.DriverNone {
+		return err
+	}
+	return logs.Settle(e.store.Logs(rec.ID), opts)
 }

@@ -49,6 +49,8 @@ func (e *Engine) recover(ctx context.Context) error {
 			if err := e.watchLog(rec); err != nil {
 				return err
 			}
+		} else if err := e.settleLog(rec); err != nil {
+			e.log.WarnContext(ctx, "trim the log of a container", "container", rec.ID, "error", err)
 		}
 	}
 	if err := e.clearUnknown(ctx); err != nil {
@@ -88,8 +90,8 @@ func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) 
 		if real.State == shim.StatePaused {
 			st.Status = container.StatePaused
 		}
-		if real.PID > 0 {
-			st.PID, st.MonitorPID = real.PID, real.MonitorPID
+		if real.Process.PID > 0 {
+			st.PID, st.MonitorPID = real.Process.PID, real.Process.MonitorPID
 		}
 		c.run = &run{ended: make(chan struct{})}
 	case err == nil: // it was being started or cleared

@@ -64,13 +64,14 @@ func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
 		return nil // it is about to be started again
 	}
 	if st.Status == container.StateRestarting {
-		if err := e.transition(c, containers.Exit, func(*runner.State) {}); err != nil {
-			return err
-		}
+		st.Status = container.StateExited
 	}
-	if err := e.transition(c, containers.Remove, func(*runner.State) {}); err != nil {
+	// Only in memory: on disk the container is there until it is gone.
+	var err error
+	if st.Status, err = containers.Next(st.Status, containers.Remove); err != nil {
 		return err
 	}
+	c.set(st)
 	e.tearDown(ctx, c.id)
 	if err := e.store.Remove(c.id); err != nil {
 		return err
@@ -84,6 +85,9 @@ func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
 	delete(e.names, rec.Name)
 	e.mu.Unlock()
 	e.forgetExecs(c.id)
+	if err := e.images.Sweep(ctx, e.users); err != nil {
+		e.log.ErrorContext(ctx, "give back the disk of removed images", "error", err)
+	}
 	e.containerEvent(c, events.ActionDestroy)
 	c.notifyRemoved()
 	return nil
@@ -94,7 +98,7 @@ func (e *Engine) removeAnonymousVolumes(ctx context.Context, rec *runner.Contain
 		if m.Type != mount.TypeVolume {
 			continue
 		}
-		v, err := e.volumes.Get(m.Name)
+		v, err := e.volumes.Get(ctx, m.Name)
 		if err != nil {
 			continue
 		}
@@ -102,7 +106,7 @@ func (e *Engine) removeAnonymousVolumes(ctx context.Context, rec *runner.Contain
 			continue
 		}
 		// One that another container uses stays.
-		if err := e.volumes.Remove(m.Name, false); err != nil && !errors.Is(err, runner.ErrConflict) {
+		if err := e.volumes.Remove(ctx, m.Name, false); err != nil && !errors.Is(err, runner.ErrConflict) {
 			e.log.WarnContext(ctx, "remove an anonymous volume", "volume", m.Name, "error", err)
 			continue
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-registry/berth/runner/containers"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/logs"
 	"github.com/berth-registry/berth/runner/network"
 )
 
@@ -97,7 +98,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, befo
 	var netns *os.File
 	if hasOwnNetwork(rec.HostConfig) {
 		var err error
-		if netns, err = e.network.NetNS(ctx); err != nil {
+		if netns, err = network.NewNetNS(); err != nil {
 			return before, err
 		}
 		// The container's processes keep the namespace; the network is done with
@@ -178,10 +179,18 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 		StdinOnce: rec.Config.StdinOnce && !rec.Config.Tty,
 		NetNS:     netns,
 	}
-	if logOpts.Driver != "none" {
+	if logOpts.Driver != logs.DriverNone {
 		req.LogPath = e.logPath(rec.ID)
 	}
-	return e.shim.Create(ctx, req)
+	learn := spec.FilterKey{}
+	if name, _ := e.shim.Runtime(); name == "crun" {
+		learn = e.filters.Use(s)
+	}
+	proc, err := e.shim.Create(ctx, req)
+	if err == nil {
+		e.filters.Learn(learn, filepath.Join(e.shim.StateDir(rec.ID), "seccomp.bpf"))
+	}
+	return proc, err
 }
 
 func (e *Engine) rootfsOf(rec *runner.Container) shim.Rootfs {

@@ -41,12 +41,13 @@ func (e *Engine) RestartContainer(ctx context.Context, ref string, opts runner.S
 	ctx = context.WithoutCancel(ctx)
 	// The end of this run is not the end of the container: --rm must wait.
 	c.keep(true)
-	defer c.keep(false)
-	if _, err := e.halt(ctx, c, opts); err != nil {
-		return err
-	}
-	unlock, err := c.lock(ctx)
-	if err != nil {
+	_, err = e.halt(ctx, c, opts)
+	unlock, lockErr := c.lock(ctx)
+	c.keep(false)
+	if err := errors.Join(err, lockErr); err != nil {
+		if unlock != nil {
+			unlock()
+		}
 		return err
 	}
 	defer unlock()

@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -84,7 +85,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		NGoroutines:        goruntime.NumGoroutine(),
 		NFd:                countFiles("/proc/self/fd"),
 		NEventsListener:    e.events.count(),
-		LoggingDriver:      logs.DefaultDriver,
+		LoggingDriver:      logs.DriverJSONFile,
 		LiveRestoreEnabled: true,
 		ServerVersion:      e.opts.Version,
 		InitBinary:         "docker-init",
@@ -93,7 +94,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{network.NetworkBridge, network.NetworkHost, "null"},
-			Log: logs.Drivers(),
+			Log: []string{logs.DriverJSONFile, logs.DriverLocal, logs.DriverNone},
 		},
 		IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig:     e.registryConfig(),
@@ -142,7 +143,7 @@ func (e *Engine) hostInfo(info *system.Info) {
 
 func (e *Engine) registryConfig() *registry.ServiceConfig {
 	cfg := &registry.ServiceConfig{
-		InsecureRegistryCIDRs: e.remote.InsecureCIDRs(),
+		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		IndexConfigs: map[string]*registry.IndexInfo{
 			"docker.io": {Name: "docker.io", Mirrors: e.opts.Registries["docker.io"].Mirrors, Secure: true, Official: true},
 		},
@@ -217,12 +218,9 @@ func countFiles(dir string) int {
 	return len(entries)
 }
 
-// logFile is the name of a container's log in its directory of logs.
-const logFile = "ctr.log"
-
 func (e *Engine) reopenLog(id string) func(context.Context) error {
 	return func(ctx context.Context) error { return e.shim.ReopenLog(ctx, id) }
 }
 
 // logPath is where a container's monitor writes.
-func (e *Engine) logPath(id string) string { return filepath.Join(e.store.Logs(id), logFile) }
+func (e *Engine) logPath(id string) string { return filepath.Join(e.store.Logs(id), logs.FileName) }

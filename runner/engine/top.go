@@ -3,7 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
-	"os/exec"
+	osexec "os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,10 +51,10 @@ func ps(ctx context.Context, args []string, pids []int) ([]byte, error) {
 		list[i] = strconv.Itoa(pid)
 	}
 	chosen := append(slices.Clone(args), "-q", strings.Join(list, ","))
-	if out, err := exec.CommandContext(ctx, "ps", chosen...).Output(); err == nil {
+	if out, err := osexec.CommandContext(ctx, "ps", chosen...).Output(); err == nil {
 		return out, nil
 	}
-	cmd := exec.CommandContext(ctx, "ps", args...)
+	cmd := osexec.CommandContext(ctx, "ps", args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -18,6 +18,9 @@ import (
 	"github.com/berth-registry/berth/runner/containers/shim"
 )
 
+// anonymousLabel marks a volume that was made for one container without a name.
+const anonymousLabel = "com.docker.volume.anonymous"
+
 // makeVolumes makes what the container's mounts need on the host: folders that
 // are missing, and volumes. The record's mounts get their sources.
 func (e *Engine) makeVolumes(ctx context.Context, rec *runner.Container) error {
