@@ -23,6 +23,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 
+	"github.com/berth-registry/berth/internal/cli"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/remote"
 )
@@ -61,15 +62,15 @@ func parseName(s, host string) (name, error) {
 		n.Repo = "library/" + n.Repo
 	}
 	if !registry.ValidRepository(n.Repo) || strings.HasPrefix(n.Host, ".") {
-		return n, usageError{fmt.Errorf("%q is no reference: want [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], the repository in lower case", s)}
+		return n, cli.Usage(fmt.Errorf("%q is no reference: want [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], the repository in lower case", s))
 	}
 	if hasTag && !registry.ValidTag(tag) {
-		return n, usageError{fmt.Errorf("%q has an invalid tag: want letters, digits, '_', '.' and '-', not starting with '.' or '-'", s)}
+		return n, cli.Usage(fmt.Errorf("%q has an invalid tag: want letters, digits, '_', '.' and '-', not starting with '.' or '-'", s))
 	}
 	if hasDigest {
 		d, err := registry.ParseDigest(dig)
 		if err != nil {
-			return n, usageError{fmt.Errorf("%q: %w", s, err)}
+			return n, cli.Usage(fmt.Errorf("%q: %w", s, err))
 		}
 		n.Digest = d
 	}
@@ -149,7 +150,7 @@ func (f *clientFlags) open(host string) (*remote.Client, error) {
 	}
 	c, err := remote.New(scheme+"://"+addr, doer)
 	if err != nil || strings.ContainsAny(addr, "/ ") {
-		return nil, usageError{fmt.Errorf("%q is no registry: want HOST[:PORT]", host)}
+		return nil, cli.Usage(fmt.Errorf("%q is no registry: want HOST[:PORT]", host))
 	}
 	return c, nil
 }

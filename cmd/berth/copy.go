@@ -14,6 +14,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
+	"github.com/berth-registry/berth/internal/cli"
 	"github.com/berth-registry/berth/registry/copying"
 )
 
@@ -66,7 +67,7 @@ another repository of the destination, bytes are those that were sent.`,
 			return err
 		}
 		if *jobs < 1 {
-			return usageError{errors.New("--jobs: want 1 or more")}
+			return cli.Usage(errors.New("--jobs: want 1 or more"))
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 		defer stop()

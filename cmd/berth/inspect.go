@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/berth-registry/berth/internal/cli"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/remote"
 )
@@ -73,7 +74,7 @@ out, sizes are in bytes.`,
 	cmd.ValidArgsFunction = f.complete(true)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *raw && f.json {
-			return usageError{errors.New("--raw and --json: want one of them")}
+			return cli.Usage(errors.New("--raw and --json: want one of them"))
 		}
 		n, err := f.parse(args[0])
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/berth-registry/berth/internal/cli"
 	"github.com/berth-registry/berth/registry"
 )
 
@@ -47,7 +48,7 @@ With --json: {"results": [{"reference": NAME, "action": "untagged", "deleted" or
 				return err
 			}
 			if (n.Tag == "") == (n.Digest == "") {
-				return usageError{fmt.Errorf("%q: want a tag or a digest, to say what to remove", arg)}
+				return cli.Usage(fmt.Errorf("%q: want a tag or a digest, to say what to remove", arg))
 			}
 			names[i] = n
 		}

@@ -14,9 +14,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/internal/config"
+	"github.com/berth-registry/berth/internal/daemon"
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/internal/telemetry"
 	"github.com/berth-registry/berth/registry"
@@ -74,7 +74,8 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 	out := telemetry.NewBuffer(stderr)
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	level := new(slog.LevelVar)
-	log, jsonLog := newLog(cfg, out, level, stderr)
+	level.Set(cfg.Log.Level)
+	log, isJSON := daemon.NewLog(cfg.Log.Format, level, out, stderr)
 
 	unlock, err := durable.Lock(cfg.Storage.Data)
 	if errors.Is(err, durable.ErrLocked) {
@@ -103,8 +104,12 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 	}
 	defer local.Close()
 
+	var jsonLog io.Writer // where lines of JSON may be written too
+	if isJSON {
+		jsonLog = out
+	}
 	access := telemetry.NewAccessLog(log, jsonLog)
-	d := &daemon{cfg: cfg, load: load, log: log, apply: func(c config.Config) {
+	d := &server{cfg: cfg, load: load, log: log, apply: func(c config.Config) {
 		level.Set(c.Log.Level)
 		access.SetEnabled(c.Log.Access)
 		local.SetUploadExpiry(c.Storage.UploadExpiry)
@@ -116,28 +121,15 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 		}
 		return meta.View(ctx, func(storage.Tx) error { return nil })
 	}
-	server := registry.NewServer(local, registry.ServerOptions{
+	api := registry.NewServer(local, registry.ServerOptions{
 		BodyTimeout: cfg.HTTP.BodyTimeout, Log: log,
 		Observe: func(r registry.Record) { metrics.Observe(r); access.Observe(r) },
 	})
-	return d.run(ctx, server, metrics.Handler(d.ready), signals)
+	return d.run(ctx, api, metrics.Handler(d.ready), signals)
 }
 
-// newLog makes the log. Its level is level, so that it can be changed. If it is
-// JSON, lines of JSON may be written to jsonLog too.
-func newLog(cfg config.Config, out io.Writer, level *slog.LevelVar, stderr io.Writer) (log *slog.Logger, jsonLog io.Writer) {
-	level.Set(cfg.Log.Level)
-	f, ok := stderr.(*os.File)
-	terminal := ok && term.IsTerminal(int(f.Fd()))
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.Log.Format == config.LogText || cfg.Log.Format == config.LogAuto && terminal {
-		return slog.New(slog.NewTextHandler(out, options)), nil
-	}
-	return slog.New(slog.NewJSONHandler(out, options)), out
-}
-
-// daemon runs the listeners of a registry and obeys signals.
-type daemon struct {
+// server runs the listeners of a registry and obeys signals.
+type server struct {
 	cfg      config.Config
 	load     func() (config.Config, error)
 	apply    func(config.Config) // what can change while it runs
@@ -147,16 +139,16 @@ type daemon struct {
 }
 
 // run serves until a signal says to stop, or a listener fails.
-func (d *daemon) run(ctx context.Context, api, ops http.Handler, signals <-chan os.Signal) error {
+func (d *server) run(ctx context.Context, api, ops http.Handler, signals <-chan os.Signal) error {
 	health := http.NewServeMux()
-	telemetry.Health(health, d.ready)
-	servers := []*http.Server{d.server(d.cfg.HTTP.Addr, withHealth(health, api))}
+	daemon.Health(health, d.ready)
+	servers := []*http.Server{d.httpServer(d.cfg.HTTP.Addr, withHealth(health, api))}
 	if d.cfg.Metrics.Addr != "" {
-		servers = append(servers, d.server(d.cfg.Metrics.Addr, ops))
+		servers = append(servers, d.httpServer(d.cfg.Metrics.Addr, ops))
 	}
 	failed := make(chan error, 8)
 	for i, s := range servers {
-		listeners, err := listen(ctx, s.Addr, d.cfg.HTTP.BodyTimeout)
+		listeners, err := daemon.Listen(ctx, s.Addr, d.cfg.HTTP.BodyTimeout)
 		if err != nil {
 			flag := []string{"--addr", "--metrics-addr"}[i]
 			return fmt.Errorf("cannot listen on %s: %w; choose another address with %s", s.Addr, err, flag)
@@ -182,7 +174,7 @@ func (d *daemon) run(ctx context.Context, api, ops http.Handler, signals <-chan 
 	}
 }
 
-func (d *daemon) server(addr string, h http.Handler) *http.Server {
+func (d *server) httpServer(addr string, h http.Handler) *http.Server {
 	return &http.Server{
 		Addr: addr, Handler: h,
 		ReadHeaderTimeout: d.cfg.HTTP.HeaderTimeout,
@@ -208,7 +200,7 @@ func withHealth(health, api http.Handler) http.Handler {
 }
 
 // reload reads the configuration again. If it is wrong, all stays as it is.
-func (d *daemon) reload() {
+func (d *server) reload() {
 	cfg, err := d.load()
 	if err != nil {
 		d.log.Error("configuration not reloaded: the old one stays in force", "error", err)
@@ -224,7 +216,7 @@ func (d *daemon) reload() {
 
 // stop lets the requests in flight finish, for as long as the configuration
 // says or until another signal.
-func (d *daemon) stop(servers []*http.Server, signals <-chan os.Signal) error {
+func (d *server) stop(servers []*http.Server, signals <-chan os.Signal) error {
 	d.stopping.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.HTTP.ShutdownTimeout)
 	defer cancel()

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/berth-registry/berth/internal/cli"
 )
 
 // listedTags is what 'berth tags --json' prints.
@@ -32,7 +34,7 @@ With --json: {"registry": HOST, "repository": NAME, "tags": [TAG, ...]}.`,
 			return err
 		}
 		if n.Tag != "" || n.Digest != "" {
-			return usageError{errors.New("want a repository, without tag and digest: 'berth inspect' shows one tag")}
+			return cli.Usage(errors.New("want a repository, without tag and digest: 'berth inspect' shows one tag"))
 		}
 		c, err := f.open(n.Host)
 		if err != nil {

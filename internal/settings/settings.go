@@ -121,7 +121,7 @@ func (s *Schema[T]) Check() error {
 		if k.Doc == "" {
 			report("there is no comment")
 		}
-		if section := k.Section(); section != last && sections[section] {
+		if section := k.Section(); section != "" && section != last && sections[section] {
 			report("not beside its section")
 		}
 		if kubernetes.MatchString(v) {

@@ -223,17 +223,19 @@ func Count(p *int, low int) *Value {
 // size matches a number and its unit.
 var size = regexp.MustCompile(`^([0-9]+)([kmgt]?)b?$`)
 
-const units = "kmgt"
+// units are those of sizes, each a thousand times the one before.
+const units = " kmgt"
 
-// Size is a number of bytes above 0, with a unit of 1024 bytes or its powers.
+// Size is a number of bytes above 0, in units of 1000 bytes and its powers, as
+// --log-opt max-size is.
 func Size(p *int64) *Value {
 	format := func(n int64) string {
 		unit := ""
-		for _, u := range units {
-			if n == 0 || n%1024 != 0 {
+		for _, u := range units[1:] {
+			if n == 0 || n%1000 != 0 {
 				break
 			}
-			n, unit = n/1024, string(u)
+			n, unit = n/1000, string(u)
 		}
 		return strconv.FormatInt(n, 10) + unit
 	}
@@ -243,12 +245,11 @@ func Size(p *int64) *Value {
 			return 0, false
 		}
 		n, err := strconv.ParseInt(m[1], 10, 64)
-		if m[2] != "" {
-			shift := 10 * (1 + strings.Index(units, m[2]))
-			if n > math.MaxInt64>>shift {
+		for range strings.Index(units, m[2]) { // none for no unit
+			if n > math.MaxInt64/1000 {
 				return 0, false
 			}
-			n <<= shift
+			n *= 1000
 		}
 		return n, err == nil && n > 0
 	})

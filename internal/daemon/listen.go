@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen listens on addr. "localhost" means the machine itself by IPv4 and by
+// Listen listens on addr. "localhost" means the machine itself by IPv4 and by
 // IPv6, if it has that: a client may try either. A connection whose client takes
 // nothing of what it is sent for the time of patience is broken off.
-func listen(ctx context.Context, addr string, patience time.Duration) ([]net.Listener, error) {
+func Listen(ctx context.Context, addr string, patience time.Duration) ([]net.Listener, error) {
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		cerr := c.Control(func(fd uintptr) {
 			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))

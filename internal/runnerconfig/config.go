@@ -1,0 +1,123 @@
+// Package runnerconfig is the configuration of berth-runner serve: its keys,
+// their defaults, and what they mean. Package settings reads it.
+//
+// Whether a program is installed, a port is free or a directory can be written is
+// not its business: that shows when the runner starts.
+package runnerconfig
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/berth-registry/berth/internal/settings"
+)
+
+// Config is the configuration of berth-runner serve. The table in keys.go
+// documents each field.
+type Config struct {
+	Data     string            // directory of what is kept
+	Run      string            // directory of what a reboot may clear
+	Runtime  string            // name or path of the OCI runtime
+	Runtimes map[string]string // paths of further ones, by name
+	Conmon   string            // path, or empty for the one on the PATH
+	Init     string            // path, or empty for the one on the PATH
+
+	Socket     Socket
+	TCP        TCP
+	Metrics    Metrics
+	Log        Log
+	Registry   Registry
+	Registries map[string]*Host // by host[:port]
+	Containers Containers
+	Network    Network
+}
+
+// Socket configures the unix socket of the API.
+type Socket struct {
+	Path  string
+	Group string // whose members may connect; empty is root alone
+}
+
+// TCP configures the API over TCP, which is there with mutual TLS only.
+type TCP struct {
+	Addr string // host:port, or empty for none
+	TLS  TLS
+}
+
+// TLS is paths of PEM files.
+type TLS struct {
+	Cert, Key string // what the runner shows
+	ClientCA  string // whose certificates clients must show
+}
+
+// Metrics configures the listener for metrics and health.
+type Metrics struct {
+	Addr string // host:port, or empty for none
+}
+
+// Log configures what is logged and how.
+type Log struct {
+	Level  slog.Level
+	Format settings.LogFormat
+}
+
+// Registry configures where images without a registry in their name are, and
+// where the certificates of all registries.
+type Registry struct {
+	Default  string // host[:port], or empty for Docker Hub
+	CertsDir string // a directory for each host[:port]
+}
+
+// Host configures how one registry is spoken to.
+type Host struct {
+	Endpoint      string   // URL, where it is not https://HOST
+	Mirrors       []string // URLs
+	CA, Cert, Key string   // paths of PEM files
+	Insecure      bool     // any certificate will do
+	PlainHTTP     bool
+}
+
+// Containers configures what holds for containers that do not say otherwise.
+type Containers struct {
+	LogMaxSize  int64 // bytes of a log's file
+	LogMaxFile  int   // files of a log
+	StopTimeout time.Duration
+}
+
+// Network configures the network that containers are on by default.
+type Network struct {
+	Bridge          string // name of the device, or empty for one after the runner
+	Subnet, Subnet6 netip.Prefix
+}
+
+// Default returns the configuration that holds when nothing is set.
+func Default() Config {
+	return Config{
+		Data:       "/var/lib/berth-runner",
+		Run:        "/run/berth-runner",
+		Runtime:    "crun",
+		Socket:     Socket{Path: "/run/berth/runner.sock", Group: "berth"},
+		Log:        Log{Level: slog.LevelInfo, Format: settings.LogAuto},
+		Registry:   Registry{CertsDir: "/etc/docker/certs.d"},
+		Containers: Containers{LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
+	}
+}
+
+// Load returns the configuration made of the defaults, the file at path (none if
+// path is empty), the environment as os.Environ returns it, and set. What comes
+// later in this list beats what comes before. The error joins everything that is
+// wrong, each a *settings.Problem or the failure to read the file.
+func Load(path string, environ []string, set ...settings.Setting) (Config, error) {
+	return schema.Load(path, environ, set...)
+}
+
+// Reloadable compares two configurations. It returns the keys that differ: those
+// whose new value holds as soon as the runner reloads, and those that need a
+// restart.
+func Reloadable(before, after Config) (changed, needRestart []string) {
+	return schema.Reloadable(before, after)
+}
+
+// Example returns a configuration file with every key, its default and a comment.
+func Example() []byte { return schema.Example() }

@@ -1,0 +1,167 @@
+package runnerconfig
+
+import (
+	"net/netip"
+	"regexp"
+
+	"github.com/berth-registry/berth/internal/settings"
+)
+
+const exampleHead = `The configuration of berth-runner serve: every key with its default. What is left
+out has its default, and anything that is not here is an error.
+
+Each key but runtimes and registries can also be set in the environment:
+socket.path is BERTH_RUNNER_SOCKET_PATH. A flag beats the environment, the
+environment beats this file. Durations are written like 30s, 5m or 24h. On SIGHUP
+the runner reads this file again and takes over the keys marked [reload]; the
+others need a restart, through which containers go on running.
+`
+
+// schema is all that berth-runner serve can be told.
+var schema = settings.Schema[Config]{
+	Prefix:    "BERTH_RUNNER",
+	Head:      exampleHead,
+	Default:   Default,
+	Keys:      keys,
+	Conflicts: conflicts,
+}
+
+var (
+	runtimeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	program     = regexp.MustCompile(`^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9_.-]*)$`)
+	absolute    = regexp.MustCompile(`^/[^\x00]*$`)
+	groupName   = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_-]*|[0-9]+)?$`)
+	deviceName  = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]{0,14})?$`) // IFNAMSIZ
+	hostName    = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$`)
+	hostOrNone  = regexp.MustCompile(`^$|` + hostName.String())
+	webURL      = regexp.MustCompile(`^https?://[^\s/?#]+(/[^\s?#]*)?$`)
+	urlOrNone   = regexp.MustCompile(`^$|` + webURL.String())
+	// socketPath is what fits into the address of a socket.
+	socketPath = regexp.MustCompile(`^[^\x00]{1,107}$`)
+)
+
+const (
+	wantFile    = "the path of a PEM file"
+	wantProgram = "the path of a program"
+	wantURL     = "a URL such as https://mirror.example.com"
+)
+
+// keys lists every key there is. Keys of a section stand together.
+var keys = []settings.Key[Config]{
+	{
+		Path:  "data",
+		Doc:   "The directory of images, containers and volumes. Two runners on a host need two.",
+		Value: func(c *Config) *settings.Value { return settings.Directory(&c.Data) },
+	}, {
+		Path:  "run",
+		Doc:   "The directory of what runs; it should not outlive a reboot.",
+		Value: func(c *Config) *settings.Value { return settings.Directory(&c.Run) },
+	}, {
+		Path: "runtime",
+		Doc:  "The OCI runtime of containers: a name to look for on the PATH, or a path.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.Runtime, "the name or the path of an OCI runtime", program)
+		},
+	}, {
+		Path:  "runtimes",
+		Doc:   "Further OCI runtimes, for docker run --runtime: the path of each by its name.",
+		Named: runtimes,
+	}, {
+		Path:  "conmon",
+		Doc:   "The monitor of containers; \"\" looks for conmon on the PATH.",
+		Value: func(c *Config) *settings.Value { return settings.PathOrNone(&c.Conmon, wantProgram) },
+	}, {
+		Path:  "init",
+		Doc:   "The first process for docker run --init; \"\" looks for docker-init or tini on the\nPATH.",
+		Value: func(c *Config) *settings.Value { return settings.PathOrNone(&c.Init, wantProgram) },
+	}, {
+		Path: "socket.path",
+		Doc:  "The unix socket that the Docker Engine API is served on.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.Socket.Path, "a path of at most 107 bytes", socketPath)
+		},
+	}, {
+		Path: "socket.group",
+		Doc:  "The group whose members may connect to it, and so are as good as root; \"\" is none.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.Socket.Group, `the name of a group, or ""`, groupName)
+		},
+	}, {
+		Path:  "tcp.addr",
+		Doc:   "Where the API is served over TCP too, host:port; \"\" turns it off. Only clients with\na certificate are served, so all of tcp.tls is needed with it.",
+		Value: func(c *Config) *settings.Value { return settings.AddressOrNone(&c.TCP.Addr) },
+	}, {
+		Path:  "tcp.tls.cert",
+		Doc:   "The certificate that the runner shows, with those between it and its authority.",
+		Value: func(c *Config) *settings.Value { return settings.PathOrNone(&c.TCP.TLS.Cert, wantFile) },
+	}, {
+		Path:  "tcp.tls.key",
+		Doc:   "The key of the certificate.",
+		Value: func(c *Config) *settings.Value { return settings.PathOrNone(&c.TCP.TLS.Key, wantFile) },
+	}, {
+		Path:  "tcp.tls.client_ca",
+		Doc:   "The authorities of the clients' certificates.",
+		Value: func(c *Config) *settings.Value { return settings.PathOrNone(&c.TCP.TLS.ClientCA, wantFile) },
+	}, {
+		Path:  "metrics.addr",
+		Doc:   "Where metrics, health and profiles are served, such as localhost:5002; \"\" turns it\noff.",
+		Value: func(c *Config) *settings.Value { return settings.AddressOrNone(&c.Metrics.Addr) },
+	}, {
+		Path:   "log.level",
+		Doc:    "What is logged: debug, info, warn or error and all that is worse. At debug each\nrequest is.",
+		Reload: true,
+		Value:  func(c *Config) *settings.Value { return settings.Level(&c.Log.Level) },
+	}, {
+		Path:  "log.format",
+		Doc:   "text, json, or auto: text on a terminal, JSON otherwise.",
+		Value: func(c *Config) *settings.Value { return settings.Format(&c.Log.Format) },
+	}, {
+		Path: "registry.default",
+		Doc:  "Where an image is whose name says no registry, host[:port]; \"\" is Docker Hub.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.Registry.Default, `host[:port], or ""`, hostOrNone)
+		},
+	}, {
+		Path:  "registry.certs_dir",
+		Doc:   "The directory of certificates, with a directory HOST[:PORT] for each registry.",
+		Value: func(c *Config) *settings.Value { return settings.Directory(&c.Registry.CertsDir) },
+	}, {
+		Path:  "registries",
+		Doc:   "How to speak to single registries, by the host[:port] in the names of images.\nDocker Hub's is docker.io. Private and loopback addresses are tried by plain HTTP\nwithout being told.",
+		Named: registries,
+	}, {
+		Path:  "containers.log_max_size",
+		Doc:   "How large a file of a container's log gets, unless --log-opt max-size says otherwise.",
+		Value: func(c *Config) *settings.Value { return settings.Size(&c.Containers.LogMaxSize) },
+	}, {
+		Path:  "containers.log_max_file",
+		Doc:   "How many such files a container's log has, unless --log-opt max-file says otherwise.",
+		Value: func(c *Config) *settings.Value { return settings.Count(&c.Containers.LogMaxFile, 1) },
+	}, {
+		Path:  "containers.stop_timeout",
+		Doc:   "How long a container may take to stop until it is killed, unless it says otherwise.",
+		Value: func(c *Config) *settings.Value { return settings.DurationOrZero(&c.Containers.StopTimeout) },
+	}, {
+		Path: "network.bridge",
+		Doc:  "The name of the default network's device; \"\" names it after the data directory.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.Network.Bridge, `a device's name of at most 15 letters, or ""`, deviceName)
+		},
+	}, {
+		Path: "network.subnet",
+		Doc:  "The IPv4 addresses of the default network; \"\" takes a range that is free on the host.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Subnet(&c.Network.Subnet, "a range such as 172.30.0.0/16", func(p netip.Prefix) bool {
+				return p.Addr().Is4() && p.Bits() <= 29
+			})
+		},
+	}, {
+		Path: "network.subnet6",
+		Doc:  "The IPv6 addresses of the default network; \"\" takes a random private range.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Subnet(&c.Network.Subnet6, "a range such as fd00:1:2:3::/64", func(p netip.Prefix) bool {
+				return p.Addr().Is6() && !p.Addr().Is4In6() && p.Bits() <= 125
+			})
+		},
+	},
+}

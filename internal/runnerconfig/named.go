@@ -1,0 +1,112 @@
+package runnerconfig
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/berth-registry/berth/internal/settings"
+)
+
+// runtimes are paths by name.
+func runtimes(c *Config) *settings.Named {
+	return &settings.Named{
+		Want:    "names of OCI runtimes",
+		Example: "runc: /usr/sbin/runc\n",
+		Names:   slices.Sorted(maps.Keys(c.Runtimes)),
+		Entry: func(name string) []settings.Field {
+			if !runtimeName.MatchString(name) {
+				return nil
+			}
+			path := c.Runtimes[name]
+			v := settings.Text(&path, "the absolute path of an OCI runtime", func(s string) string { return s }, func(s string) (string, bool) {
+				ok := absolute.MatchString(s)
+				if ok {
+					if c.Runtimes == nil {
+						c.Runtimes = map[string]string{}
+					}
+					c.Runtimes[name] = s
+				}
+				return s, ok
+			})
+			return []settings.Field{{Value: v}}
+		},
+	}
+}
+
+const registriesExample = `docker.io:
+  mirrors: ["https://mirror.example.com"]  # are tried first to pull
+registry.example.com:
+  endpoint: ""        # its URL, where it is not https://HOST
+  ca: ""              # authorities of its certificate, besides those of the system
+  cert: ""            # the certificate to show it
+  key: ""             # and its key
+  insecure: false     # takes any certificate
+  plain_http: false   # speaks HTTP without TLS
+`
+
+// registries are hosts by name.
+func registries(c *Config) *settings.Named {
+	return &settings.Named{
+		Want:    "host[:port] of registries",
+		Example: registriesExample,
+		Names:   slices.Sorted(maps.Keys(c.Registries)),
+		Entry: func(name string) []settings.Field {
+			if !hostName.MatchString(name) {
+				return nil
+			}
+			h := c.Registries[name]
+			if h == nil {
+				if c.Registries == nil {
+					c.Registries = map[string]*Host{}
+				}
+				h = &Host{}
+				c.Registries[name] = h
+			}
+			return []settings.Field{
+				{Name: "endpoint", Value: settings.Match(&h.Endpoint, wantURL+`, or ""`, urlOrNone)},
+				{Name: "mirrors", Value: settings.List(&h.Mirrors, "a list of URLs such as https://mirror.example.com", webURL.MatchString)},
+				{Name: "ca", Value: settings.PathOrNone(&h.CA, wantFile)},
+				{Name: "cert", Value: settings.PathOrNone(&h.Cert, wantFile)},
+				{Name: "key", Value: settings.PathOrNone(&h.Key, wantFile)},
+				{Name: "insecure", Value: settings.Boolean(&h.Insecure)},
+				{Name: "plain_http", Value: settings.Boolean(&h.PlainHTTP)},
+			}
+		},
+	}
+}
+
+// conflicts checks the rules that concern several keys.
+func conflicts(c Config) []settings.Conflict {
+	var found []settings.Conflict
+	report := func(message string, keys ...string) {
+		found = append(found, settings.Conflict{Keys: keys, Message: message})
+	}
+	tls := []string{c.TCP.TLS.Cert, c.TCP.TLS.Key, c.TCP.TLS.ClientCA}
+	keys := []string{"tcp.addr", "tcp.tls.cert", "tcp.tls.key", "tcp.tls.client_ca"}
+	switch {
+	case c.TCP.Addr != "" && slices.Contains(tls, ""):
+		report("expected all of tcp.tls.cert, tcp.tls.key and tcp.tls.client_ca with it: whoever reaches the API is root, "+
+			"so over TCP it is served to clients with a certificate only", keys...)
+	case c.TCP.Addr == "" && strings.Join(tls, "") != "":
+		report("expected tcp.addr with it", keys[1:]...)
+	}
+	if settings.Overlap(c.TCP.Addr, c.Metrics.Addr) {
+		report(fmt.Sprintf("expected two addresses that differ, found %s for metrics.addr and %s for tcp.addr",
+			settings.Quote(c.Metrics.Addr), settings.Quote(c.TCP.Addr)), "metrics.addr", "tcp.addr")
+	}
+	if c.Data == c.Run {
+		report("expected two directories that differ, found "+settings.Quote(c.Data)+" for data and run", "run", "data")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Registries)) {
+		h := c.Registries[name]
+		if (h.Cert == "") != (h.Key == "") {
+			report("expected both cert and key for "+name+", or neither", "registries")
+		}
+		if h.PlainHTTP && (h.CA != "" || h.Cert != "" || h.Insecure) {
+			report("expected no certificates and no insecure for "+name+", which is spoken to by plain HTTP", "registries")
+		}
+	}
+	return found
+}
