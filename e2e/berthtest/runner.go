@@ -62,15 +62,6 @@ func (r *Runner) Launch() {
 	r.start(append([]string{"serve", "--data", r.Data}, r.args...)...)
 }
 
-// Rebooted reboots the machine, on which the runner ends, and starts it again.
-func (r *Runner) Rebooted() {
-	r.tb.Helper()
-	p := r.proc
-	r.Machine.Reboot()
-	<-p.done
-	r.Restart()
-}
-
 // Socket is the path of the socket on this host. A reboot changes it.
 func (r *Runner) Socket() string { return r.Machine.Path(runnerSocket) }
 
