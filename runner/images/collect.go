@@ -135,6 +135,20 @@ func (s *Store) unused(c *change) (trees []uint64, blobs []digest.Digest) {
 	return trees, blobs
 }
 
+// conclude ends an operation that has pinned what it needed, and gives back the
+// disk of what it made if it failed.
+func (s *Store) conclude(unpin func(), err error) {
+	unpin()
+	if err == nil {
+		return
+	}
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if err := s.collect(nil, nil); err != nil {
+		s.log.Warn("what an operation that failed has made is left until the next start", "error", err)
+	}
+}
+
 // layerPin is how a layer is named among pins, where blobs are named, too.
 func layerPin(key string) string { return "layer:" + key }
 

@@ -61,7 +61,9 @@ func (s *Store) Import(ctx context.Context, req runner.ImportRequest, r io.Reade
 
 // addLayer puts a layer on top of an image that is being made, the layers of
 // which the store has, and makes that one of the store.
-func (s *Store) addLayer(ctx context.Context, img *newImage, name reference.Named, open func(context.Context) (io.ReadCloser, error)) (string, error) {
+func (s *Store) addLayer(ctx context.Context, img *newImage, name reference.Named, open func(context.Context) (io.ReadCloser, error)) (id string, err error) {
+	unpin := func() {}
+	defer func() { s.conclude(unpin, err) }()
 	u, err := s.ingest(ctx, layerInput{open: open, pack: true}, nil)
 	if err != nil {
 		return "", err
@@ -85,8 +87,7 @@ func (s *Store) addLayer(ctx context.Context, img *newImage, name reference.Name
 	if err := firstError(img.parse(), img.makeManifest()); err != nil {
 		return "", err
 	}
-	unpin := s.pin(img.pins()...)
-	defer unpin()
+	unpin = s.pin(img.pins()...)
 	if name != nil {
 		img.names = []reference.Named{name}
 	}

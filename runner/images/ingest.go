@@ -126,7 +126,10 @@ func (s *Store) layerWriter(in layerInput, p packing, u *unpacked) (*layerPipe, 
 		w.got = sha256.New()
 		return w, nil
 	}
-	var err error
+	err := w.budget.room()
+	if err != nil {
+		return nil, err
+	}
 	if w.blob, err = s.newBlob(); err != nil {
 		return nil, err
 	}
@@ -134,7 +137,7 @@ func (s *Store) layerWriter(in layerInput, p packing, u *unpacked) (*layerPipe, 
 		w.gzip = gzip.NewWriter(w.blob)
 		u.packing = packedGzip
 	}
-	return w, w.budget.room()
+	return w, nil
 }
 
 // stream is the source to the decompressor in one goroutine, and from there to

@@ -175,10 +175,10 @@ func dockerImage(a *archive, e archived, known []*loading) (*loading, error) {
 }
 
 // loadImage brings one image of an archive into the store.
-func (s *Store) loadImage(ctx context.Context, a *archive, l *loading, steps, p runner.Progress) error {
+func (s *Store) loadImage(ctx context.Context, a *archive, l *loading, steps, p runner.Progress) (err error) {
 	img := l.img
 	unpin := s.pin(img.pins()...)
-	defer unpin()
+	defer func() { s.conclude(unpin, err) }()
 	img.layers = make([]*unpacked, len(l.layers))
 	defer s.releaseAll(img)
 	made := img.manifestRaw == nil

@@ -33,7 +33,7 @@ type Fetcher interface {
 // returns its ID. Of an index it takes the image for platform, given as
 // os[/arch[/variant]], or for this host if that is empty. Messages are those of
 // docker.
-func (s *Store) Pull(ctx context.Context, f Fetcher, ref reference.Named, platform string, p runner.Progress) (string, error) {
+func (s *Store) Pull(ctx context.Context, f Fetcher, ref reference.Named, platform string, p runner.Progress) (id string, err error) {
 	p = inTurn(p)
 	ref = reference.TagNameOnly(ref)
 	want, err := parsePlatform(platform)
@@ -53,7 +53,7 @@ func (s *Store) Pull(ctx context.Context, f Fetcher, ref reference.Named, platfo
 		return "", err
 	}
 	unpin := s.pin(img.pins()...)
-	defer unpin()
+	defer func() { s.conclude(unpin, err) }()
 	if err := s.pullLayers(ctx, f, ref, img, p); err != nil {
 		return "", err
 	}

@@ -163,6 +163,7 @@ func (s *Store) restore(ctx context.Context, e *entry) error {
 			if err != nil {
 				return err
 			}
+			u.unpin()
 			if err := complete(s.layerDir(u.dir), u.tree, below); err != nil {
 				s.removeTree(u.dir)
 				return err
@@ -249,8 +250,8 @@ func (s *Store) syncLayers() error {
 	defer s.writeMu.Unlock()
 	s.mu.RLock()
 	for key, l := range c.layers {
-		if now, ok := s.layers[key]; !ok || now.Dir != l.Dir {
-			delete(c.layers, key) // removed meanwhile
+		if now, ok := s.layers[key]; !ok || now.Dir != l.Dir || now.Boot != l.Boot {
+			delete(c.layers, key) // removed or replaced meanwhile
 			continue
 		}
 		l.Boot = ""
