@@ -129,7 +129,7 @@ func (m *Manager) attach(ctx context.Context, a *attachment, req Request, got *n
 		return fmt.Errorf("connect container %s: %w", req.Name, err)
 	}
 	a.link = l
-	m.forgetFlows(a.reserved, l, false)
+	m.wg.Go(func() { m.forgetFlows(a.reserved, l, false) })
 	return nil
 }
 
@@ -221,6 +221,10 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 	delete(m.attached, containerID)
 	if a.link != nil {
 		m.dying++
+		m.bridge.v4.leave(a.link.v4)
+		if a.link.v6.IsValid() {
+			m.bridge.v6.leave(a.link.v6)
+		}
 	}
 	m.mu.Unlock()
 	if a.link == nil {
@@ -229,8 +233,9 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 	err := m.rules.withdraw(bindings(a.reserved))
 	m.ports.release(a.reserved)
 	m.wg.Go(func() {
-		m.unplug(a.link)
+		// Before the address is somebody else's, who would get its packets.
 		m.forgetFlows(a.reserved, a.link, true)
+		m.unplug(a.link)
 	})
 	if err != nil {
 		return fmt.Errorf("disconnect container %s: %w", a.name, err)

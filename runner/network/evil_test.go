@@ -7,7 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// evilRoute sends packets for 127.0.0.1 out of eth0, as root in a container may.
+// evilRoute sends packets for 127.0.0.1 out of eth0, as root in a container may:
+// its own loopback gives way.
 func evilRoute(h *rtnl) error {
 	index, err := h.indexOf("eth0")
 	if err != nil {
@@ -25,8 +26,14 @@ func evilRoute(h *rtnl) error {
 	if err != nil {
 		return err
 	}
-	if err := nh.LinkSetDown(lo); err != nil {
+	addrs, err := nh.AddrList(lo, netlink.FAMILY_V4)
+	if err != nil {
 		return err
+	}
+	for i := range addrs {
+		if err := nh.AddrDel(lo, &addrs[i]); err != nil {
+			return err
+		}
 	}
 	list, err := nh.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {

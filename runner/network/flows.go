@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetFlows makes the kernel forget UDP flows of published ports, in the
-// background. To the kernel a client that goes on sending is one flow, which
+// forgetFlows makes the kernel forget UDP flows of published ports: those that lead
+// to a container that is gone, or those that do not lead to one that is new. To the kernel a client that goes on sending is one flow, which
 // stays with the address that its first packet was sent to: with none, if that
 // was before the port was published, or with a container that is gone.
 func (m *Manager) forgetFlows(list []*reservation, l *link, gone bool) {
@@ -22,13 +22,11 @@ func (m *Manager) forgetFlows(list []*reservation, l *link, gone bool) {
 	if len(f.ports) == 0 {
 		return
 	}
-	m.wg.Go(func() {
-		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
-				m.log.Warn("UDP flows of before may not reach the container", "error", err)
-			}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
+			m.log.Warn("UDP flows of before may go astray", "error", err)
 		}
-	})
+	}
 }
 
 // flowFilter chooses UDP flows to published ports: those that lead to the

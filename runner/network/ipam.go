@@ -6,6 +6,9 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
+// leaving is the holder of an address whose interface is about to go.
+const leaving = ""
+
 // pool gives out the addresses of a subnet, each to one holder at a time. The
 // next address given is the lowest free one after the last: an address rests as
 // long as can be before it is given again. It is not safe for concurrent use.
@@ -30,7 +33,11 @@ func (p *pool) take(addr netip.Addr, holder string) error {
 	if addr == p.prefix.Addr() || addr == broadcast(p.prefix) {
 		return runner.Errorf(runner.ErrInvalid, "address %s is that of the network %s itself", addr, p.prefix)
 	}
-	if by, ok := p.used[addr]; ok {
+	by, ok := p.used[addr]
+	if ok && by == leaving {
+		return runner.Errorf(runner.ErrUnavailable, "Address already in use: the container that had %s has just ended", addr)
+	}
+	if ok {
 		return runner.Errorf(runner.ErrForbidden, "Address already in use: %s is that of %s", addr, by)
 	}
 	p.used[addr] = holder
@@ -69,6 +76,9 @@ func (p *pool) beside(addr netip.Addr, of *pool, holder string) (netip.Addr, err
 	}
 	return p.next(holder)
 }
+
+// leave keeps an address that its holder needs no more from being given.
+func (p *pool) leave(addr netip.Addr) { p.used[addr] = leaving }
 
 func (p *pool) release(addr netip.Addr) { delete(p.used, addr) }
 

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -158,10 +159,11 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Unlock()
 	var err error
 	if !slices.ContainsFunc(attached, (*attachment).onBridge) {
-		err = m.rules.remove()
-		if derr := m.host.do(deleteLink(m.bridge.Interface)); err == nil && exists(m.host, m.bridge.Interface) {
-			err = derr
+		// The bridge first: the rules guard it.
+		if err = m.host.do(deleteLink(m.bridge.Interface)); !exists(m.host, m.bridge.Interface) {
+			err = nil
 		}
+		err = errors.Join(err, m.rules.remove())
 	}
 	for _, a := range attached {
 		m.ports.release(a.reserved)

@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -134,8 +135,9 @@ func TestPublishedPortIsHeld(t *testing.T) {
 	newWorld(t)
 	m := openManager(t, Options{})
 	for range 3 {
-		web := connect(t, m, "web", ports(t, "8080>80/tcp", "8080>80/udp"), 80)
-		for _, addr := range []string{"0.0.0.0:8080", "127.0.0.1:8080", hostAddr4 + ":8080", "[::]:8080", "[::1]:8080"} {
+		web := connect(t, m, "web", ports(t, "8080>80/tcp", "8080>80/udp"))
+		serveAndHangUp(t, web.ns, 80)
+		for _, addr := range []string{"0.0.0.0:8080", "127.0.0.1:8080", hostAddr4 + ":8080", "[::]:8080", "[::1]:8080", "[" + hostAddr6 + "]:8080"} {
 			if l, err := net.Listen("tcp", addr); !errors.Is(err, unix.EADDRINUSE) {
 				t.Errorf("tcp %s: %v %v", addr, l, err)
 			}
@@ -144,9 +146,12 @@ func TestPublishedPortIsHeld(t *testing.T) {
 			}
 		}
 		for _, addr := range []string{"127.0.0.1:8080", "[::1]:8080"} {
-			if got, _, err := ask(nil, "tcp", addr, 5*time.Second); got != "web" {
+			c, err := net.Dial("tcp", addr)
+			must(t, err)
+			if got, err := io.ReadAll(c); string(got) != "bye" {
 				t.Errorf("%s: %q, %v", addr, got, err)
 			}
+			must(t, c.Close())
 		}
 		must(t, m.Disconnect(t.Context(), web.ContainerID))
 		l, err := net.Listen("tcp", ":8080")
@@ -189,6 +194,65 @@ func TestUDPClientThatWasThereBefore(t *testing.T) {
 		heard(name)
 		must(t, m.Disconnect(t.Context(), req.ContainerID))
 		must(t, ns.Close())
+	}
+}
+
+// serveAndHangUp ends each connection itself, so that it is the server's side that
+// waits for last packets.
+func serveAndHangUp(t *testing.T, ns *os.File, port int) {
+	t.Helper()
+	var l net.Listener
+	must(t, inNetNS(ns, func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("bye"))
+			_ = c.Close()
+		}
+	}()
+}
+
+// Whoever gets the address of a container that is gone does not get its clients.
+func TestUDPClientOfAContainerThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	m := openManager(t, Options{})
+	var client net.Conn
+	must(t, inNetNS(w.outside, func() (err error) {
+		client, err = net.Dial("udp", hostAddr4+":5353")
+		return err
+	}))
+	defer client.Close()
+	try := func() string {
+		buf := make([]byte, 100)
+		_, _ = client.Write([]byte("?"))
+		_ = client.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		n, _ := client.Read(buf)
+		return strings.TrimSpace(string(buf[:n]))
+	}
+	first := connect(t, m, "first", ports(t, "5353>53/udp"))
+	serveUDP(t, first.ns, 53, "first")
+	if got := try(); got != "first" {
+		t.Fatalf("got %q", got)
+	}
+	must(t, m.Disconnect(t.Context(), first.ContainerID))
+	// Its address is wished for at once.
+	ns, err := NewNetNS()
+	must(t, err)
+	defer ns.Close()
+	req := askFor("second", ns, nil)
+	req.Networks["bridge"].IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: first.es.IPAddress}
+	_, err = m.Connect(t.Context(), req)
+	must(t, err)
+	serveUDP(t, ns, 53, "second")
+	if got := try(); got != "" {
+		t.Errorf("a container that publishes nothing answers: %q", got)
 	}
 }
 

@@ -29,6 +29,7 @@ func testReach(t *testing.T) {
 	other := connect(t, m, "other", nil, 80)
 	serveUDP(t, web.ns, 53, "web")
 	serveTCP(t, w.outside, 80, "outside")
+	serveTCP(t, w.outside, 8080, "outside")
 	serveTCP(t, nil, 7000, "host")
 	w.routeFromOutside(t, m.bridge.Subnet, hostAddr4)
 	w.routeFromOutside(t, m.bridge.Subnet6, hostAddr6)
@@ -85,6 +86,9 @@ func testReach(t *testing.T) {
 		{"container, its own loopback", web.ns, "", "127.0.0.1:80", "web"},
 		{"container, the host's loopback", other.ns, "", "127.0.0.1:8080", ""},
 		{"container, the host", other.ns, "", hostAddr4 + ":7000", "host"},
+		{"host, outside, at a published port", nil, "", outsideAddr4 + ":8080", "outside"},
+		{"container, outside, at a published port", other.ns, "", outsideAddr4 + ":8080", "outside"},
+		{"container, outside, at a published port", other.ns, "", "[" + outsideAddr6 + "]:8080", "outside"},
 		{"container, outside", web.ns, "", outsideAddr4 + ":80", "outside"},
 		{"container, outside", web.ns, "", "[" + outsideAddr6 + "]:80", "outside"},
 	})
