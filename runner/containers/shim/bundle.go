@@ -39,6 +39,7 @@ type bundle struct {
 
 	op       sync.Mutex // held by what changes the container
 	finished bool       // its monitor was told to end; guarded by op
+	adopted  bool       // made by an earlier process
 
 	mu      sync.Mutex
 	record  record

@@ -135,7 +135,7 @@ func (c cgroups) pids(path string) ([]int, error) {
 	return pids, err
 }
 
-// ignoreGone drops the errors of a cgroup that is removed while it is read.
+// ignoreGone drops the errors of a file or cgroup that somebody else removes.
 func ignoreGone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil

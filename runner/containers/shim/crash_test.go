@@ -31,6 +31,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(unifiedEnv) != "" {
+		if err := mountUnified(); err != nil {
+			_, _ = fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
 }
 
@@ -264,7 +270,9 @@ func leftovers(t *testing.T, dir, cgroup string) {
 	if bytes.Contains(mounts, []byte(dir)) {
 		left = append(left, "a mount")
 	}
-	groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", cgroup, "*"))
+	groups, _ := filepath.Glob(filepath.Join(cgroupRoot, cgroup, "*"))
+	version1, _ := filepath.Glob(filepath.Join(cgroupRoot, "*", cgroup, "*"))
+	groups = append(groups, version1...)
 	for _, g := range groups {
 		if fi, err := os.Stat(g); err == nil && fi.IsDir() {
 			left = append(left, "cgroup "+g)

@@ -86,6 +86,9 @@ func (s *Shim) openGate(b *bundle) error {
 			return errNoGate
 		}
 		return runner.Errorf(runner.ErrConflict, "container %s is running already", b.id)
+	case errors.Is(err, unix.ENXIO) && b.adopted:
+		// An earlier process was killed between writing the byte and what follows.
+		return ignoreGone(unix.Unlink(s.gate(b)))
 	case errors.Is(err, unix.ENXIO): // nobody waits there
 		return runner.Errorf(runner.ErrConflict, "container %s is running already, or has ended", b.id)
 	case err != nil:
@@ -95,7 +98,7 @@ func (s *Shim) openGate(b *bundle) error {
 	if _, err := unix.Write(fd, []byte{0}); err != nil {
 		return fmt.Errorf("start container %s: %w", b.id, err)
 	}
-	if err := unix.Unlink(s.gate(b)); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := ignoreGone(unix.Unlink(s.gate(b))); err != nil {
 		return fmt.Errorf("start container %s: %w", b.id, err)
 	}
 	return nil

@@ -48,7 +48,7 @@ func (s *Shim) load(id, name string) (*bundle, error) {
 	if err == nil {
 		_ = json.Unmarshal(text, &b.record)
 	}
-	b.created = true // nobody waits for Create
+	b.adopted, b.created = true, true // nobody waits for Create
 	b.monitor, err = findMonitor(b.dir)
 	return b, err
 }
