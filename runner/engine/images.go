@@ -121,13 +121,15 @@ func (e *Engine) pushOne(ctx context.Context, repo *remote.Repo, ref reference.N
 		return err
 	}
 	defer img.Release()
-	_, err = repo.Push(ctx, ref.Tag(), remote.PushContent{
+	if _, err := repo.Push(ctx, ref.Tag(), remote.PushContent{
 		Manifest:  img.Manifest,
 		Blobs:     img.Blobs,
 		MountFrom: img.MountFrom,
 		DiffIDs:   img.DiffIDs,
-	}, e.images, progress)
-	return err
+	}, e.images, progress); err != nil {
+		return err
+	}
+	return e.images.Pushed(ctx, ref, img)
 }
 
 // SearchImages implements runner/api's ImageTransfers.
