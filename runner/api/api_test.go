@@ -29,7 +29,7 @@ func TestPing(t *testing.T) {
 			if method == "HEAD" {
 				want = ""
 			}
-			if got := text(t, resp); resp.StatusCode != 200 || got != want {
+			if got := text(t, resp); resp.StatusCode != http.StatusOK || got != want {
 				t.Errorf("%s %s: %d %q", method, path, resp.StatusCode, got)
 			}
 			for k, v := range map[string]string{
@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 		{"POST", "/containers/box/resize?h=1", "", 400, `invalid resize width \"\": invalid syntax`},
 		{"POST", "/containers/box/resize?h=1&w=70000", "", 400, `invalid resize width \"70000\": value out of range`},
 		{"POST", "/containers/box/rename", "", 400, "Neither old nor new names may be empty"},
-		{"POST", "/containers/box/rename?name=-x", "", 400, "Invalid container name (-x), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"},
+		{"POST", "/containers/box/rename?name=-x", "", 400, "Error when allocating new name: Invalid container name (/-x), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"},
 		{"GET", "/containers/box/archive", "", 400, "bad parameter: path cannot be empty"},
 		{"POST", "/containers/create", "", 400, "invalid JSON: got EOF while reading request body"},
 		{"POST", "/containers/create", "{", 400, "invalid JSON: unexpected end of JSON input"},
@@ -99,6 +99,8 @@ func TestErrors(t *testing.T) {
 		{"POST", "/containers/create?name=xy", `{"Image":"absent"}`, 404, "No such image: absent:latest"},
 		{"POST", "/containers/create?name=xy", `{"Image":"UPPER"}`, 400, "invalid reference format: repository name (library/UPPER) must be lowercase"},
 		{"POST", "/containers/create?name=a/b", `{"Image":"x"}`, 400, "Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"},
+		{"POST", "/containers/create", `{"Image":""}`, 400, "invalid reference format"},
+		{"POST", "/swarm/leave", "", 503, "This node is not part of a swarm"},
 		{"POST", "/containers/create?name=x", `{"Image":"x"}`, 400, "Invalid container name (x), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"},
 		{"POST", "/containers/create?platform=a/b/c/d", `{"Image":"x"}`, 400, `\"a/b/c/d\": cannot parse platform specifier: invalid argument`},
 		{"GET", "/images/a/b/json", "", 404, "No such image: a/b"},
@@ -138,7 +140,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	resp := request(t, socket, "POST", "/containers/create", `{"Image":"x"}`, "Content-Type", "text/plain")
-	if got := text(t, resp); resp.StatusCode != 400 || !strings.Contains(got, "unsupported Content-Type header (text/plain): must be 'application/json'") {
+	if got := text(t, resp); resp.StatusCode != http.StatusBadRequest || !strings.Contains(got, "unsupported Content-Type header (text/plain): must be 'application/json'") {
 		t.Errorf("%d %s", resp.StatusCode, got)
 	}
 }
@@ -155,7 +157,7 @@ func TestWait(t *testing.T) {
 	}
 	socket, _ := serve(t, e)
 	resp := request(t, socket, "POST", "/v1.50/containers/box/wait?condition=removed", "") // has the headers
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" {
 		t.Fatal(resp.Status)
 	}
 	ends <- container.WaitResponse{StatusCode: 7}
@@ -192,7 +194,7 @@ func TestProgress(t *testing.T) {
 		}
 		return s
 	}
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" {
 		t.Fatal(resp.Status)
 	}
 	want := `{"status":"Downloading","progressDetail":{"current":1000,"total":2000},"id":"layer","progress":"[=========================>                         ]      1kB/2kB"}` + "\n"
@@ -216,7 +218,7 @@ func TestProgress(t *testing.T) {
 			return nil
 		}
 		resp := request(t, socket, "POST", "/images/create?fromImage=x:", "", "X-Registry-Auth", auth)
-		if got := text(t, resp); resp.StatusCode != 200 || got != "" {
+		if got := text(t, resp); resp.StatusCode != http.StatusOK || got != "" {
 			t.Fatalf("%d %s", resp.StatusCode, got)
 		}
 	}
@@ -230,7 +232,11 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%v %v %v", since, until, f)
 		}
 		return func(yield func(events.Message) bool) {
-			_ = yield(<-happened) && yield(<-happened)
+			for range 2 {
+				if !yield(<-happened) {
+					return
+				}
+			}
 		}
 	}
 	m := events.Message{Type: "container", Action: "start", Actor: events.Actor{ID: "i", Attributes: map[string]string{"image": "b"}}, TimeNano: 5}
@@ -282,7 +288,7 @@ func TestBrokenArchive(t *testing.T) {
 		return runner.Errorf(runner.ErrNotFound, "No such image: %s", refs)
 	}
 	resp = request(t, socket, "GET", "/images/get?names=a&names=b", "")
-	if got := text(t, resp); resp.StatusCode != 404 || got != `{"message":"No such image: [a b]"}`+"\n" {
+	if got := text(t, resp); resp.StatusCode != http.StatusNotFound || got != `{"message":"No such image: [a b]"}`+"\n" {
 		t.Fatalf("%d %s", resp.StatusCode, got)
 	}
 }
@@ -317,7 +323,7 @@ func TestSlowClient(t *testing.T) {
 		}
 	}
 	start := time.Now()
-	if resp := request(t, socket, "GET", "/_ping", ""); resp.StatusCode != 200 || time.Since(start) > 5*time.Second {
+	if resp := request(t, socket, "GET", "/_ping", ""); resp.StatusCode != http.StatusOK || time.Since(start) > 5*time.Second {
 		t.Fatal(resp.Status, time.Since(start))
 	}
 }
@@ -342,19 +348,19 @@ func TestArchive(t *testing.T) {
 	const header = "eyJuYW1lIjoieCIsInNpemUiOjMsIm1vZGUiOjAsIm10aW1lIjoiMTk3MC0wMS0wMVQwMDowMDowMVoiLCJsaW5rVGFyZ2V0IjoiIn0="
 	for _, method := range []string{"GET", "HEAD"} {
 		resp := request(t, socket, method, "/containers/box/archive?path=/a%20b", "")
-		if got := resp.Header.Get("X-Docker-Container-Path-Stat"); got != header || resp.StatusCode != 200 {
+		if got := resp.Header.Get("X-Docker-Container-Path-Stat"); got != header || resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: %d %s", method, resp.StatusCode, got)
 		}
 		if got := text(t, resp); method == "GET" && (got != "tar" || resp.Header.Get("Content-Type") != "application/x-tar") {
 			t.Errorf("%q %v", got, resp.Header)
 		}
 		resp = request(t, socket, method, "/containers/box/archive?path=/none", "")
-		if resp.StatusCode != 404 || resp.Header.Get("X-Docker-Container-Path-Stat") != "" {
+		if resp.StatusCode != http.StatusNotFound || resp.Header.Get("X-Docker-Container-Path-Stat") != "" {
 			t.Errorf("%s: %d %v", method, resp.StatusCode, resp.Header)
 		}
 	}
 	resp := request(t, socket, "PUT", "/containers/box/archive?path=/p&noOverwriteDirNonDir=true", "tar", "Content-Type", "application/x-tar")
-	if got := text(t, resp); resp.StatusCode != 200 || got != "" {
+	if got := text(t, resp); resp.StatusCode != http.StatusOK || got != "" {
 		t.Errorf("%d %s", resp.StatusCode, got)
 	}
 }
@@ -376,9 +382,9 @@ func TestImport(t *testing.T) {
 			http.NotFound(w, r)
 			return
 		}
-		io.WriteString(w, "there")
+		_, _ = io.WriteString(w, "there")
 	})}
-	go files.Serve(l)
+	go func() { _ = files.Serve(l) }()
 	defer files.Close()
 	from := l.Addr().String()
 	for _, c := range []struct{ query, body, want string }{

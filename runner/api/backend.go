@@ -40,6 +40,8 @@ type Containers interface {
 	// StopContainer returns runner.ErrNotModified if it does not run.
 	StopContainer(ctx context.Context, ref string, opts runner.StopOptions) error
 	RestartContainer(ctx context.Context, ref string, opts runner.StopOptions) error
+	// KillContainer says in its error only why: that it could not kill which
+	// container is put before it here.
 	KillContainer(ctx context.Context, ref, signal string) error
 	PauseContainer(ctx context.Context, ref string) error
 	UnpauseContainer(ctx context.Context, ref string) error
@@ -78,6 +80,8 @@ type ContainerStreams interface {
 
 // Execs are further processes of running containers.
 type Execs interface {
+	// CreateExec keeps the request for StartExec. Its DetachKeys are the bytes
+	// themselves, as InspectExec gives them back; empty means the default.
 	CreateExec(ctx context.Context, ref string, req container.ExecCreateRequest) (execID string, err error)
 	// StartExec starts the process when the stream is copied, so that nothing
 	// that it writes is lost.
@@ -131,6 +135,7 @@ type System interface {
 	Info(ctx context.Context) (system.Info, error)
 	Version(ctx context.Context) (system.VersionResponse, error)
 	// Events yields what happened since, if not zero, and what happens from now
-	// on, until until, or for ever if it is zero.
+	// on, until until, or for ever if it is zero. The client is told that it will
+	// hear of what happens when Events has returned.
 	Events(ctx context.Context, since, until time.Time, filters runner.Filters) iter.Seq[events.Message]
 }

@@ -75,10 +75,8 @@ func (x *exchange) createContainer() error {
 	if req.CreateRequest, warnings, err = x.v.create(&b); err != nil {
 		return err
 	}
-	if image := req.Config.Image; image != "" {
-		if _, err := reference.ParseAnyReference(image); err != nil {
-			return runner.Errorf(runner.ErrInvalid, "%w", err)
-		}
+	if _, err := reference.ParseAnyReference(req.Image); err != nil {
+		return runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
 	created, err := x.engine.CreateContainer(x.r.Context(), req)
 	if err != nil {
@@ -209,10 +207,11 @@ func (x *exchange) renameContainer() error {
 	if name == "" {
 		return runner.Errorf(runner.ErrInvalid, "Neither old nor new names may be empty")
 	}
-	if err := checkName(name); err != nil {
-		return err
+	name = strings.TrimPrefix(name, "/")
+	if err := checkName("/" + name); err != nil {
+		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
-	if err := x.engine.RenameContainer(x.r.Context(), x.container(), strings.TrimPrefix(name, "/")); err != nil {
+	if err := x.engine.RenameContainer(x.r.Context(), x.container(), name); err != nil {
 		return err
 	}
 	return x.done(http.StatusNoContent)

@@ -12,30 +12,34 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// statuses is the table of errors: the status of each kind. An error of no kind
-// is the engine's fault.
+// statuses is the table of errors: the status of each kind.
+var statuses = []struct {
+	kind   error
+	status int
+}{
+	{runner.ErrInvalid, http.StatusBadRequest},
+	{runner.ErrUnauthorized, http.StatusUnauthorized},
+	{runner.ErrForbidden, http.StatusForbidden},
+	{runner.ErrNotFound, http.StatusNotFound},
+	{runner.ErrConflict, http.StatusConflict},
+	{runner.ErrNotModified, http.StatusNotModified},
+	{runner.ErrNotImplemented, http.StatusNotImplemented},
+	{runner.ErrUnavailable, http.StatusServiceUnavailable},
+	{runner.ErrPrecondition, http.StatusBadRequest},
+	{errdefs.ErrAlreadyExists, http.StatusConflict},
+	{errdefs.ErrAborted, http.StatusConflict},
+	{errdefs.ErrOutOfRange, http.StatusBadRequest},
+	{errdefs.ErrResourceExhausted, http.StatusTooManyRequests},
+}
+
+// status is that of the outermost kind of err. An error of no kind is the engine's
+// fault.
 func status(err error) int {
-	switch errdefs.Resolve(err) { //nolint:errorlint // Resolve returns the outermost kind itself
-	case runner.ErrInvalid, errdefs.ErrOutOfRange:
-		return http.StatusBadRequest
-	case runner.ErrUnauthorized:
-		return http.StatusUnauthorized
-	case runner.ErrForbidden:
-		return http.StatusForbidden
-	case runner.ErrNotFound:
-		return http.StatusNotFound
-	case runner.ErrConflict, errdefs.ErrAlreadyExists, errdefs.ErrAborted:
-		return http.StatusConflict
-	case runner.ErrNotModified:
-		return http.StatusNotModified
-	case runner.ErrNotImplemented:
-		return http.StatusNotImplemented
-	case runner.ErrUnavailable:
-		return http.StatusServiceUnavailable
-	case runner.ErrPrecondition:
-		return http.StatusBadRequest
-	case errdefs.ErrResourceExhausted:
-		return http.StatusTooManyRequests
+	kind := errdefs.Resolve(err)
+	for _, s := range statuses {
+		if errors.Is(kind, s.kind) {
+			return s.status
+		}
 	}
 	return http.StatusInternalServerError
 }
@@ -74,15 +78,15 @@ func (x *exchange) fail(err error) {
 func (x *exchange) logFailure(err error, code int) {
 	ctx := x.r.Context()
 	level := slog.LevelDebug
-	if code == http.StatusInternalServerError && !(errors.Is(err, context.Canceled) && ctx.Err() != nil) {
+	gone := ctx.Err() != nil && errors.Is(err, context.Canceled)
+	if code == http.StatusInternalServerError && !gone {
 		level = slog.LevelError
 	}
 	attrs := []slog.Attr{
 		slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
 		slog.Int("status", code), slog.Any("error", err),
 	}
-	var p *panicError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicError](err); ok {
 		attrs = append(attrs, slog.Any("panic", p.value), slog.String("stack", string(p.stack)))
 	}
 	x.o.Log.LogAttrs(ctx, level, "request failed", attrs...)

@@ -47,7 +47,7 @@ func (x *exchange) events() error {
 			}
 		}
 		if err := enc.Encode(line); err != nil {
-			return nil //nolint:nilerr // the client is gone
+			return nil // likewise
 		}
 		x.w.Flush()
 	}

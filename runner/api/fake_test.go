@@ -3,7 +3,6 @@ package api_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"iter"
@@ -75,10 +74,10 @@ func (e *engine) find(ref string) error {
 func (e *engine) CreateContainer(_ context.Context, req runner.CreateRequest) (container.CreateResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if req.Config.Image == "absent" {
+	if req.Image == "absent" {
 		return container.CreateResponse{}, runner.Errorf(runner.ErrNotFound, "No such image: absent:latest")
 	}
-	e.created, e.tty = &req, req.Config.Tty
+	e.created, e.tty = &req, req.Tty
 	return container.CreateResponse{ID: theID}, nil
 }
 
@@ -197,6 +196,8 @@ func (e *engine) CreateExec(_ context.Context, ref string, req container.ExecCre
 	if err := e.find(ref); err != nil {
 		return "", err
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.exec = req
 	return "exec1", nil
 }
@@ -205,12 +206,17 @@ func (e *engine) StartExec(_ context.Context, id string, _ container.ExecStartRe
 	if id != "exec1" {
 		return runner.Stream{}, runner.Errorf(runner.ErrNotFound, "No such exec instance: %s", id)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	process := e.process
 	return runner.Stream{TTY: e.exec.Tty, Close: func() {}, Copy: func(ctx context.Context, s runner.Streams) error {
 		if !e.exec.AttachStdin {
 			s.Stdin = nil
 		}
-		e.execEnd = e.process(ctx, s)
-		if e.execEnd == 127 {
+		code := process(ctx, s)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.execEnd = code; code == 127 {
 			return runner.Errorf(runner.ErrInvalid, "exec failed: no such file")
 		}
 		return nil
@@ -227,7 +233,10 @@ func (e *engine) InspectExec(_ context.Context, id string) (container.ExecInspec
 	if id != "exec1" {
 		return container.ExecInspectResponse{}, runner.Errorf(runner.ErrNotFound, "No such exec instance: %s", id)
 	}
-	return container.ExecInspectResponse{ID: id, ExitCode: &e.execEnd, ProcessConfig: &container.ExecProcessConfig{}}, nil
+	e.mu.Lock()
+	code := e.execEnd
+	e.mu.Unlock()
+	return container.ExecInspectResponse{ID: id, ExitCode: &code, DetachKeys: []byte(e.exec.DetachKeys), ProcessConfig: &container.ExecProcessConfig{}}, nil
 }
 
 func (e *engine) ListImages(context.Context, runner.ImageListOptions) ([]image.Summary, error) {
@@ -374,14 +383,4 @@ func text(t *testing.T, resp *http.Response) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// tree reads the body of an answer as JSON.
-func tree(t *testing.T, resp *http.Response) map[string]any {
-	t.Helper()
-	var v map[string]any
-	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
-		t.Fatal(err)
-	}
-	return v
 }

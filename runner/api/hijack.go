@@ -38,7 +38,7 @@ func (x *exchange) hijack(raw bool) (*hijacked, error) {
 	}
 	x.w.hijacked = true
 	// What came right behind the request is the beginning of the input.
-	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	early, _ := buffered.Peek(buffered.Reader.Buffered())
 	h := &hijacked{conn: conn, raw: raw, input: &input{
 		conn: conn,
 		r:    io.MultiReader(bytes.NewReader(slices.Clone(early)), conn),

@@ -33,6 +33,20 @@ type hijacked struct {
 	resp *http.Response
 }
 
+func (h *hijacked) closeWrite(t *testing.T) {
+	t.Helper()
+	if err := h.Conn.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func say(t *testing.T, w io.Writer, s string) {
+	t.Helper()
+	if _, err := io.WriteString(w, s); err != nil {
+		t.Error(err)
+	}
+}
+
 // hijack sends a request, and extra bytes right behind it.
 func hijack(t *testing.T, socket, path, body, extra string, upgrade bool) *hijacked {
 	t.Helper()
@@ -63,6 +77,7 @@ func hijack(t *testing.T, socket, path, body, extra string, upgrade bool) *hijac
 func echo(_ context.Context, s runner.Streams) int {
 	in, err := io.ReadAll(s.Stdin)
 	if err != nil {
+		fmt.Fprintf(s.Stdout, "detached after %s", in)
 		return 1
 	}
 	fmt.Fprintf(s.Stdout, "out:%s", in)
@@ -104,9 +119,7 @@ func TestAttach(t *testing.T) {
 			if _, err := io.WriteString(h, "late"); err != nil {
 				t.Fatal(err)
 			}
-			if err := h.Conn.(*net.UnixConn).CloseWrite(); err != nil {
-				t.Fatal(err)
-			}
+			h.closeWrite(t)
 			var out, errs bytes.Buffer
 			var err error
 			if c.framed {
@@ -158,10 +171,10 @@ func TestFramesOfTwo(t *testing.T) {
 // reads, writes or waits.
 func TestClientGone(t *testing.T) {
 	for _, stdin := range []string{"0", "1"} {
-		ended := make(chan error, 1)
+		ended := make(chan struct{})
 		socket, _ := serve(t, attached(func(ctx context.Context, _ runner.Streams) int {
 			<-ctx.Done()
-			ended <- ctx.Err()
+			close(ended)
 			return 0
 		}, false))
 		h := hijack(t, socket, "/containers/box/attach?stdout=1&stream=1&stdin="+stdin, "", "", true)
@@ -186,13 +199,11 @@ func TestHalfCloseIsNotGone(t *testing.T) {
 		if ctx.Err() != nil {
 			t.Error("cancelled")
 		}
-		io.WriteString(s.Stdout, "still")
+		say(t, s.Stdout, "still")
 		return 0
 	}, true))
 	h := hijack(t, socket, "/containers/box/attach?stdin=1&stdout=1&stream=1", "", "", true)
-	if err := h.Conn.(*net.UnixConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
+	h.closeWrite(t)
 	time.AfterFunc(100*time.Millisecond, func() { close(answer) })
 	got, err := io.ReadAll(h.r)
 	if string(got) != "still" || err != nil {
@@ -204,8 +215,8 @@ func TestHalfCloseIsNotGone(t *testing.T) {
 // client that is still sending to it.
 func TestEndWhileClientSends(t *testing.T) {
 	socket, _ := serve(t, attached(func(_ context.Context, s runner.Streams) int {
-		go io.Copy(io.Discard, s.Stdin) // outlives the process
-		s.Stdout.Write(bytes.Repeat([]byte("x"), 100<<10))
+		go func() { _, _ = io.Copy(io.Discard, s.Stdin) }() // outlives the process
+		say(t, s.Stdout, strings.Repeat("x", 100<<10))
 		return 0
 	}, true))
 	for range 20 {
@@ -257,13 +268,13 @@ func TestDetachKeys(t *testing.T) {
 	// Without a terminal there are no keys to detach by.
 	socket, _ := serve(t, attached(echo, false))
 	h := hijack(t, socket, "/containers/box/attach?stdin=1&stdout=1&stream=1", "", "a\x10\x11b", true)
-	h.Conn.(*net.UnixConn).CloseWrite()
+	h.closeWrite(t)
 	var out bytes.Buffer
 	if _, err := stdcopy.StdCopy(&out, io.Discard, h.r); err != nil || out.String() != "out:a\x10\x11b" {
 		t.Fatalf("%q, %v", out.String(), err)
 	}
 	resp := request(t, socket, "POST", "/containers/box/attach?detachKeys=ctrl-xx", "")
-	if got := text(t, resp); resp.StatusCode != 400 || !strings.Contains(got, "Invalid detach keys (ctrl-xx) provided") {
+	if got := text(t, resp); resp.StatusCode != http.StatusBadRequest || !strings.Contains(got, "Invalid detach keys (ctrl-xx) provided") {
 		t.Fatalf("%d %s", resp.StatusCode, got)
 	}
 }
@@ -271,19 +282,29 @@ func TestDetachKeys(t *testing.T) {
 func TestExec(t *testing.T) {
 	e := attached(echo, false)
 	socket, _ := serve(t, e)
-	resp := request(t, socket, "POST", "/containers/box/exec", `{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true}`)
-	if got := text(t, resp); resp.StatusCode != 201 || got != `{"Id":"exec1"}`+"\n" {
+	resp := request(t, socket, "POST", "/containers/box/exec", `{"Cmd":["cat"],"AttachStdin":true,"AttachStdout":true,"DetachKeys":"ctrl-x,x"}`)
+	if got := text(t, resp); resp.StatusCode != http.StatusCreated || got != `{"Id":"exec1"}`+"\n" {
 		t.Fatalf("%d %s", resp.StatusCode, got)
 	}
 	// The input begins before the answer.
 	h := hijack(t, socket, "/exec/exec1/start", `{"Tty":false}`, "in", true)
-	h.Conn.(*net.UnixConn).CloseWrite()
+	h.closeWrite(t)
 	var out bytes.Buffer
 	if _, err := stdcopy.StdCopy(&out, io.Discard, h.r); err != nil || out.String() != "out:in" {
 		t.Fatalf("%q, %v", out.String(), err)
 	}
+	// With a terminal, by the keys that it was created with.
+	if e.exec.DetachKeys != "\x18x" {
+		t.Fatalf("%q", e.exec.DetachKeys)
+	}
+	h = hijack(t, socket, "/exec/exec1/start", `{"Tty":true}`, "a\x10\x11b\x18xnever", true)
+	if got, err := io.ReadAll(h.r); string(got) != "detached after a\x10\x11b" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
 	// Why it did not start stands where its output would.
+	e.mu.Lock()
 	e.process = func(context.Context, runner.Streams) int { return 127 }
+	e.mu.Unlock()
 	h = hijack(t, socket, "/exec/exec1/start", `{}`, "", true)
 	out.Reset()
 	if _, err := stdcopy.StdCopy(&out, io.Discard, h.r); err != nil || out.String() != "exec failed: no such file\r\n" {
@@ -313,14 +334,14 @@ func TestPanic(t *testing.T) {
 	e := attached(func(context.Context, runner.Streams) int { panic("boom") }, false)
 	socket, log := serve(t, e)
 	resp := request(t, socket, "GET", "/networks", "") // which is not set
-	if got := text(t, resp); resp.StatusCode != 500 || got != `{"message":"panic while serving a request"}`+"\n" {
+	if got := text(t, resp); resp.StatusCode != http.StatusInternalServerError || got != `{"message":"panic while serving a request"}`+"\n" {
 		t.Fatalf("%d %s", resp.StatusCode, got)
 	}
 	h := hijack(t, socket, "/containers/box/attach?stdout=1&stream=1", "", "", true)
 	if got, err := io.ReadAll(h.r); len(got) > 0 || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
-	if resp := request(t, socket, "GET", "/_ping", ""); resp.StatusCode != 200 {
+	if resp := request(t, socket, "GET", "/_ping", ""); resp.StatusCode != http.StatusOK {
 		t.Fatal(resp.Status)
 	}
 	h.Close() // the server has waited for it
@@ -336,7 +357,7 @@ func TestLogs(t *testing.T) {
 	socket, _ := serve(t, e)
 	e.logs = func(_ context.Context, opts runner.LogOptions, s runner.Streams) error {
 		fmt.Fprintf(s.Stdout, "%d %v %v\n", opts.Tail, opts.Since.Unix(), opts.Until.IsZero())
-		io.WriteString(s.Stderr, "e\n")
+		say(t, s.Stderr, "e\n")
 		return errors.New("disk on fire")
 	}
 	resp := request(t, socket, "GET", "/v1.50/containers/box/logs?stdout=1&stderr=1&tail=5&since=100.5", "")
@@ -349,7 +370,7 @@ func TestLogs(t *testing.T) {
 		t.Fatalf("%q %q %v", out.String(), errs.String(), err)
 	}
 	resp = request(t, socket, "GET", "/containers/box/logs", "")
-	if got := text(t, resp); resp.StatusCode != 400 || !strings.Contains(got, "you must choose at least one stream") {
+	if got := text(t, resp); resp.StatusCode != http.StatusBadRequest || !strings.Contains(got, "you must choose at least one stream") {
 		t.Fatalf("%d %s", resp.StatusCode, got)
 	}
 
@@ -361,7 +382,7 @@ func TestLogs(t *testing.T) {
 		if opts.Tail != -1 {
 			t.Errorf("tail %d", opts.Tail)
 		}
-		io.WriteString(s.Stdout, "line\n")
+		say(t, s.Stdout, "line\n")
 		<-ctx.Done()
 		return ctx.Err()
 	}

@@ -71,8 +71,12 @@ func (x *exchange) createExec() error {
 	if len(req.Cmd) == 0 {
 		return runner.Errorf(runner.ErrInvalid, "No exec command specified")
 	}
-	if _, err := parseDetachKeys(req.DetachKeys); err != nil {
-		return err
+	if req.DetachKeys != "" {
+		keys, err := parseDetachKeys(req.DetachKeys)
+		if err != nil {
+			return err
+		}
+		req.DetachKeys = string(keys)
 	}
 	if !x.v.consoleSize() {
 		req.ConsoleSize = nil

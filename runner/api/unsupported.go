@@ -49,7 +49,9 @@ func unsupported() []route {
 		no(post, "/swarm/init", "swarm mode"),
 		no(post, "/swarm/join", "swarm mode"),
 		manager(get, "/swarm"),
-		manager(post, "/swarm/leave"),
+		{post, "/swarm/leave", 0, func(*exchange) error {
+			return runner.Errorf(runner.ErrUnavailable, "This node is not part of a swarm")
+		}},
 		manager(post, "/swarm/update"),
 		manager(get, "/swarm/unlockkey"),
 		manager(post, "/swarm/unlock"),

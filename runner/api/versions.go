@@ -98,7 +98,7 @@ func (v version) create(b *createBody) (container.CreateRequest, []string, error
 		}
 		req.Config = &container.Config{}
 	}
-	req.Config.Cmd, req.Config.Entrypoint = b.Cmd, b.Entrypoint
+	req.Cmd, req.Entrypoint = b.Cmd, b.Entrypoint
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
 	}
@@ -119,8 +119,8 @@ func (v version) create(b *createBody) (container.CreateRequest, []string, error
 	if err := v.createHost(req.HostConfig); err != nil {
 		return req, nil, err
 	}
-	if v < 44 && req.Config.Healthcheck != nil {
-		req.Config.Healthcheck.StartInterval = 0
+	if v < 44 && req.Healthcheck != nil {
+		req.Healthcheck.StartInterval = 0
 	}
 	warnings, err := v.createEndpoints(req.HostConfig, endpoints, b.MacAddress)
 	return req, warnings, err
@@ -589,7 +589,7 @@ type event struct {
 // event returns the line for m, or false if the version has no such event.
 func (v version) event(m events.Message) (event, bool) {
 	e := event{Message: m}
-	switch m.Type {
+	switch m.Type { //nolint:exhaustive // the others never had names
 	case events.ImageEventType:
 		if m.Action == events.ActionCreate && !v.imageCreateEvents() {
 			return event{}, false
