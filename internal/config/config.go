@@ -74,9 +74,10 @@ func Default() Config {
 	}
 }
 
-// What is wrong is told in these, and set by these.
 type (
+	// Problem is one thing that is wrong with a configuration.
 	Problem = settings.Problem
+	// Setting sets a key from somewhere else than file and environment.
 	Setting = settings.Setting
 )
 
