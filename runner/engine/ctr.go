@@ -23,6 +23,7 @@ type ctr struct {
 	state    runner.State
 	clients  []*client          // attached before it is started
 	run      *run               // of the last start; nil if there was none
+	health   *container.Health  // what the checks of this run have found; nil without a check
 	waiters  []waiter           // for an exit or the removal
 	stopping context.CancelFunc // ends the wait for the next try of a restart policy
 	keepers  int                // operations that --rm has to wait for

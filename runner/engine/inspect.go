@@ -34,7 +34,7 @@ func (e *Engine) InspectContainer(ctx context.Context, ref string, size bool) (c
 		Created:         rec.Created.Format(time.RFC3339Nano),
 		Path:            rec.Path,
 		Args:            slices.Clone(rec.Args),
-		State:           inspectState(st),
+		State:           inspectState(st, c.healthOf()),
 		Image:           rec.ImageID,
 		HostnamePath:    filepath.Join(dir, "hostname"),
 		HostsPath:       filepath.Join(dir, "hosts"),
@@ -75,8 +75,8 @@ func (e *Engine) InspectContainer(ctx context.Context, ref string, size bool) (c
 	return resp, nil
 }
 
-func inspectState(st runner.State) *container.State {
-	shown := &container.State{
+func inspectState(st runner.State, health *container.Health) *container.State {
+	return &container.State{
 		Status:     st.Status,
 		Running:    st.Running() || st.Status == container.StateRestarting,
 		Paused:     st.Status == container.StatePaused,
@@ -87,8 +87,8 @@ func inspectState(st runner.State) *container.State {
 		Error:      st.Error,
 		StartedAt:  st.StartedAt.Format(time.RFC3339Nano),
 		FinishedAt: st.FinishedAt.Format(time.RFC3339Nano),
+		Health:     health,
 	}
-	return shown
 }
 
 // graphDriver names the directories of the container's tree. There is no merged

@@ -40,10 +40,11 @@ func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([
 	list := []container.Summary{}
 	for _, c := range all {
 		rec, st := c.snapshot()
-		if !match(rec, st) {
+		health := c.healthOf()
+		if !match(rec, st, health) {
 			continue
 		}
-		one := summary(rec, st)
+		one := summary(rec, st, health)
 		if opts.Size {
 			if one.SizeRw, one.SizeRootFs, err = e.sizes(ctx, rec); err != nil {
 				return nil, err
@@ -58,7 +59,7 @@ func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([
 }
 
 // listMatcher makes of the options a predicate, and checks them.
-func (e *Engine) listMatcher(ctx context.Context, opts runner.ListOptions) (func(*runner.Container, runner.State) bool, error) {
+func (e *Engine) listMatcher(ctx context.Context, opts runner.ListOptions) (func(*runner.Container, runner.State, *container.Health) bool, error) {
 	f := opts.Filters
 	if err := f.Allow(listFilters...); err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func (e *Engine) listMatcher(ctx context.Context, opts runner.ListOptions) (func
 	if err != nil {
 		return nil, err
 	}
-	return func(rec *runner.Container, st runner.State) bool {
+	return func(rec *runner.Container, st runner.State, health *container.Health) bool {
 		return (all || st.Running() || st.Status == container.StateRestarting) &&
 			f.Match("status", string(st.Status)) &&
 			(!byCode || st.Status == container.StateExited && f.Match("exited", strconv.Itoa(st.ExitCode))) &&
@@ -97,7 +98,7 @@ func (e *Engine) listMatcher(ctx context.Context, opts runner.ListOptions) (func
 			f.MatchFunc("network", func(want string) bool { return connected(rec, want) }) &&
 			f.MatchFunc("publish", func(want string) bool { return publishes(st.Ports, want) }) &&
 			f.MatchFunc("expose", func(want string) bool { return exposes(rec.Config.ExposedPorts, want) }) &&
-			f.MatchFunc("health", func(want string) bool { return want == string(container.NoHealthcheck) }) &&
+			f.MatchFunc("health", func(want string) bool { return want == string(healthStatus(health)) }) &&
 			f.MatchFunc("is-task", func(want string) bool { return want == "false" || want == "0" }) &&
 			(before == nil || rec.Created.Before(before.Created)) &&
 			(since == nil || rec.Created.After(since.Created))
@@ -193,7 +194,7 @@ func exposes(ports network.PortSet, want string) bool {
 }
 
 // summary is a container in a list.
-func summary(rec *runner.Container, st runner.State) container.Summary {
+func summary(rec *runner.Container, st runner.State, health *container.Health) container.Summary {
 	one := container.Summary{
 		ID:                      rec.ID,
 		Names:                   []string{"/" + rec.Name},
@@ -208,6 +209,12 @@ func summary(rec *runner.Container, st runner.State) container.Summary {
 		Status:                  statusText(st, time.Now()),
 		NetworkSettings:         &container.NetworkSettingsSummary{Networks: endpoints(rec, st)},
 		Mounts:                  rec.Mounts,
+	}
+	if health != nil && st.Running() {
+		one.Health = &container.HealthSummary{Status: health.Status, FailingStreak: health.FailingStreak}
+		if st.Status == container.StateRunning {
+			one.Status += healthText(health.Status)
+		}
 	}
 	if one.Labels == nil {
 		one.Labels = map[string]string{}
@@ -247,6 +254,20 @@ func statusText(st runner.State, now time.Time) string {
 	default:
 		return fmt.Sprintf("Exited (%d) %s ago", st.ExitCode, ago(st.FinishedAt))
 	}
+}
+
+func healthStatus(h *container.Health) container.HealthStatus {
+	if h == nil {
+		return container.NoHealthcheck
+	}
+	return h.Status
+}
+
+func healthText(s container.HealthStatus) string {
+	if s == container.Starting {
+		return " (health: starting)"
+	}
+	return " (" + string(s) + ")"
 }
 
 // portSummary lists the published ports of a running container, and what it

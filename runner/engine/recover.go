@@ -203,6 +203,7 @@ func (e *Engine) resume(ctx context.Context) {
 		rec, st := c.snapshot()
 		switch {
 		case st.Running():
+			e.watchHealth(c, c.currentRun())
 		case rec.HostConfig.AutoRemove && st.Status == container.StateExited:
 			if err := e.remove(ctx, c, true); err != nil {
 				e.log.ErrorContext(ctx, "remove a container that has ended", "container", c.id, "error", err)

@@ -60,7 +60,7 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 	}
 	next, err := e.launch(ctx, c, rec, before)
 	if err == nil {
-		c.begin(next)
+		e.watchHealth(c, c.begin(next))
 		e.connectClients(ctx, c)
 		e.containerEvent(c, events.ActionStart)
 		return nil
@@ -210,11 +210,13 @@ func (e *Engine) tearDown(ctx context.Context, id string) {
 }
 
 // begin makes the launched run the current one.
-func (c *ctr) begin(st runner.State) {
+func (c *ctr) begin(st runner.State) *run {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state = st
+	c.health = nil
 	c.run = &run{ended: make(chan struct{})}
+	return c.run
 }
 
 // watchExits hands each exit to the container or exec that it is of.
