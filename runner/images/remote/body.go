@@ -19,6 +19,9 @@ func (e sourceError) Unwrap() error { return e.error }
 // attach gives a request its body.
 func attach(req *http.Request, q call, w *watchdog) error {
 	if q.body == nil || q.size == 0 {
+		if req.Method == http.MethodPut {
+			w.allow(answerTime) // it ends an upload
+		}
 		return nil // NoBody, as a zero ContentLength with a body means unknown
 	}
 	open := func() (io.ReadCloser, error) {

@@ -1,13 +1,16 @@
 package remote
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -117,6 +120,18 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+func TestIsDomain(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]bool{
+		"registry": true, "a.b": true, "a.b:5000": true, "localhost": true, "127.0.0.1:5": true, "[::1]:5000": true, "registry:80": true,
+		"": false, "..": false, "../x": false, "a/b": false, "a b": false, "a.b:port": false, "user@host": false, "-x": false, "a\n": false,
+	} {
+		if isDomain(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
+	}
+}
+
 func TestParseName(t *testing.T) {
 	t.Parallel()
 	hub, own := client(t, Options{}), client(t, Options{DefaultRegistry: "localhost:5000"})
@@ -160,20 +175,44 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// newTLS is a TLS server with a certificate that nobody trusts.
+// newTLS speaks TLS, with a certificate that nobody trusts, and plain HTTP on the
+// same port, as somebody in between might.
 func newTLS(t *testing.T) string {
 	t.Helper()
 	cert, key := newAuthority(t).issue(t, t.TempDir(), "server")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	pair := must[tls.Certificate](t)(tls.LoadX509KeyPair(cert, key))
+	l := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	serve := func(conn net.Conn) {
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		r := bufio.NewReader(conn)
+		if first, err := r.Peek(1); err == nil && first[0] == 22 {
+			_ = tls.Server(peeked{conn, r}, &tls.Config{Certificates: []tls.Certificate{pair}}).Handshake()
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	}
-	srv := &http.Server{Handler: http.NotFoundHandler(), ErrorLog: nil, ReadHeaderTimeout: time.Minute}
-	done := make(chan struct{})
-	go func() { _ = srv.ServeTLS(l, cert, key); close(done) }()
-	t.Cleanup(func() { srv.Close(); <-done })
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { serve(conn) })
+		}
+	})
 	return l.Addr().String()
 }
+
+// peeked is a connection whose first bytes were looked at.
+type peeked struct {
+	net.Conn
+	r io.Reader
+}
+
+func (p peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
 // TestSchemeIsRemembered makes one attempt at TLS, not one for each request, and
 // another when the server has changed.

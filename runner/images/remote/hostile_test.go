@@ -298,7 +298,7 @@ func TestRedirects(t *testing.T) {
 	t.Parallel()
 	data, desc := layer(1000)
 	store := newFake(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(data) })
-	var f *fake = newFake(t, func(w http.ResponseWriter, r *http.Request) {
+	f := newFake(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "" {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
 			w.WriteHeader(http.StatusUnauthorized)

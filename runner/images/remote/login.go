@@ -41,7 +41,7 @@ func (c *Client) Login(ctx context.Context, login registry.AuthConfig) (registry
 		return registry.AuthResponse{}, err
 	}
 	base.Path = "/v2/"
-	tap := &tokenTap{next: server.transport, registry: base}
+	tap := &tokenTap{next: oneChallenge{server.transport}, registry: base}
 	s.auth.Client = &http.Client{Transport: tap}
 	err = s.login(ctx)
 	if isStatus(err, http.StatusNotFound) || isStatus(err, http.StatusMethodNotAllowed) {

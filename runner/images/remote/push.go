@@ -287,7 +287,12 @@ func (j *job) run(ctx context.Context) error {
 		if n == maxAttempts || ctx.Err() != nil || !again(err) {
 			return err
 		}
-		j.say(fmt.Sprintf("Retrying in %d seconds", int(pause(n, err).Round(time.Second).Seconds())))
+		switch s := int(pause(n, err).Round(time.Second).Seconds()); {
+		case s > 1:
+			j.say(fmt.Sprintf("Retrying in %d seconds", s))
+		default:
+			j.say("Retrying in 1 second")
+		}
 		if err := wait(ctx, n, err); err != nil {
 			return err
 		}

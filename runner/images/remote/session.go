@@ -43,7 +43,7 @@ func (c *Client) session(s *server, login auth.Credential) *session {
 		login = s.login
 	}
 	a := &auth.Client{
-		Client:   &http.Client{Transport: s.transport},
+		Client:   &http.Client{Transport: oneChallenge{s.transport}},
 		Cache:    auth.NewCache(),
 		ClientID: defaultAgent,
 		Credential: func(_ context.Context, host string) (auth.Credential, error) {
@@ -59,6 +59,28 @@ func (c *Client) session(s *server, login auth.Credential) *session {
 		a.BlockedRealmPrefixes = []netip.Prefix{}
 	}
 	return &session{server: s, c: c, auth: a}
+}
+
+// oneChallenge leaves of several challenges the one that auth.Client, which looks
+// at the first only, can answer.
+type oneChallenge struct{ http.RoundTripper }
+
+// RoundTrip makes a request.
+func (o oneChallenge) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := o.RoundTripper.RoundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	const name = "Www-Authenticate"
+	for _, want := range []string{"bearer", "basic"} {
+		for _, challenge := range resp.Header[name] {
+			if scheme, _, _ := strings.Cut(challenge, " "); strings.EqualFold(scheme, want) {
+				resp.Header[name] = []string{challenge}
+				return resp, nil
+			}
+		}
+	}
+	return resp, nil
 }
 
 // credential is what a client of the API has sent.

@@ -159,7 +159,9 @@ func TestExpiredToken(t *testing.T) {
 			return
 		}
 		if r.Header.Get("Authorization") != fmt.Sprintf("Bearer t%d", valid.Load()) {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="`+f.URL+`/token",service="x"`)
+			w.Header().Add("WWW-Authenticate", "Negotiate")
+			w.Header().Add("WWW-Authenticate", `Basic realm="x"`)
+			w.Header().Add("WWW-Authenticate", `Bearer realm="`+f.URL+`/token",service="x"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
