@@ -109,7 +109,6 @@ func TestCopyNothing(t *testing.T) {
 // what it was.
 type model struct {
 	lines [2][]string // by stream; the last may be open
-	order []int       // the stream of each line, by its end
 	open  [2]bool
 }
 

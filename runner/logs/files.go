@@ -133,12 +133,15 @@ func (s *files) order() {
 	slices.SortFunc(s.numbered, func(a, b file) int {
 		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(b.skip, a.skip))
 	})
-	s.numbered = slices.CompactFunc(s.numbered, func(a, b file) bool {
-		if a.number == b.number {
-			s.stale = append(s.stale, b.name)
+	sorted := s.numbered
+	s.numbered = nil
+	for _, f := range sorted {
+		if len(s.numbered) > 0 && s.newest() == f.number {
+			s.stale = append(s.stale, f.name)
+			continue
 		}
-		return a.number == b.number
-	})
+		s.numbered = append(s.numbered, f)
+	}
 }
 
 // has returns the number of a file that has one.
@@ -188,6 +191,14 @@ func (s *files) all() []file {
 	f := *s.current
 	f.number = number + 1
 	return append(list, f)
+}
+
+// currentSize is how long the file is that is written to.
+func (s *files) currentSize() int64 {
+	if s.current == nil {
+		return 0
+	}
+	return s.current.size()
 }
 
 // isCurrent says whether a file is the one that is written to.

@@ -88,7 +88,8 @@ type location struct {
 }
 
 // successor finds the file after the one that is read; nil if there is none yet.
-// It returns fs.ErrNotExist if the log was removed with its directory.
+// It returns fs.ErrNotExist if the log was removed: a monitor never leaves a
+// moment without a current file.
 func (r *reader) successor() (*location, error) {
 	s, err := scan(r.dir)
 	if err != nil {
@@ -110,6 +111,9 @@ func (r *reader) successor() (*location, error) {
 		if f.number > r.number {
 			return &location{f, s.path(f.name)}, nil
 		}
+	}
+	if r.f != nil && s.current == nil {
+		return nil, fs.ErrNotExist
 	}
 	return nil, nil
 }
@@ -154,7 +158,7 @@ func (w *watcher) watch(f *os.File) {
 		return
 	}
 	if w.dirWD == 0 {
-		wd, err := w.inotify.add(w.dir, unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_ONLYDIR|unix.IN_DELETE_SELF)
+		wd, err := w.inotify.add(w.dir, unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_DELETE|unix.IN_DELETE_SELF|unix.IN_ONLYDIR)
 		if err != nil {
 			w.fallBack()
 			return

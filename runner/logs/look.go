@@ -63,7 +63,8 @@ func (k *Keeper) bound(l *kept) error {
 	if err != nil || !changed && l.seen != nil {
 		return err
 	}
-	return trim(l.dir, l.options)
+	_, piece := l.options.limit()
+	return trim(l.dir, l.options, piece)
 }
 
 // ask asks the monitor to begin a new file, unless it is about to. If it does not,
@@ -123,22 +124,23 @@ func Settle(dir string, o Options) error {
 		return ignoreNotExist(err)
 	}
 	_, piece := o.limit()
-	long := s.current != nil && s.current.size() > piece
+	long := s.currentSize() > piece
 	if len(s.numbered) == 0 && !s.nextUsed() && !long {
 		return nil // short, and the only one
 	}
 	if _, err := adopt(dir); err != nil {
 		return err
 	}
-	if long {
-		if err := rotate(dir); err != nil {
-			return err
-		}
-		if _, err := adopt(dir); err != nil {
-			return err
-		}
+	if !long {
+		return trim(dir, o, s.currentSize())
 	}
-	return trim(dir, o)
+	if err := rotate(dir); err != nil {
+		return err
+	}
+	if _, err := adopt(dir); err != nil {
+		return err
+	}
+	return trim(dir, o, 0)
 }
 
 func ignoreNotExist(err error) error {

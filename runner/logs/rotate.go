@@ -104,8 +104,8 @@ func rotate(dir string) error {
 }
 
 // trim makes the files that are not written to any more fit into the limit,
-// beside a piece for the one that is. The oldest lines go.
-func trim(dir string, o Options) error {
+// beside what is reserved for the one that is. The oldest lines go.
+func trim(dir string, o Options, reserved int64) error {
 	limit, piece := o.limit()
 	s, err := scan(dir)
 	if err != nil {
@@ -119,7 +119,7 @@ func trim(dir string, o Options) error {
 			sum += f.size()
 		}
 	}
-	keep := limit - piece
+	keep := limit - reserved
 	for len(old) > 0 && sum-old[0].size() >= keep {
 		if err := remove(s.path(old[0].name)); err != nil {
 			return err
