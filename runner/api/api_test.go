@@ -365,6 +365,22 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// TestLoad checks that messages may come before the archive has been read.
+func TestLoad(t *testing.T) {
+	e := newEngine()
+	e.load = func(_ context.Context, r io.Reader, quiet bool, p runner.Progress) error {
+		p.Status("", "begun")
+		n, err := io.Copy(io.Discard, r)
+		p.Status("", fmt.Sprint(n, quiet))
+		return err
+	}
+	socket, _ := serve(t, e)
+	resp := request(t, socket, "POST", "/images/load?quiet=0", strings.Repeat("x", 5<<20))
+	if got := text(t, resp); got != `{"status":"begun"}`+"\n"+`{"status":"5242880 false"}`+"\n" {
+		t.Fatal(got)
+	}
+}
+
 // TestImport imports from the request and from another server.
 func TestImport(t *testing.T) {
 	e := newEngine()
