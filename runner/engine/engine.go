@@ -134,6 +134,9 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	if e.host, err = spec.DetectHost(); err != nil {
 		return err
 	}
+	if err := spec.LoadAppArmor(e.host); err != nil {
+		return err
+	}
 	e.images, err = images.Open(ctx, images.Options{
 		Root:            filepath.Join(e.opts.Data, "images"),
 		DefaultRegistry: e.opts.DefaultRegistry,

@@ -126,31 +126,38 @@ func (e *Engine) StartExec(ctx context.Context, id string, req container.ExecSta
 		Stdout: stdout && st.Request.AttachStdout,
 		Stderr: stderr && st.Request.AttachStderr,
 	}
-	process, err := e.prepareExec(ctx, x, c, req, true)
-	if err != nil {
+	if err := e.claimExec(x, c); err != nil {
 		return runner.Stream{}, err
 	}
+	// From here on errors are for the one who reads the output, as in Docker.
 	return runner.Stream{
 		TTY: st.Request.Tty,
 		Copy: func(ctx context.Context, s runner.Streams) error {
-			if err := e.beginExec(context.WithoutCancel(ctx), x, c, process); err != nil {
-				return err
-			}
-			err := pump(ctx, process.Conn(), chosen(s, opts), false)
-			if errors.Is(err, errDetached) {
-				e.containerEvent(c, execAction(events.ActionExecDetach, st.Request), "execID", x.id)
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			return x.wait(ctx)
+			return e.runExec(ctx, x, c, req, chosen(s, opts))
 		},
-		Close: func() {
-			process.Abort()
-			x.endStart(nil)
-		},
+		Close: func() { x.endStart(nil) },
 	}, nil
+}
+
+// runExec starts the process with a client attached and carries its streams.
+func (e *Engine) runExec(ctx context.Context, x *exec, c *ctr, req container.ExecStartRequest, s runner.Streams) error {
+	whole := context.WithoutCancel(ctx)
+	process, err := e.prepareExec(whole, x, c, req, true)
+	if err != nil {
+		return err
+	}
+	if err := e.beginExec(whole, x, c, process); err != nil {
+		return err
+	}
+	err = pump(ctx, process.Conn(), s, false)
+	if errors.Is(err, errDetached) {
+		e.containerEvent(c, execAction(events.ActionExecDetach, x.snapshot().Request), "execID", x.id)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return x.wait(ctx)
 }
 
 // wait waits for the exit code: a client asks for it as soon as its stream ends.
@@ -174,6 +181,9 @@ func (e *Engine) StartExecDetached(ctx context.Context, id string, req container
 	if err != nil {
 		return err
 	}
+	if err := e.claimExec(x, c); err != nil {
+		return err
+	}
 	process, err := e.prepareExec(ctx, x, c, req, false)
 	if err != nil {
 		return err
@@ -181,16 +191,24 @@ func (e *Engine) StartExecDetached(ctx context.Context, id string, req container
 	return e.beginExec(ctx, x, c, process)
 }
 
-// prepareExec makes the monitor of the process, which waits to be started.
-func (e *Engine) prepareExec(ctx context.Context, x *exec, c *ctr, req container.ExecStartRequest, attach bool) (*shim.Exec, error) {
+// claimExec makes sure that an exec is started once, and while its container
+// runs.
+func (e *Engine) claimExec(x *exec, c *ctr) error {
+	if _, st := c.snapshot(); !st.Running() {
+		return runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
+	}
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.state.Started {
-		x.mu.Unlock()
-		return nil, runner.Errorf(runner.ErrConflict, "exec %s has already been started", x.id)
+		return runner.Errorf(runner.ErrConflict, "exec %s has already been started", x.id)
 	}
 	x.state.Started = true
-	asked := x.state.Request
-	x.mu.Unlock()
+	return nil
+}
+
+// prepareExec makes the monitor of the process, which waits to be started.
+func (e *Engine) prepareExec(ctx context.Context, x *exec, c *ctr, req container.ExecStartRequest, attach bool) (*shim.Exec, error) {
+	asked := x.snapshot().Request
 	process, err := e.execProcess(c, asked, req)
 	if err != nil {
 		x.endStart(err)

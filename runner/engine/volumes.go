@@ -16,6 +16,7 @@ import (
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/rootfs"
 	"github.com/berth-registry/berth/runner/containers/shim"
+	"github.com/berth-registry/berth/runner/containers/spec"
 )
 
 // anonymousLabel marks a volume that was made for one container without a name.
@@ -57,7 +58,12 @@ func makeBindSource(path string) error {
 // makeVolume makes a volume, or takes the one of that name, and fills a new one
 // with what the image has at its place.
 func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *container.MountPoint) error {
-	v, err := e.volumes.Create(ctx, volume.CreateRequest{Name: m.Name, Driver: m.Driver})
+	opts := spec.VolumeOptions(rec.HostConfig, *m)
+	req := volume.CreateRequest{Name: m.Name, Driver: m.Driver, Labels: opts.Labels}
+	if opts.DriverConfig != nil {
+		req.Driver, req.DriverOpts = opts.DriverConfig.Name, opts.DriverConfig.Options
+	}
+	v, err := e.volumes.Create(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -68,7 +74,7 @@ func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *conta
 	if err := e.volumes.Ref(v.Name, rec.ID); err != nil {
 		return err
 	}
-	if noCopy(rec.HostConfig, m.Destination) {
+	if opts.NoCopy {
 		return nil
 	}
 	entries, err := os.ReadDir(v.Mountpoint)
@@ -84,16 +90,6 @@ func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *conta
 		return fmt.Errorf("fill volume %s: %w", v.Name, err)
 	}
 	return nil
-}
-
-// noCopy says whether a volume is asked for as it is, by volume-nocopy.
-func noCopy(hc *container.HostConfig, destination string) bool {
-	for _, m := range hc.Mounts {
-		if m.Target == destination && m.VolumeOptions != nil {
-			return m.VolumeOptions.NoCopy
-		}
-	}
-	return false
 }
 
 // CreateVolume implements runner/api's Volumes.
