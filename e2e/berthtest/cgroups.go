@@ -164,6 +164,26 @@ func (g cgroup) below() ([]string, error) {
 	return found, err
 }
 
+// thaw lets go on what is frozen in version 1, where that holds even the dying.
+func (c cgroups) thaw() error {
+	for _, g := range c {
+		below, err := g.below()
+		if err != nil {
+			return err
+		}
+		for _, dir := range below {
+			state := filepath.Join(dir, "freezer.state")
+			if _, err := os.Stat(state); err != nil {
+				continue // it is another controller's
+			}
+			if err := os.WriteFile(state, []byte("THAWED"), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // empty removes all cgroups below the directories, in which no process is left.
 func (c cgroups) empty() error {
 	for _, g := range c {

@@ -167,8 +167,15 @@ func (m *Machine) powerOff() {
 	if m.init == nil {
 		return
 	}
+	// The kernel ends all others of its namespace with it, but for those that
+	// are frozen.
 	_ = m.init.cmd.Process.Kill() // it may have ended
-	<-m.init.done                 // the kernel ends all others of its namespace before
+	for m.init.wait(10*time.Millisecond) != nil {
+		if err := m.cgroups.thaw(); err != nil {
+			m.tb.Errorf("thaw what is paused: %v", err)
+			return
+		}
+	}
 	for _, f := range m.ns {
 		_ = f.Close()
 	}
