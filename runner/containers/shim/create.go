@@ -101,7 +101,7 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 	s.mu.Lock()
 	old := s.dying[b.id]
 	s.mu.Unlock()
-	if old != nil && !old.monitor.wait(ctx, time.Minute) {
+	if old != nil && !old.monitor.wait(ctx, unmountWait) {
 		return Process{}, runner.Errorf(runner.ErrUnavailable, "container %s: its file tree is still being unmounted", b.id)
 	}
 	if err := s.writeBundle(b, req); err != nil {
@@ -126,9 +126,12 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		return req.Rootfs.mount(s.rootfs())
 	})
 	p.closeBut(sync)
-	b.mu.Lock()
-	b.monitor = monitor
-	b.mu.Unlock()
+	if monitor != nil {
+		b.mu.Lock()
+		b.monitor = monitor
+		b.mu.Unlock()
+		err = errors.Join(err, s.watch.addProcess(monitor, func() { s.monitorEnded(b) }))
+	}
 	if err != nil {
 		return Process{}, err
 	}
@@ -144,32 +147,25 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		return Process{}, createError(b.record, m.Message)
 	}
 	b.findInit()
-	if err := s.created(b); err != nil {
+	if err := s.watchInit(b); err != nil {
 		return Process{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.created = true // its end counts as its exit from now on
+	if b.exit != nil {
+		s.watch.tell(*b.exit, nil)
 	}
 	return Process{PID: m.Data, MonitorPID: monitor.pid}, nil
 }
 
-// created lets the end of a container count as its exit from now on, also if it
-// has come already.
-func (s *Shim) created(b *bundle) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.created = true
-	if b.exit != nil {
-		s.watch.tell(*b.exit, nil)
+// watchInit sees to it that the end of a container's first process becomes known.
+func (s *Shim) watchInit(b *bundle) error {
+	_, init := b.processes()
+	if init == nil {
+		return nil
 	}
-	return s.watchProcesses(b)
-}
-
-// watchProcesses waits for the end of a container's monitor and first process.
-func (s *Shim) watchProcesses(b *bundle) error {
-	if b.init != nil {
-		if err := s.watch.addProcess(b.init, func() { s.unstick(b) }); err != nil {
-			return err
-		}
-	}
-	return s.watch.addProcess(b.monitor, func() { s.monitorEnded(b) })
+	return s.watch.addProcess(init, func() { s.unstick(b) })
 }
 
 // createArgs returns the command line of a container's monitor.

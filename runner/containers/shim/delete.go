@@ -17,6 +17,9 @@ import (
 // empties the streams and writes the exit.
 const monitorWait = 5 * time.Second
 
+// unmountWait is how long one may take to be gone with the file tree.
+const unmountWait = time.Minute
+
 // Delete ends whatever is left of a container, and removes the runtime's state,
 // cgroups, bundle and exit file. The exit of a container that still ran is told
 // first. It does nothing for a container that is not there; after an error it can
@@ -60,29 +63,37 @@ func (s *Shim) finish(ctx context.Context, b *bundle, monitor, init *process) er
 		}
 	}
 	for _, e := range b.executions() {
-		s.finishExec(ctx, e)
-	}
-	for deadline := time.Now().Add(monitorWait); !s.noteExit(b) && monitor.alive() && time.Now().Before(deadline); {
-		select {
-		case <-b.ended:
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := s.finishExec(ctx, e); err != nil {
+			return err
 		}
 	}
-	// It has nothing to do any more, or is stuck. Its end is not awaited: with it
-	// the file tree is unmounted, for which the kernel writes out the whole file
-	// system that the writable layer is on.
-	_ = monitor.signal(unix.SIGKILL)
+	err := endMonitor(ctx, monitor, func() bool { return s.noteExit(b) })
+	if err != nil {
+		return err
+	}
 	if !s.noteExit(b) {
 		s.setExit(b, Exit{ID: b.id, Code: killedCode, At: time.Now()})
 	}
 	return nil
 }
 
+// endMonitor waits for a monitor to write down an exit, and ends it: it has
+// nothing to do then, or is stuck. Its own end is not awaited: with the last one
+// the file tree is unmounted, for which the kernel writes out the whole file system
+// that the writable layer is on.
+func endMonitor(ctx context.Context, monitor *process, noted func() bool) error {
+	for step, deadline := time.Millisecond, time.Now().Add(monitorWait); !noted() && monitor.alive() && time.Now().Before(deadline); step = min(2*step, 10*time.Millisecond) {
+		if err := pause(ctx, step); err != nil {
+			return err
+		}
+	}
+	_ = monitor.signal(unix.SIGKILL)
+	return nil
+}
+
 // clear removes all of a container whose bundle has been renamed.
 func (s *Shim) clear(ctx context.Context, b *bundle) error {
-	if err := s.killMonitors(ctx, b); err != nil {
+	if err := s.killHelpers(ctx, b); err != nil {
 		return err
 	}
 	if b.record.Cgroup != "" {
@@ -106,11 +117,9 @@ func (s *Shim) clear(ctx context.Context, b *bundle) error {
 	if s.containers[b.id] == b {
 		delete(s.containers, b.id)
 	}
-	if b.finished {
-		s.dying[b.id] = b
-	}
+	s.dying[b.id] = b
 	s.mu.Unlock()
-	if !b.finished || !b.monitor.alive() {
+	if !b.monitor.alive() {
 		s.bury(b)
 	}
 	return nil
@@ -127,22 +136,23 @@ func (s *Shim) bury(b *bundle) {
 	b.release()
 }
 
-// killMonitors kills the monitors of a container and of its execs that are left,
-// known or not. A runtime that is at work dies with its monitor.
-func (s *Shim) killMonitors(ctx context.Context, b *bundle) error {
-	if b.finished && len(b.executions()) == 0 {
-		return nil // it was whole, and its monitor has been killed
+// killHelpers kills the monitors of a container and of its execs that are left,
+// known or not, and the runtimes that they run: one that is at work would make
+// cgroups and state anew.
+func (s *Shim) killHelpers(ctx context.Context, b *bundle) error {
+	if b.finished {
+		return nil // it was whole, and all its monitors were ended
 	}
 	for {
-		p, err := s.anyMonitor(b)
+		p, err := helper(b)
 		if p == nil || err != nil {
 			return err
 		}
 		_ = p.signal(unix.SIGKILL)
-		ended := p.wait(ctx, monitorWait)
+		ended := p.wait(ctx, unmountWait)
 		p.release()
 		if !ended {
-			return fmt.Errorf("monitor %d of container %s does not end", p.pid, b.id)
+			return fmt.Errorf("process %d of container %s does not end", p.pid, b.id)
 		}
 	}
 }
@@ -161,9 +171,10 @@ func (s *Shim) removeState(ctx context.Context, b *bundle) error {
 	return os.RemoveAll(dir)
 }
 
-// anyMonitor finds a monitor of a container or of one of its execs.
-func (s *Shim) anyMonitor(b *bundle) (*process, error) {
-	prefix := []byte("\x00" + bundleFlag + "\x00" + b.dir)
+// helper finds a process that works on a bundle: a monitor of the container or of
+// one of its execs, or a runtime. All have its path in their command lines.
+func helper(b *bundle) (*process, error) {
+	prefix := []byte("\x00" + b.dir)
 	pids, err := allPIDs()
 	if err != nil {
 		return nil, err

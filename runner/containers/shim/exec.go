@@ -63,6 +63,9 @@ func (s *Shim) PrepareExec(ctx context.Context, req ExecRequest) (*Exec, error) 
 	if _, err := b.running(); err != nil {
 		return nil, err
 	}
+	if s.cgroups.frozen(b.record.Cgroup) {
+		return nil, runner.Errorf(runner.ErrConflict, "container %s is paused, unpause the container before exec", b.id)
+	}
 	run, err := s.newExecution(b, req)
 	if err != nil {
 		return nil, err
@@ -172,7 +175,7 @@ func (e *Exec) openPipes(p *pipes) (attached *os.File, err error) {
 // caller's to close.
 func (e *Exec) Conn() *Conn { return e.conn }
 
-// Start runs the command and returns the number of its process. After an error,
+// Start runs the command, also if ctx is done meanwhile, and returns the number of its process. After an error,
 // in Docker's words and of runner.ErrInvalid if the command cannot be run, nothing
 // is left of the exec, and no exit will be told.
 func (e *Exec) Start(ctx context.Context) (pid int, err error) {
@@ -206,10 +209,13 @@ func (e *Exec) start(ctx context.Context) (pid int, err error) {
 	if _, err := e.startPipe.Write([]byte{0}); err != nil {
 		return 0, err
 	}
+	// A client that goes away now does not take back what it asked for.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+	defer cancel()
 	m, err := readMessage(ctx, e.sync)
 	if err != nil {
 		if ctx.Err() != nil {
-			return 0, ctx.Err()
+			return 0, runner.Errorf(runner.ErrUnavailable, "the runtime did not start the process in time")
 		}
 		e.run.monitor.wait(ctx, time.Second)
 		return 0, e.failed(silence(e.run.dir, err).Error())
@@ -282,7 +288,7 @@ func (s *Shim) forgetExec(run *execution) {
 	delete(run.b.execs, run.id)
 	monitor := run.monitor
 	run.b.mu.Unlock()
-	monitor.wait(context.Background(), monitorWait)
+	monitor.wait(context.Background(), unmountWait)
 	monitor.release()
 	if err := os.RemoveAll(run.dir); err != nil {
 		s.log.Error("files of an exec are left", "container", run.b.id, "exec", run.id, "err", err)
@@ -298,16 +304,16 @@ func (s *Shim) execMonitorEnded(run *execution) {
 	}
 }
 
-// finishExec waits for the monitor of an exec whose container has ended.
-func (s *Shim) finishExec(ctx context.Context, run *execution) {
+// finishExec ends an exec whose container has ended.
+func (s *Shim) finishExec(ctx context.Context, run *execution) error {
 	run.b.mu.Lock()
 	monitor, started := run.monitor, run.started
 	run.b.mu.Unlock()
-	if !started || !monitor.wait(ctx, monitorWait) {
-		_ = monitor.signal(unix.SIGKILL)
-		monitor.wait(ctx, monitorWait)
+	err := endMonitor(ctx, monitor, func() bool { return !started || s.noteExecExit(run) })
+	if err == nil && !s.noteExecExit(run) {
+		s.setExecExit(run, Exit{Code: killedCode, At: time.Now()})
 	}
-	s.execMonitorEnded(run)
+	return err
 }
 
 // adoptExecs takes up the execs of an earlier process: those that were started go

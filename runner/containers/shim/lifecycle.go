@@ -50,7 +50,7 @@ func (s *Shim) Start(ctx context.Context, id string) error {
 
 // createTimeout bounds the wait for a container that an earlier process was
 // making when it ended.
-const createTimeout = 10 * time.Second
+const createTimeout = 30 * time.Second
 
 func (s *Shim) awaitCreated(ctx context.Context, b *bundle) error {
 	for deadline := time.Now().Add(createTimeout); ; {

@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -65,7 +66,7 @@ func (s *Shim) adopt(b *bundle) error {
 	switch {
 	case s.noteExit(b):
 	case b.monitor != nil:
-		return s.watchProcesses(b)
+		return errors.Join(s.watchInit(b), s.watch.addProcess(b.monitor, func() { s.monitorEnded(b) }))
 	case readPID(b.path("pid")) != 0:
 		go s.orphaned(b)
 	}

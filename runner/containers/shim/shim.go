@@ -97,7 +97,7 @@ func (s *Shim) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range s.dying {
-		b.monitor.wait(context.Background(), monitorWait) // it holds the file tree
+		b.monitor.wait(context.Background(), unmountWait) // it holds the file tree
 		b.release()
 	}
 	for _, b := range s.containers {

@@ -62,7 +62,11 @@ func (s *Shim) Status(id string) (Status, error) {
 	if monitor.alive() {
 		st.Process.MonitorPID = monitor.pid
 	}
+	b.mu.Lock()
+	ended := b.exit != nil
+	b.mu.Unlock()
 	switch {
+	case ended:
 	case init.alive():
 		st.Process.PID = init.pid
 		st.State = StateRunning
