@@ -15,7 +15,7 @@ const maxSources = 16
 // add makes an image visible under its names, and says whether that changed
 // anything. What it needs must be pinned, and its layers ingested.
 func (s *Store) add(ctx context.Context, img *newImage) (changed bool, err error) {
-	if err := firstError(s.putBlob(img.manifestRaw), s.putBlob(img.configRaw), s.syncBlobs()); err != nil {
+	if err := firstError(s.putBlob(img.manifestRaw), s.putBlob(img.configRaw), s.syncBlobs(img.blobs()...)); err != nil {
 		return false, err
 	}
 	s.writeMu.Lock()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/internal/durable"
@@ -84,27 +85,60 @@ func (w *blobWriter) discard() {
 	_ = os.Remove(w.f.Name())
 }
 
-// commitBlob stores the blob's bytes and gives it its name, which syncBlobs makes
-// durable. The blob must be pinned.
+// commitBlob gives a blob its name. The blob must be pinned. syncBlobs makes it
+// durable.
 func (s *Store) commitBlob(w *blobWriter) error {
 	defer w.discard()
 	d := w.digest()
-	if err := w.f.Sync(); err != nil {
-		return err
-	}
 	s.blobMu.Lock()
 	defer s.blobMu.Unlock()
 	if err := os.Rename(w.f.Name(), s.blobPath(d)); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	old := s.blobs[d]
-	s.blobs[d] = blob{size: w.size, sources: old.sources}
+	s.blobs[d] = blob{size: w.size, sources: s.blobs[d].sources}
 	s.mu.Unlock()
 	return nil
 }
 
-func (s *Store) syncBlobs() error { return durable.SyncDir(s.path("blobs", "sha256")) }
+// syncBlobs makes the blobs of an image durable. It does that once for all of
+// them, at the end: each sync on the way would hold up those who make files.
+func (s *Store) syncBlobs(digests ...digest.Digest) error {
+	var todo []digest.Digest
+	s.mu.RLock()
+	for _, d := range digests {
+		if !s.blobs[d].durable {
+			todo = append(todo, d)
+		}
+	}
+	s.mu.RUnlock()
+	if len(todo) == 0 {
+		return nil
+	}
+	var g errgroup.Group
+	for _, d := range todo {
+		g.Go(func() error {
+			f, err := os.Open(s.blobPath(d))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return f.Sync()
+		})
+	}
+	if err := firstError(g.Wait(), durable.SyncDir(s.path("blobs", "sha256"))); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range todo {
+		if b, ok := s.blobs[d]; ok {
+			b.durable = true
+			s.blobs[d] = b
+		}
+	}
+	return nil
+}
 
 // putBlob stores a small blob unless it is there. It must be pinned.
 func (s *Store) putBlob(b []byte) error {

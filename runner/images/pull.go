@@ -121,11 +121,20 @@ func (img *newImage) chainIDs() []digest.Digest {
 	return identity.ChainIDs(slices.Clone(img.config.RootFS.DiffIDs))
 }
 
+// blobs are the digests of all that the image is of.
+func (img *newImage) blobs() []digest.Digest {
+	list := []digest.Digest{img.desc.Digest, digest.Digest(img.id())}
+	for _, l := range img.manifest.Layers {
+		list = append(list, l.Digest)
+	}
+	return list
+}
+
 // pins are the keys of all that the image needs.
 func (img *newImage) pins() []string {
-	keys := []string{img.desc.Digest.String(), img.id()}
-	for _, l := range img.manifest.Layers {
-		keys = append(keys, l.Digest.String())
+	var keys []string
+	for _, d := range img.blobs() {
+		keys = append(keys, d.String())
 	}
 	for i, chain := range img.chainIDs() {
 		keys = append(keys, layerPin(diffKey(img.config.RootFS.DiffIDs[i])), layerPin(chainKey(chain)))

@@ -40,6 +40,7 @@ type layerRecord struct {
 type blob struct {
 	size    int64
 	sources []string // repositories, as host/path, that have it
+	durable bool     // its bytes are on disk
 }
 
 // entry is an image in memory. It is replaced, never changed.

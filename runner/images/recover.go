@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -69,7 +70,7 @@ func (s *Store) findBlobs() error {
 			return err
 		}
 		d := digest.NewDigestFromEncoded(digest.SHA256, f.Name())
-		s.blobs[d] = blob{size: info.Size(), sources: sources[d]}
+		s.blobs[d] = blob{size: info.Size(), sources: sources[d], durable: true}
 	}
 	return nil
 }
@@ -210,6 +211,10 @@ func (s *Store) wakeWriter() {
 	}
 }
 
+// writeOutAfter is how long the kernel has to store new layers by itself. A sync
+// right after a pull would have the first containers of the image wait for it.
+const writeOutAfter = time.Minute
+
 // writeOut stores the trees of new layers behind the answers that they are there.
 func (s *Store) writeOut(ctx context.Context) {
 	for {
@@ -217,6 +222,11 @@ func (s *Store) writeOut(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.unsynced:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(writeOutAfter):
 		}
 		if err := s.syncLayers(); err != nil {
 			s.log.ErrorContext(ctx, "layers cannot be written out", "error", err)
