@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
 	"os/exec"
 	"strings"
 	"testing"
@@ -189,6 +190,28 @@ func TestDockerMisc(t *testing.T) {
 		out, errs, code := docker(t, socket, c.stdin, strings.Fields(c.args)...)
 		if !strings.Contains(out, c.out) || !strings.Contains(errs, c.errs) || code != c.code {
 			t.Errorf("docker %s: %q, %q, %d", c.args, out, errs, code)
+		}
+	}
+}
+
+// TestDockerRefused checks that a client which is refused in the middle of what it
+// sends still learns why.
+func TestDockerRefused(t *testing.T) {
+	e := newEngine()
+	e.load = func(context.Context, io.Reader, bool, runner.Progress) error {
+		return runner.Errorf(runner.ErrInvalid, "this is no archive")
+	}
+	socket, _ := serve(t, e)
+	long := strings.Repeat("x", 20<<20)
+	for range 10 {
+		if _, errs, code := docker(t, socket, long, "load"); errs != "Error response from daemon: this is no archive\n" || code != 1 {
+			t.Fatalf("%q %d", errs, code)
+		}
+	}
+	for _, body := range []string{long, `{"Image":"` + long + `"}`} {
+		resp := request(t, socket, "POST", "/images/load", body)
+		if got := text(t, resp); resp.StatusCode != http.StatusBadRequest || got != `{"message":"this is no archive"}`+"\n" {
+			t.Fatalf("%d %s", resp.StatusCode, got)
 		}
 	}
 }

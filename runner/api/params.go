@@ -204,8 +204,6 @@ func (x *exchange) body(v any) (found bool, err error) {
 	}
 	raw, err := io.ReadAll(io.LimitReader(x.r.Body, maxBody+1))
 	if len(raw) > maxBody {
-		// A client hears why only after it has sent what it wanted to.
-		_, _ = io.Copy(io.Discard, io.LimitReader(x.r.Body, 8*maxBody))
 		err = errors.New("it is larger than 8 MiB")
 	}
 	// The deadline must not end what comes after: the server watches the

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -19,11 +18,6 @@ import (
 // Its error is the answer's status if there was no message before, and the last
 // line otherwise.
 func (x *exchange) withProgress(run func(runner.Progress) error) error {
-	// The first message must not make the server throw away what the client has not
-	// yet sent.
-	if err := http.NewResponseController(x.w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
 	var mu sync.Mutex
 	begun := false
 	enc := json.NewEncoder(x.w)

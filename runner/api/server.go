@@ -70,9 +70,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			slog.String("method", r.Method), slog.String("path", r.URL.Path),
 			slog.Int("status", x.w.status), slog.Duration("took", time.Since(start)))
 	}()
+	up := x.receive()
 	if err := x.serve(); err != nil {
 		x.fail(err)
 	}
+	x.drain(up)
 }
 
 // serve finds the route of the request and follows it. A panic becomes an error.
