@@ -297,3 +297,33 @@ func leftovers(t *testing.T, dir, cgroup string) {
 		t.Errorf("zombie %d", pid)
 	}
 }
+
+// TestInterruptedStart takes over from somebody who was killed in the middle of
+// Start: with the byte written, and the fifo not removed.
+func TestInterruptedStart(t *testing.T) {
+	h := newHost(t, "crun")
+	req := h.request("sleep", "1000")
+	h.create(req)
+	b, err := h.get(req.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.gate(b), []byte{0}, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, init := b.processes()
+	waitFor(t, func() bool { return !h.waits(b, init) })
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.open("crun")
+	if got := h.state(req.ID); got != StateRunning {
+		t.Errorf("state: %s", got)
+	}
+	if err := h.Start(t.Context(), req.ID); err != nil {
+		t.Error(err)
+	}
+	if got := h.state(req.ID); got != StateRunning {
+		t.Errorf("state: %s", got)
+	}
+}

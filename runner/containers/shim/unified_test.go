@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,8 +27,8 @@ func mountUnified() error {
 	if err != nil {
 		return err
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		err = errors.Join(err, unix.Unmount(mounts[i].Mountpoint, unix.MNT_DETACH))
+	for _, m := range slices.Backward(mounts) {
+		err = errors.Join(err, unix.Unmount(m.Mountpoint, unix.MNT_DETACH))
 	}
 	return errors.Join(err, unix.Mount("cgroup2", cgroupRoot, "cgroup2", 0, ""))
 }
