@@ -123,11 +123,7 @@ func (c *ctr) notifyRemoved() {
 }
 
 func (c *ctr) response() container.WaitResponse {
-	resp := container.WaitResponse{StatusCode: int64(c.state.ExitCode)}
-	if c.state.Error != "" {
-		resp.Error = &container.WaitExitError{Message: c.state.Error}
-	}
-	return resp
+	return container.WaitResponse{StatusCode: int64(c.state.ExitCode)}
 }
 
 // change replaces the state, in memory and on disk: first there, so that nobody

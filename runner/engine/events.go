@@ -100,8 +100,10 @@ func (l *eventLog) close() {
 
 // Events implements runner/api's System.
 func (e *Engine) Events(ctx context.Context, since, until time.Time, filters runner.Filters) iter.Seq[events.Message] {
+	// It listens from now on, not only when the first event is asked for.
+	past, ch := e.events.listen(since)
+	context.AfterFunc(ctx, func() { e.events.unlisten(ch) })
 	return func(yield func(events.Message) bool) {
-		past, ch := e.events.listen(since)
 		defer e.events.unlisten(ch)
 		for _, m := range past {
 			if !until.IsZero() && m.TimeNano > until.UnixNano() {

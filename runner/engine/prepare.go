@@ -146,6 +146,7 @@ func (e *Engine) baseInput(rec *runner.Container) spec.Input {
 		CgroupsPath: spec.CgroupsPath("/berth-"+e.instance, rec),
 		Device:      spec.FindDevices,
 		Propagation: spec.FindPropagation,
+		IsFile:      isFile,
 	}
 }
 
@@ -154,6 +155,11 @@ func (e *Engine) inputWithRoot(rec *runner.Container, root *os.File) spec.Input 
 	in := e.baseInput(rec)
 	in.Passwd, in.Group = fileIn(root, "/etc/passwd"), fileIn(root, "/etc/group")
 	return in
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir()
 }
 
 func fileIn(root *os.File, path string) func() (io.ReadCloser, error) {

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"strings"
 	"syscall"
 	"time"
 
@@ -187,7 +186,7 @@ func (e *Engine) KillContainer(ctx context.Context, ref, name string) error {
 	}
 	rec, st := c.snapshot()
 	if !st.Running() {
-		return runner.Errorf(runner.ErrConflict, "cannot kill container: %s: container %s is not running", strings.TrimPrefix(ref, "/"), c.id)
+		return runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
 	}
 	final := sig == syscall.SIGKILL
 	if own, err := stopSignal(rec.Config.StopSignal); err == nil && sig == own {

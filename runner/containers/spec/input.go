@@ -33,6 +33,8 @@ type Input struct {
 	// Propagation tells how the mount is shared that a path of the host is on;
 	// FindPropagation does.
 	Propagation func(path string) (Propagation, error)
+	// IsFile says whether a path of the host is something other than a directory.
+	IsFile func(path string) bool
 }
 
 // Files are paths of the host that become files of the container. What is empty

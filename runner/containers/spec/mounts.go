@@ -176,6 +176,9 @@ func userMount(in Input, m container.MountPoint) (made specs.Mount, rootfs strin
 	}
 	switch {
 	case m.RW:
+	case in.IsFile != nil && in.IsFile(m.Source):
+		// Nothing is mounted below a file, and crun takes rro for directories only.
+		options = append(options, "ro")
 	case in.Host.RecursiveReadOnly && !bind.ReadOnlyNonRecursive && !bind.NonRecursive:
 		options = append(options, "rro")
 	case bind.ReadOnlyForceRecursive:
