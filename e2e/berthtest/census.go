@@ -167,11 +167,11 @@ func (c Census) Diff(later Census) string {
 
 // Settle takes censuses until one is like c, and fails the test if none is in a
 // while: what ends may take its time, but it ends.
-func (m *Machine) Settle(tb testing.TB, c Census, dirs ...string) {
+func Settle(tb testing.TB, c Census, census func() Census) {
 	tb.Helper()
 	const patience = 15 * time.Second
 	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		diff := c.Diff(m.Census(tb, dirs...))
+		diff := c.Diff(census())
 		if diff == "" {
 			return
 		}

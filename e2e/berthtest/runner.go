@@ -102,5 +102,5 @@ func (r *Runner) Census(tb testing.TB) Census {
 // Settle waits until a census is as c is.
 func (r *Runner) Settle(tb testing.TB, c Census) {
 	tb.Helper()
-	r.Machine.Settle(tb, c, r.Data, r.Run)
+	Settle(tb, c, func() Census { return r.Census(tb) })
 }

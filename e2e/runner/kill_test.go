@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"sync"
@@ -38,12 +39,12 @@ func TestKill(t *testing.T) {
 
 	before := h.usedCensus()
 	k.steady = startSteady(h)
-	steady := h.Census(t)
+	steady := k.steady.census()
 	deadline := time.Now().Add(*soak)
 	for n := 0; (n < *kills || time.Now().Before(deadline)) && !t.Failed(); n++ {
 		k.round(n)
 		if n%leftRound == leftRound-1 {
-			h.Settle(t, steady)
+			berthtest.Settle(t, steady, k.steady.census)
 		}
 	}
 	k.steady.end()
@@ -58,7 +59,16 @@ func (h *host) usedCensus() berthtest.Census {
 		h.t.Fatal(err)
 	}
 	h.docker.Run("run", "--rm", h.image("busybox"), "true")
-	return h.Census(h.t)
+	c := h.Census(h.t)
+	_ = h.eventually(func() error { // the kernel takes its time with what is gone
+		last := c
+		c = h.Census(h.t)
+		if diff := last.Diff(c); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
+	return c
 }
 
 // killer runs clients against a runner and kills it while they are at work.
@@ -98,7 +108,7 @@ func (k *killer) round(n int) {
 	k.Restart()
 	for _, w := range workers {
 		for _, s := range w.subjects {
-			if err := s.check(ctx, k.api, k.Machine); err != nil {
+			if err := s.check(ctx, k.host); err != nil {
 				k.t.Errorf("round %d: %s: asked for %s, acknowledged %q: %v", n, s.name, s.asked, s.done, err)
 			}
 		}

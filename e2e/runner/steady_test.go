@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/berth-registry/berth/e2e/berthtest"
 )
 
 // steady are containers that run all the time, whatever happens to the runner:
@@ -129,6 +132,21 @@ func (s *steady) end() {
 			s.host.t.Error(err)
 		}
 	}
+}
+
+// census is that of the host without what changes while the containers run:
+// their logs are turned over, there are records of what was run in them, and
+// the counter sleeps or not.
+func (s *steady) census() berthtest.Census {
+	s.host.t.Helper()
+	return slices.DeleteFunc(s.host.Census(s.host.t), func(line string) bool {
+		for _, id := range s.ids {
+			if strings.Contains(line, "/"+id+"/logs/") || strings.HasSuffix(line, "/"+id+"/exec") {
+				return true
+			}
+		}
+		return strings.HasPrefix(line, "file "+s.host.Run+"/execs/") || line == "process sleep 0.02" || strings.HasPrefix(line, "process sh -c i=0;")
+	})
 }
 
 // get fetches a page on the machine.

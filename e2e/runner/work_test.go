@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -153,31 +154,38 @@ func (s *subject) step(name string, do func() error) error {
 }
 
 // check says whether the runner has a container as it must be.
-func (s *subject) check(ctx context.Context, e engine, m *berthtest.Machine) error {
-	c, err := e.inspect(ctx, s.name)
-	switch {
-	case errdefs.IsNotFound(err):
-		if s.done == "remove" || s.asked == "remove" || s.done == "" {
+func (s *subject) check(ctx context.Context, h *host) error {
+	var c container.InspectResponse
+	// The news of an end may be on its way while the process is gone already.
+	err := h.eventually(func() (err error) {
+		c, err = h.api.inspect(ctx, s.name)
+		if err == nil && c.State.Running && !h.Machine.Exists(c.State.Pid) {
+			return fmt.Errorf("it is said to run as process %d, which there is not", c.State.Pid)
+		}
+		if errdefs.IsNotFound(err) {
 			return nil
 		}
 		return err
+	})
+	switch {
 	case err != nil:
 		return err
+	case c.ID == "":
+		if s.done != "remove" && s.asked != "remove" && s.done != "" {
+			return errors.New("it is not there")
+		}
+		return nil
 	case s.done == "remove":
 		return fmt.Errorf("it is there and %s", c.State.Status)
+	case s.code >= 0 && s.done == "start":
+		return s.ended(ctx, h.api)
 	}
 	st := c.State
-	if st.Running && !m.Exists(st.Pid) {
-		return fmt.Errorf("it is said to run as process %d, which there is not", st.Pid)
-	}
 	allowed := map[string]string{
 		"create/create": "created", "create/start": "created running exited", "create/": "created", "/create": "created",
 		"start/start": "running", "start/stop": "running exited", "start/remove": "running exited", "create/remove": "created",
 		"stop/stop": "exited", "stop/remove": "exited",
 	}[s.done+"/"+s.asked]
-	if s.code >= 0 && s.done == "start" {
-		return s.ended(ctx, e)
-	}
 	if !strings.Contains(" "+allowed+" ", " "+string(st.Status)+" ") {
 		return fmt.Errorf("it is %s (%d, %q): want %s", st.Status, st.ExitCode, st.Error, allowed)
 	}
