@@ -70,8 +70,7 @@ func (b *bridge) sysctls() error {
 	)
 }
 
-// open completes the record of a new network and makes its interface. It chooses
-// subnets that are free on the host.
+// open completes the record of a new network and makes its interface.
 func (b *bridge) open(ctx context.Context, host *rtnl, o Options) (changed bool, err error) {
 	unlock, err := lockSubnets(ctx)
 	if err != nil {
@@ -80,18 +79,42 @@ func (b *bridge) open(ctx context.Context, host *rtnl, o Options) (changed bool,
 	defer unlock()
 	before := b.record
 	b.Interface = o.Bridge
+	if err := b.choose(ctx, host, o); err != nil {
+		return false, err
+	}
+	b.v4, b.v6 = newPool(b.Subnet), nil
+	if hasIPv6() {
+		b.v6 = newPool(b.Subnet6)
+	}
+	b.mtu = defaultMTU()
+	return b.record != before, b.ensure(host)
+}
+
+// choose sets the subnets: those asked for, those of before, or some that are free
+// on the host.
+func (b *bridge) choose(ctx context.Context, host *rtnl, o Options) error {
 	inUse, err := routes(b.Interface)
 	if err != nil {
-		return false, err
+		return err
+	}
+	there := exists(host, b.Interface)
+	if there && b.differs(o) {
+		if there, err = b.replace(host); err != nil {
+			return err
+		}
+		if there {
+			o.Log.WarnContext(ctx, "containers are connected: the bridge network keeps its subnets until none is", "subnet", b.Subnet, "subnet6", b.Subnet6)
+			return nil
+		}
 	}
 	switch {
 	case o.Subnet.IsValid():
 		b.Subnet = o.Subnet.Masked()
-	case !b.Subnet.IsValid(), overlaps(b.Subnet, inUse) && !exists(host, b.Interface):
+	case !b.Subnet.IsValid(), overlaps(b.Subnet, inUse) && !there:
 		// A host that was moved to another network meanwhile gets another subnet;
 		// not so while containers may run.
 		if b.Subnet, err = chooseSubnet(inUse); err != nil {
-			return false, err
+			return err
 		}
 	}
 	switch {
@@ -100,12 +123,34 @@ func (b *bridge) open(ctx context.Context, host *rtnl, o Options) (changed bool,
 	case !b.Subnet6.IsValid():
 		b.Subnet6 = randomULA()
 	}
-	b.v4, b.v6 = newPool(b.Subnet), nil
-	if hasIPv6() {
-		b.v6 = newPool(b.Subnet6)
+	return nil
+}
+
+// differs says whether the record has other subnets than those asked for.
+func (b *bridge) differs(o Options) bool {
+	other := func(have, want netip.Prefix) bool {
+		return have.IsValid() && want.IsValid() && have != want.Masked()
 	}
-	b.mtu = defaultMTU()
-	return b.record != before, b.ensure(host)
+	return other(b.Subnet, o.Subnet) || other(b.Subnet6, o.Subnet6)
+}
+
+// replace deletes the interface, so that it is made anew, unless something is
+// connected to it.
+func (b *bridge) replace(host *rtnl) (there bool, err error) {
+	index, err := host.indexOf(b.Interface)
+	if err != nil {
+		return false, err
+	}
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return false, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == int(index) {
+			return true, nil
+		}
+	}
+	return false, host.do(deleteLink(b.Interface))
 }
 
 func exists(host *rtnl, name string) bool {
@@ -120,8 +165,10 @@ func routes(except string) ([]netip.Prefix, error) {
 	if link, err := netlink.LinkByName(except); err == nil {
 		own = link.Attrs().Index
 	}
-	list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	list, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	var prefixes []netip.Prefix
@@ -141,7 +188,7 @@ func routes(except string) ([]netip.Prefix, error) {
 // defaultMTU returns the MTU of the interface of the host's default route.
 func defaultMTU() int {
 	const ethernet = 1500
-	list, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	list, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return ethernet
 	}

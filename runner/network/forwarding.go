@@ -34,7 +34,7 @@ func enableForwarding(log *slog.Logger, v6 bool) error {
 // advertisements to go on heeding them when the host itself becomes a router: by
 // default they would stop, and those routes be deleted at once.
 func keepRouterAdvertisements(log *slog.Logger) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V6)
+	routes, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V6) })
 	if err != nil {
 		log.Warn("cannot list routes of router advertisements", "error", err)
 		return

@@ -183,21 +183,26 @@ func deleteLink(name string) request {
 
 // listLinks returns the names of the host's interfaces that begin so.
 func listLinks(prefix string) ([]string, error) {
+	list, err := dump(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	var names []string
+	for _, l := range list {
+		if strings.HasPrefix(l.Attrs().Name, prefix) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names, nil
+}
+
+// dump calls a function that lists until nothing came or went meanwhile.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
 	for {
-		list, err := netlink.LinkList()
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			continue // some came or went meanwhile
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("list interfaces: %w", err)
-		}
-		var names []string
-		for _, l := range list {
-			if strings.HasPrefix(l.Attrs().Name, prefix) {
-				names = append(names, l.Attrs().Name)
-			}
-		}
-		return names, nil
 	}
 }
 

@@ -197,14 +197,21 @@ func (t *portTable) grant(w wish, holder string, l *link) ([]*reservation, error
 // errTaken says that another port may be free.
 var errTaken = errors.New("taken")
 
+// at is a wish at one of its addresses, not reserved yet.
+func (w wish) at(addr netip.Addr, port uint16, holder string, l *link) *reservation {
+	to := l.v4
+	if addr.Is6() {
+		to = l.v6
+	}
+	return &reservation{holder: holder, binding: binding{
+		proto: w.proto, host: netip.AddrPortFrom(addr, port), to: netip.AddrPortFrom(to, w.port.Num()),
+	}}
+}
+
 // grantPort reserves a port at all addresses of a wish.
 func (t *portTable) grantPort(w wish, port uint16, holder string, l *link) (list []*reservation, err error) {
 	for _, addr := range w.addrs {
-		r := &reservation{holder: holder, binding: binding{proto: w.proto, host: netip.AddrPortFrom(addr, port)}}
-		r.to = netip.AddrPortFrom(l.v4, w.port.Num())
-		if addr.Is6() {
-			r.to = netip.AddrPortFrom(l.v6, w.port.Num())
-		}
+		r := w.at(addr, port, holder, l)
 		if other := t.holder(r); other != nil {
 			err = runner.Errorf(errTaken, "Bind for %s failed: port is already allocated by container %s", r.host, other.holder)
 		} else {
@@ -248,11 +255,7 @@ func (t *portTable) adopt(holder string, ports network.PortMap, l *link) (list [
 			}
 			w := wishes[0]
 			for _, addr := range w.addrs {
-				r := &reservation{holder: holder, binding: binding{proto: w.proto, host: netip.AddrPortFrom(addr, w.from)}}
-				r.to = netip.AddrPortFrom(l.v4, port.Num())
-				if addr.Is6() {
-					r.to = netip.AddrPortFrom(l.v6, port.Num())
-				}
+				r := w.at(addr, w.from, holder, l)
 				if r.hold, err = reserve(r.binding); err != nil {
 					errs = append(errs, err)
 				}

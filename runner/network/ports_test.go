@@ -26,7 +26,7 @@ func TestPortsAreShownAsBound(t *testing.T) {
 	blocker, err := net.Listen("tcp", "0.0.0.0:40001")
 	must(t, err)
 	defer blocker.Close()
-	asked := ports(t, ">80/tcp", "40000>81/tcp", "127.0.0.1|0>82/tcp", "8000-8002>83/tcp", "8000-8002>84/tcp", "8000-8002>84/udp")
+	asked := ports(t, ">80/tcp", "40000>81/tcp", "127.0.0.1|0>82/tcp", "8000-8002>83/tcp", "8000-8002>84/tcp", "8000-8002>84/udp", "7000>7/sctp")
 	asked[network.MustParsePort("9/tcp")] = nil
 	web := connect(t, m, "web", asked)
 	shown := func(port string) (list []string) {
@@ -43,10 +43,14 @@ func TestPortsAreShownAsBound(t *testing.T) {
 		"84/tcp": "[0.0.0.0 8001 :: 8001]",
 		"84/udp": "[0.0.0.0 8000 :: 8000]",
 		"9/tcp":  "[]",
+		"7/sctp": "[0.0.0.0 7000 :: 7000]",
 	} {
 		if got := fmt.Sprint(shown(port)); got != want {
 			t.Errorf("%s is published at %s, want %s", port, got, want)
 		}
+	}
+	if rules := nft(t, "list", "map", "inet", m.rules.name, "ports4"); !strings.Contains(rules, "sctp . 7000 : ") {
+		t.Errorf("no rule for SCTP: %s", rules)
 	}
 	if _, ok := web.Endpoint.Ports[network.MustParsePort("9/tcp")]; !ok {
 		t.Error("a port that is not published is not shown")

@@ -63,6 +63,9 @@ func TestRestoreAfterCrash(t *testing.T) {
 	if got := countLinks(t, next); got != 1 {
 		t.Errorf("%d interfaces, want 1", got)
 	}
+	if got := nft(t, "list", "table", "inet", next.rules.name); !strings.Contains(got, "8080") || strings.Contains(got, "8081") {
+		t.Errorf("rules after Restore:\n%s", got)
+	}
 	if l, err := net.Listen("tcp", ":8080"); err == nil {
 		t.Errorf("the port is not held again: %v", l.Addr())
 	}
@@ -170,6 +173,31 @@ func TestForwardPolicyOfOthersIsNamed(t *testing.T) {
 			t.Fatalf("logged only %s", log.String())
 		}
 	}
+}
+
+// Other subnets are configured: they come when no container is connected.
+func TestSubnetChanges(t *testing.T) {
+	newWorld(t)
+	o := Options{Instance: "0c0ffa", StateDir: t.TempDir(), Subnet: netip.MustParsePrefix("10.91.0.0/16")}
+	m := openManager(t, o)
+	web := connect(t, m, "web", ports(t, "8080>80/tcp"), 80)
+	must(t, m.Close(t.Context()))
+	o.Subnet = netip.MustParsePrefix("10.92.0.0/16")
+	m = openManager(t, o)
+	must(t, m.Restore(t.Context(), []Attached{web.Attached}))
+	check(t, []reach{{"still the old subnet", nil, "", "127.0.0.1:8080", "web"}})
+	// So that the interface of the bridge is left, and nothing is connected to it.
+	crash(m)
+	m = openManager(t, o)
+	must(t, m.Restore(t.Context(), nil))
+	crash(m)
+	m = openManager(t, o)
+	must(t, m.Restore(t.Context(), nil))
+	web = connect(t, m, "web", ports(t, "8080>80/tcp"), 80)
+	if !o.Subnet.Contains(web.es.IPAddress) {
+		t.Errorf("got %v of %v", web.es.IPAddress, o.Subnet)
+	}
+	check(t, []reach{{"the new subnet", nil, "", "127.0.0.1:8080", "web"}})
 }
 
 func TestConcurrentConnect(t *testing.T) {

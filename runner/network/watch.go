@@ -155,6 +155,11 @@ func (r *rules) dropping() ([]string, error) {
 	}
 	var names []string
 	for _, c := range chains {
+		// Its chains accept by default, and end with a rule that rejects.
+		if c.Table.Name == "firewalld" && c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward {
+			names = append(names, "inet firewalld "+c.Name+" (put the bridge into the zone trusted)")
+			continue
+		}
 		f, ok := family[c.Table.Family]
 		if ok && c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward &&
 			c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
