@@ -11,8 +11,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-registry/berth/runner"
@@ -32,7 +32,7 @@ type archive struct {
 // openArchive stores the files of an archive, compressed or not, in a new
 // directory, which close removes.
 func (s *Store) openArchive(ctx context.Context, r io.Reader) (_ *archive, err error) {
-	a := &archive{dir: s.path("ingest", fmt.Sprint(s.number.Add(1))), files: map[string]string{}, links: map[string]string{}}
+	a := &archive{dir: s.path("ingest", s.nextName()), files: map[string]string{}, links: map[string]string{}}
 	if err := os.Mkdir(a.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (a *archive) read(ctx context.Context, tr *tar.Reader, b *budget) error {
 		case tar.TypeReg:
 			err = a.store(name, tr, b)
 		case tar.TypeSymlink: // docker's of old: a layer that is there twice
-			a.links[name] = path.Join(path.Dir(name), hdr.Linkname)
+			a.links[name] = path.Join(path.Dir(name), hdr.Linkname) //nolint:gosec // a name among those of the archive, never a path
 		case tar.TypeLink:
 			a.links[name] = path.Clean(hdr.Linkname)
 		}
@@ -143,7 +143,7 @@ func (a *archive) read(ctx context.Context, tr *tar.Reader, b *budget) error {
 }
 
 func (a *archive) store(name string, r io.Reader, b *budget) error {
-	p := filepath.Join(a.dir, fmt.Sprint(len(a.files)))
+	p := filepath.Join(a.dir, strconv.Itoa(len(a.files)))
 	f, err := os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -272,7 +272,7 @@ func (a *archive) packing(name string) (packing, int64, error) {
 func layerNames(layers []ocispec.Descriptor) []string {
 	names := make([]string, len(layers))
 	for i, l := range layers {
-		names[i] = blobName(digest.Digest(l.Digest))
+		names[i] = blobName(l.Digest)
 	}
 	return names
 }

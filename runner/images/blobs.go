@@ -58,7 +58,7 @@ type blobWriter struct {
 }
 
 func (s *Store) newBlob() (*blobWriter, error) {
-	f, err := os.OpenFile(s.path("ingest", fmt.Sprint(s.number.Add(1))), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(s.path("ingest", s.nextName()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}

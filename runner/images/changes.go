@@ -2,6 +2,7 @@ package images
 
 import (
 	"encoding/json"
+	"maps"
 	"path"
 	"strings"
 
@@ -142,9 +143,7 @@ func (c *changer) label(s string) error {
 		return err
 	}
 	labels := make(map[string]string, len(c.cfg.Labels)+len(list))
-	for k, v := range c.cfg.Labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, c.cfg.Labels)
 	for _, kv := range list {
 		labels[kv[0]] = kv[1]
 	}

@@ -157,7 +157,7 @@ func commandUnpacker(ctx context.Context, path string, args []string) (*unpacker
 		inW.Close()
 		err := cmd.Wait()
 		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGPIPE { //nolint:errcheck // it is one on unix
+		if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGPIPE {
 			return nil // nobody wanted to read on
 		}
 		if err != nil {

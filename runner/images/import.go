@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -77,8 +78,8 @@ func (s *Store) addLayer(ctx context.Context, img *newImage, name reference.Name
 		img.layers = img.layers[:len(img.layers)-1]
 		defer s.release(u)
 	} else {
-		img.config.RootFS.DiffIDs = append(img.config.RootFS.DiffIDs[:len(img.config.RootFS.DiffIDs):len(img.config.RootFS.DiffIDs)], u.diffID)
-		img.manifest.Layers = append(img.manifest.Layers[:len(img.manifest.Layers):len(img.manifest.Layers)], img.layerDescriptor(u))
+		img.config.RootFS.DiffIDs = append(slices.Clip(img.config.RootFS.DiffIDs), u.diffID)
+		img.manifest.Layers = append(slices.Clip(img.manifest.Layers), img.layerDescriptor(u))
 	}
 	img.config.RootFS.Type = "layers"
 	if img.configRaw, err = json.Marshal(img.config); err != nil {
@@ -112,7 +113,7 @@ func imageConfig(c *container.Config) dockerspec.DockerOCIImageConfig {
 	out := dockerspec.DockerOCIImageConfig{
 		ImageConfig: ocispec.ImageConfig{
 			User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Volumes: c.Volumes,
-			WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal, ArgsEscaped: c.ArgsEscaped,
+			WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal, ArgsEscaped: c.ArgsEscaped, //nolint:staticcheck // what the base has
 		},
 		DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{Healthcheck: c.Healthcheck, OnBuild: c.OnBuild, Shell: c.Shell},
 	}
@@ -165,7 +166,7 @@ func (s *Store) Commit(ctx context.Context, c Commit) (string, error) {
 	}
 	img.config.Config = imageConfig(c.Config)
 	img.config.Created, img.config.Author = &now, c.Author
-	img.config.History = append(img.config.History[:len(img.config.History):len(img.config.History)], ocispec.History{
+	img.config.History = append(slices.Clip(img.config.History), ocispec.History{
 		Created: &now, Author: c.Author, Comment: c.Comment, CreatedBy: joinCommand(command),
 	})
 	id, err := s.addLayer(ctx, img, name, func(ctx context.Context) (io.ReadCloser, error) { return layerOf(ctx, c), nil })

@@ -69,7 +69,7 @@ func (m *meter) reach(stage int32) {
 func (s *Store) ingest(ctx context.Context, in layerInput, m *meter) (_ *unpacked, err error) {
 	u := &unpacked{dir: s.number.Add(1), diffID: in.diffID}
 	dir := s.layerDir(u.dir)
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -77,7 +77,7 @@ func (s *Store) ingest(ctx context.Context, in layerInput, m *meter) (_ *unpacke
 			s.removeTree(u.dir)
 		}
 	}()
-	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask is
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the root of a container, in a directory that only root enters
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -171,6 +171,9 @@ func (s *Store) stream(ctx context.Context, cancel func(), w *layerPipe, src io.
 	case context.Cause(ctx) != nil && !ours:
 		return context.Cause(ctx)
 	case ours && zerr == nil:
+		if errors.As(terr, &broken) {
+			return runner.Errorf(runner.ErrInvalid, "failed to register layer: %w", terr)
+		}
 		return fmt.Errorf("failed to register layer: %w", terr)
 	case ferr != nil:
 		return ferr

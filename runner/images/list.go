@@ -24,8 +24,12 @@ func (s *Store) List(_ context.Context, opts runner.ImageListOptions, users func
 	if users != nil {
 		counts = users()
 	}
+	all := s.all()
+	slices.SortFunc(all, func(a, b *entry) int {
+		return cmp.Or(createdOf(b).Compare(createdOf(a)), cmp.Compare(a.id, b.id))
+	})
 	list := []image.Summary{}
-	for _, e := range s.all() {
+	for _, e := range all {
 		sum, ok := choose(e)
 		if !ok {
 			continue
@@ -40,9 +44,6 @@ func (s *Store) List(_ context.Context, opts runner.ImageListOptions, users func
 		}
 		list = append(list, sum)
 	}
-	slices.SortFunc(list, func(a, b image.Summary) int {
-		return cmp.Or(cmp.Compare(b.Created, a.Created), cmp.Compare(a.ID, b.ID))
-	})
 	return list, nil
 }
 

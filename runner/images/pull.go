@@ -2,18 +2,13 @@ package images
 
 import (
 	"context"
-	"encoding/json"
 	"io"
-	"slices"
+	"maps"
 	"sync"
-	"time"
 
 	"github.com/distribution/reference"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -83,9 +78,7 @@ func (s *Store) Pull(ctx context.Context, f Fetcher, ref reference.Named, platfo
 
 func (s *Store) pulled(img *newImage, ref reference.Named) {
 	attrs := map[string]string{}
-	for k, v := range img.config.Config.Labels {
-		attrs[k] = v
-	}
+	maps.Copy(attrs, img.config.Config.Labels)
 	attrs["name"] = s.familiarName(ref)
 	s.event(events.ActionPull, s.Familiar(ref), attrs)
 }
@@ -99,74 +92,6 @@ func tagOrDigest(ref reference.Named) string {
 	}
 	return ""
 }
-
-// newImage is an image on its way into the store.
-type newImage struct {
-	desc        ocispec.Descriptor // of the manifest
-	manifestRaw []byte
-	manifest    ocispec.Manifest
-	configRaw   []byte
-	config      dockerspec.DockerOCIImage
-
-	names  []reference.Named // to be given
-	source string            // repository, as host/path, that has the blobs
-	// layers are those that had to be ingested, nil where the store has them.
-	layers []*unpacked
-}
-
-func (img *newImage) id() string { return digest.FromBytes(img.configRaw).String() }
-
-// chainIDs name each layer together with all below it.
-func (img *newImage) chainIDs() []digest.Digest {
-	return identity.ChainIDs(slices.Clone(img.config.RootFS.DiffIDs))
-}
-
-// blobs are the digests of all that the image is of.
-func (img *newImage) blobs() []digest.Digest {
-	list := []digest.Digest{img.desc.Digest, digest.Digest(img.id())}
-	for _, l := range img.manifest.Layers {
-		list = append(list, l.Digest)
-	}
-	return list
-}
-
-// pins are the keys of all that the image needs.
-func (img *newImage) pins() []string {
-	var keys []string
-	for _, d := range img.blobs() {
-		keys = append(keys, d.String())
-	}
-	for i, chain := range img.chainIDs() {
-		keys = append(keys, layerPin(diffKey(img.config.RootFS.DiffIDs[i])), layerPin(chainKey(chain)))
-	}
-	return keys
-}
-
-// parse reads the configuration and compares it with the manifest.
-func (img *newImage) parse() error {
-	if err := json.Unmarshal(img.configRaw, &img.config); err != nil {
-		return runner.Errorf(runner.ErrInvalid, "invalid image configuration: %w", err)
-	}
-	diffIDs := img.config.RootFS.DiffIDs
-	if img.config.RootFS.Type != "layers" || len(diffIDs) != len(img.manifest.Layers) {
-		return runner.Errorf(runner.ErrInvalid, "invalid rootfs in image configuration: %d layers, where the manifest has %d", len(diffIDs), len(img.manifest.Layers))
-	}
-	if len(diffIDs) > maxLayers {
-		return runner.Errorf(runner.ErrInvalid, "the image has %d layers; at most %d are allowed", len(diffIDs), maxLayers)
-	}
-	for i, d := range diffIDs {
-		if err := firstError(checkDigest(d), checkDigest(img.manifest.Layers[i].Digest)); err != nil {
-			return err
-		}
-	}
-	if img.config.OS != "" && img.config.OS != "linux" {
-		return runner.Errorf(runner.ErrInvalid, "image operating system %q cannot be used on this platform", img.config.OS)
-	}
-	return nil
-}
-
-// maxLayers is what a kernel mounts with the directory of the container on top.
-const maxLayers = 127
 
 // pullLayers brings the layers that the store has not.
 func (s *Store) pullLayers(ctx context.Context, f Fetcher, ref reference.Named, img *newImage, p runner.Progress) error {
@@ -255,95 +180,6 @@ func (s *Store) releaseAll(img *newImage) {
 		if u != nil {
 			s.release(u)
 			img.layers[i] = nil
-		}
-	}
-}
-
-// inTurn makes p safe for many senders.
-func inTurn(p runner.Progress) runner.Progress {
-	if p == nil {
-		return nil
-	}
-	var mu sync.Mutex
-	return func(m jsonstream.Message) {
-		mu.Lock()
-		defer mu.Unlock()
-		p(m)
-	}
-}
-
-// emptyProgress is the form that docker gives the state of a layer.
-func emptyProgress(p runner.Progress, id, status string) {
-	if p != nil {
-		p(jsonstream.Message{ID: id, Status: status, Progress: &jsonstream.Progress{}})
-	}
-}
-
-// progressEvery is how often the state of a layer is told.
-const progressEvery = 100 * time.Millisecond
-
-// watch tells of a layer's way until it is done.
-func watch(ctx context.Context, p runner.Progress, id string, total int64, m *meter, done <-chan struct{}) {
-	if p == nil {
-		select {
-		case <-done:
-		case <-ctx.Done():
-		}
-		return
-	}
-	told := int32(-1)
-	tell := func(now int32) {
-		for ; told < now; told++ {
-			switch told + 1 {
-			case stageWaiting:
-				if now == stageWaiting {
-					emptyProgress(p, id, "Waiting")
-				}
-			case stageVerifying:
-				emptyProgress(p, id, "Verifying Checksum")
-			case stageDownloaded:
-				emptyProgress(p, id, "Download complete")
-			}
-		}
-		progress := &jsonstream.Progress{Current: m.current.Load(), Total: total}
-		switch now {
-		case stageDownloading:
-			p(jsonstream.Message{ID: id, Status: "Downloading", Progress: progress})
-		case stageExtracting:
-			p(jsonstream.Message{ID: id, Status: "Extracting", Progress: &jsonstream.Progress{Current: total, Total: total}})
-		}
-	}
-	t := time.NewTicker(progressEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			tell(m.stage.Load())
-		case <-done:
-			tell(m.stage.Load())
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// watchLoading tells of a layer's way out of an archive until it is done.
-func watchLoading(p runner.Progress, id string, total int64, m *meter, done <-chan struct{}) {
-	tell := func() {
-		if p != nil {
-			p(jsonstream.Message{ID: id, Status: "Loading layer", Progress: &jsonstream.Progress{Current: m.current.Load(), Total: total}})
-		}
-	}
-	t := time.NewTicker(progressEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			tell()
-		case <-done:
-			tell()
-			return
 		}
 	}
 }

@@ -237,7 +237,7 @@ func TestPullGivenUp(t *testing.T) {
 
 // gate holds a reader back until it is opened.
 type gate struct {
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // it lives for one fetch
 	open <-chan struct{}
 	r    io.Reader
 }
@@ -322,7 +322,7 @@ func TestPullManyLayers(t *testing.T) {
 		layers = append(layers, layerTarOf(t, ent{name: fmt.Sprint("file", i), body: "x"}))
 	}
 	var open, most atomic.Int32
-	reg.onFetch = func(_ context.Context, d digest.Digest, r io.Reader) io.Reader {
+	reg.onFetch = func(_ context.Context, _ digest.Digest, r io.Reader) io.Reader {
 		most.Store(max(most.Load(), open.Add(1)))
 		return &onEOF{r, func() { open.Add(-1) }}
 	}

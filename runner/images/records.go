@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -188,7 +189,7 @@ func (s *Store) refresh(ids map[string]bool) {
 	}
 }
 
-func (s *Store) layerDir(n uint64) string { return s.path("layers", fmt.Sprint(n)) }
+func (s *Store) layerDir(n uint64) string { return s.path("layers", strconv.FormatUint(n, 10)) }
 
 // read fills an empty store from the database.
 func (s *Store) read() error {

@@ -36,6 +36,9 @@ func (s *Store) recover(ctx context.Context) error {
 	for _, e := range maps.Clone(s.images) {
 		if err := s.restore(ctx, e); err != nil {
 			s.log.ErrorContext(ctx, "a layer that was lost with the host's memory cannot be unpacked again: pull the image", "image", e.id, "error", err)
+			lost := *s.images[e.id]
+			lost.broken = err
+			s.images[e.id] = &lost
 		}
 	}
 	s.writeMu.Lock()
@@ -83,13 +86,13 @@ func (s *Store) load(e *entry) *entry {
 		if img.manifestRaw, err = s.readBlob(e.rec.Manifest.Digest); err != nil {
 			return err
 		}
-		if err = json.Unmarshal(img.manifestRaw, &img.manifest); err != nil {
+		if err := json.Unmarshal(img.manifestRaw, &img.manifest); err != nil {
 			return err
 		}
 		if img.configRaw, err = s.readBlob(digest.Digest(e.id)); err != nil {
 			return err
 		}
-		if err = img.parse(); err != nil {
+		if err := img.parse(); err != nil {
 			return err
 		}
 		for _, key := range e.rec.Layers {
@@ -150,16 +153,19 @@ func (s *Store) restore(ctx context.Context, e *entry) error {
 	lost := false
 	for _, key := range e.rec.Layers {
 		l := s.layers[key]
-		lost = lost || l.Boot != "" && l.Boot != s.boot
+		lost = lost || s.lost(l)
 	}
-	if !lost || e.broken != nil {
+	if !lost {
 		return nil
+	}
+	if e.broken != nil {
+		return e.broken
 	}
 	img := &newImage{desc: e.rec.Manifest, manifest: e.manifest, config: e.config}
 	var below []string
 	for i, key := range e.rec.Layers {
 		l := s.layers[key]
-		if l.Boot != "" && l.Boot != s.boot {
+		if s.lost(l) {
 			u, err := s.again(ctx, img, i)
 			if err != nil {
 				return err

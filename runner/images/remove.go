@@ -3,7 +3,9 @@ package images
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
@@ -173,9 +175,7 @@ func (r *removal) commit() error {
 	}
 	attrs := func(name string) map[string]string {
 		a := map[string]string{}
-		for k, v := range r.e.config.Config.Labels {
-			a[k] = v
-		}
+		maps.Copy(a, r.e.config.Config.Labels)
 		a["name"] = name
 		return a
 	}
@@ -258,7 +258,7 @@ func (s *Store) Prune(ctx context.Context, filters runner.Filters, users func(im
 		}
 	}
 	report.SpaceReclaimed = uint64(max(0, before-s.layerBytes()))
-	s.event(events.ActionPrune, "", map[string]string{"reclaimed": fmt.Sprint(report.SpaceReclaimed)})
+	s.event(events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)})
 	return report, nil
 }
 

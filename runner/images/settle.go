@@ -25,12 +25,16 @@ func chainKey(d digest.Digest) string { return "chain:" + d.String() }
 // image, or an empty one. The caller holds mu.
 func (s *Store) layerKey(diffID, chainID digest.Digest) string {
 	for _, key := range []string{diffKey(diffID), chainKey(chainID)} {
-		if _, ok := s.layers[key]; ok {
+		if l, ok := s.layers[key]; ok && !s.lost(l) {
 			return key
 		}
 	}
 	return ""
 }
+
+// lost says whether a layer's tree went with the memory of a host that is down
+// since.
+func (s *Store) lost(l layerRecord) bool { return l.Boot != "" && l.Boot != s.boot }
 
 // has says which layers of an image are in the store, packed and unpacked.
 func (s *Store) has(img *newImage) []bool {
@@ -67,7 +71,7 @@ func (s *Store) settle(ctx context.Context, img *newImage) (keys []string, recor
 				if u, err = s.again(ctx, img, i); err != nil {
 					return nil, nil, err
 				}
-				defer s.release(u)
+				defer s.release(u) //nolint:gocritic // it is held until all are settled
 			}
 			key = diffKey(diffID)
 			if !u.tree.standsAlone() {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,6 +160,9 @@ func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opts.Root}, elem...)...)
 }
 
+// nextName is a name that no directory or ingest has had.
+func (s *Store) nextName() string { return strconv.FormatUint(s.number.Add(1), 10) }
+
 func (s *Store) event(action events.Action, ref string, attrs map[string]string) {
 	if s.opts.Event != nil {
 		s.opts.Event(action, ref, attrs)
@@ -169,9 +174,7 @@ func (s *Store) imageEvent(action events.Action, id, name string) {
 	attrs := map[string]string{}
 	s.mu.RLock()
 	if e := s.images[id]; e != nil {
-		for k, v := range e.config.Config.Labels {
-			attrs[k] = v
-		}
+		maps.Copy(attrs, e.config.Config.Labels)
 	}
 	s.mu.RUnlock()
 	if name != "" {
