@@ -153,15 +153,16 @@ func (c cgroups) killAll(ctx context.Context, path string) error {
 		}
 	}
 	for round := range 200 {
-		if round >= 3 && c.freezer != "" {
+		freeze := round >= 3 && c.freezer != ""
+		if freeze {
 			_ = c.setFrozen(path, true)
 		}
 		pids, err := c.pids(path)
 		for _, pid := range pids {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		if c.freezer != "" && len(pids) > 0 { // what is frozen gets the signal when it thaws
-			_ = c.setFrozen(path, false)
+		if freeze || len(pids) > 0 {
+			c.thaw(path) // it may have been frozen before
 		}
 		if err != nil || len(pids) == 0 {
 			return err
@@ -234,6 +235,14 @@ func (c cgroups) setFrozen(path string, freeze bool) error {
 	}
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
+}
+
+// thaw lets what was killed while it was frozen die. A cgroup that is not there
+// is no error.
+func (c cgroups) thaw(path string) {
+	if c.freezer != "" {
+		_ = c.setFrozen(path, false)
+	}
 }
 
 // frozen says whether all of a cgroup stands still.

@@ -87,7 +87,7 @@ func endMonitor(ctx context.Context, monitor *process, noted func() bool) error 
 			return err
 		}
 	}
-	_ = monitor.signal(unix.SIGKILL)
+	monitor.killGroup()
 	return nil
 }
 
@@ -142,6 +142,9 @@ func (s *Shim) bury(b *bundle) {
 func (s *Shim) killHelpers(ctx context.Context, b *bundle) error {
 	if b.finished {
 		return nil // it was whole, and all its monitors were ended
+	}
+	if b.record.Cgroup != "" {
+		s.cgroups.thaw(b.record.Cgroup) // whoever froze it may have been killed
 	}
 	for {
 		p, err := helper(b)

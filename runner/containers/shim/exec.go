@@ -10,7 +10,6 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -236,8 +235,7 @@ func (e *Exec) Abort() {
 	if e.conn != nil {
 		_ = e.conn.Close()
 	}
-	// The process that would have become the runtime dies with its monitor.
-	_ = e.run.monitor.signal(unix.SIGKILL)
+	e.run.monitor.killGroup()
 	e.shim.forgetExec(e.run)
 }
 
@@ -341,7 +339,7 @@ func (s *Shim) adoptExecs(b *bundle) error {
 func (s *Shim) adoptExec(run *execution) error {
 	_, err := os.Stat(filepath.Join(run.dir, startedFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		_ = run.monitor.signal(unix.SIGKILL)
+		run.monitor.killGroup()
 		s.forgetExec(run)
 		return nil
 	}

@@ -39,13 +39,22 @@ func (s *Shim) Start(ctx context.Context, id string) error {
 	_, init := b.processes()
 	waited := s.waits(b, init)
 	said, err := s.runRuntime(context.WithoutCancel(ctx), b.record.Runtime, "start", id)
-	if err != nil && waited && !s.waits(b, init) {
-		return nil // a runtime that an earlier process had run was quicker
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return startError(b.record, said)
+	// A runtime that an earlier process had run may have been quicker.
+	for round := 0; b.adopted && waited && round < 100; round++ {
+		if !s.waits(b, init) {
+			return nil
+		}
+		if !init.alive() {
+			break
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
 	}
-	return nil
+	return startError(b.record, said)
 }
 
 // createTimeout bounds the wait for a container that an earlier process was

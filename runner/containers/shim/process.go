@@ -67,6 +67,15 @@ func (p *process) signal(sig unix.Signal) error {
 	return unix.PidfdSendSignal(p.fd, sig, nil, 0)
 }
 
+// killGroup kills a monitor together with the child that is, or is about to be,
+// the runtime. conmon asks the kernel to end that child with itself, but it may be
+// killed before it has.
+func (p *process) killGroup() {
+	if p.signal(0) == nil {
+		_ = unix.Kill(-p.pid, unix.SIGKILL)
+	}
+}
+
 // alive says whether the process has not ended; a zombie has.
 func (p *process) alive() bool { return p != nil && !p.ended(0) }
 
