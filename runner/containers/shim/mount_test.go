@@ -153,7 +153,7 @@ func TestMountsStayHidden(t *testing.T) {
 		table = string(text)
 		return strings.Contains(table, filepath.Join(bind, "point"))
 	})
-	if strings.Contains(table, "overlay "+"overlay") || strings.Contains(table, h.rootfs()) {
+	if strings.Contains(table, h.rootfs()) {
 		t.Errorf("the container's tree is in the host's table:\n%s", table)
 	}
 	monitor, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", p.MonitorPID))
