@@ -96,6 +96,35 @@ func writer(lines, rate int) string {
 	return fmt.Sprintf("exec env %s='%d %d' $SELF", writerEnv, lines, rate)
 }
 
+// TestRotatesWhileRunning has a container that goes on after it has written less
+// than the monitor's own bound.
+func TestRotatesWhileRunning(t *testing.T) {
+	const lines = 30_000
+	o := logs.Options{MaxSize: 100_000, MaxFile: 3}
+	k := newKeeper()
+	defer k.Close()
+	m := newMonitor(t)
+	k.Watch("x", m.log, o, reopener(m.bundle))
+	m.start(o, fmt.Sprintf("env %s='%d 0' $SELF; while [ ! -e %s/go ]; do sleep 0.05; done; echo more", writerEnv, lines, m.bundle))
+	last := all
+	last.Tail = 1
+	m.await(func() bool {
+		out, _ := read(t, m.log, last)
+		return out == numbered(lines-1)
+	})
+	m.await(func() bool { return m.size() < 340_000 })
+	if err := os.WriteFile(filepath.Join(m.bundle, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.wait()
+	k.Unwatch("x")
+	out, _ := read(t, m.log, all)
+	out, ok := strings.CutSuffix(out, "more\n")
+	if n := wantTail(t, out, lines); !ok || n < 1000 {
+		t.Errorf("%d lines are left, and more: %v", n, ok)
+	}
+}
+
 // TestFollow follows from before the first line, through many files.
 func TestFollow(t *testing.T) {
 	const lines = 200_000
