@@ -46,6 +46,7 @@ type Machine struct {
 func NewMachine(tb testing.TB, o MachineOptions) *Machine {
 	tb.Helper()
 	Root(tb)
+	tb.TempDir() // the first one makes the test remove it and all others, when the machine is down
 	m := &Machine{Address: "198.18.0.2", Address6: "fd00:be:be::2", tb: tb, options: o}
 	if err := m.cgroups.make(o.Unified); err != nil {
 		tb.Fatal(err)

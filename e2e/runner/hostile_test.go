@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,8 @@ func (b *besieged) dial() net.Conn {
 }
 
 // send sends a request with a body until it is answered or cut off, and returns
-// the status, or 0 if there was none.
+// the status, or 0 if there was none. An error in a stream of progress, whose
+// status was sent before, counts as 400.
 func (b *besieged) send(method, path, contentType string, body io.Reader) int {
 	b.t.Helper()
 	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -106,7 +108,10 @@ func (b *besieged) send(method, path, contentType string, body io.Reader) int {
 		return 0
 	}
 	defer res.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, mb)) // it may be cut off
+	answer, _ := io.ReadAll(io.LimitReader(res.Body, mb)) // it may be cut off
+	if bytes.Contains(answer, []byte(`"errorDetail"`)) {
+		return http.StatusBadRequest
+	}
 	return res.StatusCode
 }
 
@@ -190,7 +195,7 @@ func TestHeaders(t *testing.T) {
 	for _, path := range []string{
 		"/containers/json?filters=" + long, "/containers/" + long + "/json", "/images/" + strings.Repeat("a/", 10_000) + "json",
 		"/containers/json?filters=%7B" + strings.Repeat("%7B", 10_000), "/v9999999999.9/info", "/v1.44/events?since=" + long,
-		"/containers/talker/logs?stdout=1&tail=99999999999999999999", "/containers/talker/archive?path=" + strings.Repeat("../", 10_000),
+		"/containers/talker/logs?stdout=1&tail=99999999999999999999", "/containers/talker/archive?path=" + strings.Repeat("../", 10_000) + "none",
 	} {
 		if status := b.send("GET", path, "", nil); status >= 500 || status != 0 && status < 400 && !strings.Contains(path, "tail=") {
 			t.Errorf("GET %.60s…: %d", path, status)
@@ -203,7 +208,7 @@ func TestHeaders(t *testing.T) {
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	b := besiege(t)
-	idle := make([]net.Conn, 1000)
+	began, idle := time.Now(), make([]net.Conn, 1000)
 	for i := range idle {
 		idle[i] = b.dial()
 		start := []string{"", "GET /v1.44/info HT", "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"}[i%3]
@@ -215,17 +220,19 @@ func TestSlowClients(t *testing.T) {
 		t.Errorf("docker ps says %q", got)
 	}
 	// Those that have begun a request and do not go on are let go.
-	for _, c := range idle[1:3] {
-		_ = c.SetReadDeadline(time.Now().Add(90 * time.Second))
-		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error("a request that is not finished may take for ever")
+	for i, what := range map[int]string{1: "header", 2: "body"} {
+		_ = idle[i].SetReadDeadline(began.Add(90 * time.Second))
+		if _, err := io.Copy(io.Discard, idle[i]); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a %s that is not finished may take for ever", what)
 		}
 	}
 	b.unharmed()
 }
 
 // TestDeafClients opens streams that nobody reads, of containers that write
-// without end: the runner keeps little of it, and others get theirs.
+// without end: the runner keeps little of it, and those that do read get theirs.
+// Who is attached and does not read may hold up that container, as with Docker,
+// until it is stopped.
 func TestDeafClients(t *testing.T) {
 	t.Parallel()
 	b := besiege(t)
@@ -237,13 +244,18 @@ func TestDeafClients(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = c.Close() })
 	}
+	if _, err := api.run(ctx, spec{"ignored", b.image("busybox"), []string{"yes"}, nil}); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 200 {
-		a, err := api.ContainerAttach(ctx, "talker", client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true, Logs: i%2 == 0})
-		hold(closer(a.Close), err)
+		if a, err := api.ContainerAttach(ctx, "ignored", client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true, Logs: i%2 == 0}); err == nil {
+			t.Cleanup(a.Close)
+		} else if i == 0 {
+			t.Fatal(err)
+		}
 		r, err := api.ContainerLogs(ctx, "talker", client.ContainerLogsOptions{ShowStdout: true, Follow: true})
 		hold(r, err)
-		e := api.Events(ctx, client.EventsListOptions{})
-		_ = e // nobody takes what is in its channels
+		_ = api.Events(ctx, client.EventsListOptions{}) // nobody takes what is in its channels
 		if i < 20 {
 			x, err := api.ExecCreate(ctx, "talker", client.ExecCreateOptions{Cmd: []string{"yes"}, AttachStdout: true})
 			if err != nil {
@@ -258,6 +270,12 @@ func TestDeafClients(t *testing.T) {
 	}
 	if err := b.heard(); err != nil {
 		t.Error(err)
+	}
+	began := time.Now()
+	b.docker.Run("stop", "-t", "1", "ignored")
+	b.docker.Run("rm", "ignored")
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("a container that nobody listens to stops after %v", took)
 	}
 	b.unharmed()
 }
