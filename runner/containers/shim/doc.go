@@ -20,7 +20,7 @@
 //
 // Files under RunDir:
 //
-//	rootfs                 a private tmpfs mount; each monitor mounts its container's tree on it
+//	rootfs                 a private tmpfs mount; each monitor has its container's tree and the runtime below it
 //	tmp/ID                 console sockets, for a moment; the beginning of the ID
 //	oci/RUNTIME            the runtime's own state
 //	exits/ID               exit code, written by conmon; its time is that of the exit
