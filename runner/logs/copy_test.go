@@ -244,3 +244,23 @@ func FuzzFormat(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkCopy(b *testing.B) {
+	dir := b.TempDir()
+	text := strings.Repeat(line(1, "stdout", "F", strings.Repeat("x", 80)), 200_000)
+	writeLog(b, dir, "ctr.log", text)
+	for name, o := range map[string]runner.LogOptions{
+		"all":        all,
+		"timestamps": {Stdout: true, Tail: -1, Timestamps: true},
+		"tail":       {Stdout: true, Tail: 100},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if err := logs.Copy(b.Context(), dir, o, nil, nil, false, runner.Streams{Stdout: io.Discard}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

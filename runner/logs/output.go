@@ -31,7 +31,7 @@ type output struct {
 
 	lastText string // the time that was parsed last, which often is the next one too
 	last     time.Time
-	stamp    []byte
+	stamp    []byte // of it
 
 	buf []byte
 	to  stream // of what is in buf
@@ -78,8 +78,7 @@ func (o *output) begin(h header, offset int64) error {
 	case ok && !o.since.IsZero() && at.Before(o.since):
 		o.skip, o.hidden[h.stream] = true, true
 		return nil
-	case o.stamps:
-		o.stamp = append(at.UTC().AppendFormat(o.stamp[:0], stampLayout), ' ')
+	case ok && o.stamps:
 		if err := o.write(h.stream, o.stamp); err != nil {
 			return err
 		}
@@ -95,6 +94,7 @@ func (o *output) time(text []byte) (time.Time, bool) {
 	at, ok := parseTime(text)
 	if ok {
 		o.lastText, o.last = string(text), at
+		o.stamp = append(at.UTC().AppendFormat(o.stamp[:0], stampLayout), ' ')
 	}
 	return at, ok
 }

@@ -494,7 +494,13 @@ func TestPopulate(t *testing.T) {
 	// Interrupted while it was moved into place: the rest follows.
 	must(t, os.Mkdir(dst+".full", 0o700))
 	must(t, os.Rename(filepath.Join(dst, "file"), filepath.Join(dst+".full", "file")))
+	if wanted, err := rootfs.Populates(dst); !wanted || err != nil {
+		t.Errorf("not to be finished: %v", err)
+	}
 	must(t, rootfs.Populate(root, "/src", dst))
+	if wanted, err := rootfs.Populates(dst); wanted || err != nil {
+		t.Errorf("to be finished: %v", err)
+	}
 	if _, err := os.Lstat(filepath.Join(dst, "file")); err != nil {
 		t.Error(err)
 	}

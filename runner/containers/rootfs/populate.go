@@ -29,8 +29,8 @@ func Populate(root *os.File, path, dst string) error {
 	if _, err := os.Lstat(full); err == nil {
 		return moveAll(full, dst)
 	}
-	names, err := os.ReadDir(dst)
-	if err != nil || len(names) > 0 {
+	wanted, err := Populates(dst)
+	if err != nil || !wanted {
 		return err
 	}
 	src, err := openIn(root, absolute(path), unix.O_PATH|unix.O_DIRECTORY)
@@ -54,6 +54,24 @@ func Populate(root *os.File, path, dst string) error {
 		return err
 	}
 	return moveAll(full, dst)
+}
+
+// Populates says whether Populate would do something with dst: it is empty, or a
+// call was interrupted.
+func Populates(dst string) (bool, error) {
+	if _, err := os.Lstat(dst + ".full"); err == nil {
+		return true, nil
+	}
+	dir, err := os.Open(dst)
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	_, err = dir.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
 }
 
 // copyTree makes the empty directory dst like src.
