@@ -49,6 +49,13 @@ func (s *Store) Layers(_ context.Context, id string) ([]string, error) {
 
 // find is Get for the package.
 func (s *Store) find(ref string) (*entry, error) {
+	e, _, err := s.findNamed(ref)
+	return e, err
+}
+
+// findNamed is find, and returns the name by which the image was found: nil if
+// that was its ID.
+func (s *Store) findNamed(ref string) (*entry, reference.Named, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	id := ref
@@ -57,23 +64,23 @@ func (s *Store) find(ref string) (*entry, error) {
 	}
 	if digest.Digest(id).Validate() == nil {
 		if e := s.images[id]; e.visible() {
-			return e, nil
+			return e, nil, nil
 		}
-		return nil, noSuchImage(ref)
+		return nil, nil, noSuchImage(ref)
 	}
 	named, err := s.ParseRef(ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if name, err := storedName(named); err == nil {
 		if e := s.images[s.names[name.String()]]; e.visible() {
-			return e, nil
+			return e, name, nil
 		}
 	}
 	if e := s.byPrefix(ref); e != nil {
-		return e, nil
+		return e, nil, nil
 	}
-	return nil, noSuchImage(s.Familiar(named))
+	return nil, nil, noSuchImage(s.Familiar(named))
 }
 
 // byPrefix finds the one image whose ID begins so. The caller holds mu.

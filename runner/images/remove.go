@@ -25,7 +25,7 @@ import (
 func (s *Store) Remove(_ context.Context, ref string, opts runner.ImageRemoveOptions, users func(imageID string) []User) ([]image.DeleteResponse, error) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	e, err := s.find(ref)
+	e, name, err := s.findNamed(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -33,10 +33,10 @@ func (s *Store) Remove(_ context.Context, ref string, opts runner.ImageRemoveOpt
 	if users != nil {
 		r.users, r.lookup = users(e.id), users
 	}
-	if isIDPrefix(e.id, ref) {
+	if name == nil {
 		err = r.byID()
 	} else {
-		err = r.byName()
+		err = r.byName(name)
 	}
 	if err != nil {
 		return nil, err
@@ -63,17 +63,10 @@ type removal struct {
 	response []image.DeleteResponse
 }
 
-func (r *removal) byName() error {
+func (r *removal) byName(named reference.Named) error {
 	if !r.force && singleReference(r.left) && len(r.users) > 0 {
 		return runner.Errorf(runner.ErrConflict, "conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
 			r.ref, shortID(r.users[0].ContainerID), shortID(r.e.id))
-	}
-	named, err := r.s.ParseRef(r.ref)
-	if err != nil {
-		return err
-	}
-	if named, err = storedName(named); err != nil {
-		return err
 	}
 	r.drop(func(n reference.Named) bool { return n.String() == named.String() })
 	sameRepo := func(n reference.Named) bool { return n.Name() == named.Name() }

@@ -113,12 +113,12 @@ func (s *Store) namedBy(ref string, add func(*entry, ...reference.Named)) error 
 			return nil
 		}
 	}
-	e, err := s.find(ref)
+	e, name, err := s.findNamed(ref)
 	if err != nil {
 		return err
 	}
-	if perr == nil && !isIDPrefix(e.id, ref) && !isDigestRef(named) {
-		add(e, reference.TagNameOnly(named))
+	if name != nil && !isDigestRef(name) {
+		add(e, name)
 	} else {
 		add(e)
 	}
