@@ -29,8 +29,9 @@ type link struct {
 func (a *attachment) onBridge() bool { return a != nil && a.link != nil }
 
 // Connect connects a container to the networks it asks for, all or nothing, and
-// returns what it got; the caller keeps that for Restore. A port that is taken is
-// an error that names the holder.
+// returns what it got; the caller keeps that for Restore. From then on the
+// container is reached: the first packet is not lost. A port that is taken is an
+// error that names the holder.
 func (m *Manager) Connect(ctx context.Context, req Request) (Endpoint, error) {
 	name, asked, err := m.check(req)
 	if err != nil {
@@ -118,7 +119,7 @@ func (m *Manager) attach(ctx context.Context, a *attachment, req Request, got *n
 		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", req.Name, got.EndpointID, err)
 	}
 	m.settings(got, l)
-	p := plug{host: l.name, guest: "eth0", bridge: b.index, mtu: b.mtu, mac: got.MacAddress}
+	p := plug{host: l.name, guest: "eth0", bridge: b, mtu: b.mtu, mac: got.MacAddress}
 	p.addrs = append(p.addrs, address{netip.PrefixFrom(l.v4, b.Subnet.Bits()), b.v4.gateway})
 	if l.v6.IsValid() {
 		p.addrs = append(p.addrs, address{netip.PrefixFrom(l.v6, b.Subnet6.Bits()), b.v6.gateway})

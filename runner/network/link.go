@@ -16,7 +16,7 @@ import (
 type plug struct {
 	host   string // name of the interface on the host
 	guest  string // and in the container
-	bridge int32  // number of the bridge
+	bridge *bridge
 	mtu    int
 	mac    []byte
 	addrs  []address
@@ -31,11 +31,12 @@ type address struct {
 // connect makes the pair of interfaces, one end straight in the container's
 // namespace, and gives it addresses and routes.
 func (p plug) connect(host *rtnl, ns *os.File) error {
-	guest, err := dialRtnlIn(ns)
+	guest, notices, err := dialGuest(ns)
 	if err != nil {
 		return err
 	}
 	defer guest.close()
+	defer notices.close()
 	raw, err := ns.SyscallConn()
 	if err != nil {
 		return err
@@ -48,9 +49,18 @@ func (p plug) connect(host *rtnl, ns *os.File) error {
 	if err != nil {
 		return err
 	}
-	err = p.hairpin(host)
+	err = p.configure(guest)
 	if err == nil {
-		err = p.configure(guest)
+		err = p.announce(host)
+	}
+	for _, a := range p.addrs {
+		if err == nil && a.prefix.Addr().Is6() {
+			err = notices.awaitAddress(a.prefix.Addr())
+		}
+	}
+	if err == nil {
+		// In this order: one is the carrier of the next.
+		err = errors.Join(guest.settle(p.guest), host.settle(p.host), host.settle(p.bridge.Interface))
 	}
 	if err != nil {
 		_ = host.do(deleteLink(p.host))
@@ -58,10 +68,16 @@ func (p plug) connect(host *rtnl, ns *os.File) error {
 	return err
 }
 
-// hairpin lets the bridge send a packet back to where it came from: so it must,
-// where it calls the rules of IP itself (bridge-nf-call-iptables), for a container
-// that connects to its own published port.
-func (p plug) hairpin(host *rtnl) error {
+// announce sets up the host's end.
+//
+// The bridge may send a packet back to where it came from: so it must, where it
+// calls the rules of IP itself (bridge-nf-call-iptables), for a container that
+// connects to its own published port.
+//
+// The host is told the container's hardware address. It may remember that of
+// another that had the same IP address before. The entries are as good as found
+// out a while ago: they need no removing.
+func (p plug) announce(host *rtnl) error {
 	index, err := host.indexOf(p.host)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", p.host, err)
@@ -70,15 +86,32 @@ func (p plug) hairpin(host *rtnl) error {
 	msg.Index = index
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	port.AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
-	return host.do(newRequest("set hairpin mode of "+p.host, unix.RTM_SETLINK, 0, msg, port))
+	requests := []request{newRequest("set hairpin mode of "+p.host, unix.RTM_SETLINK, 0, msg, port)}
+	for _, a := range p.addrs {
+		requests = append(requests, addNeighbour(p.bridge.index, a.prefix.Addr(), p.mac))
+	}
+	return host.do(requests...)
 }
 
-func dialRtnlIn(ns *os.File) (sock *rtnl, err error) {
+func addNeighbour(index int32, addr netip.Addr, mac []byte) request {
+	msg := &netlink.Ndmsg{Family: uint8(family(addr)), Index: uint32(index), State: netlink.NUD_STALE}
+	return newRequest("add neighbour "+addr.String(), unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+		msg, nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac))
+}
+
+// dialGuest opens two sockets in a container's namespace: for requests, and for
+// notices of IPv6 addresses.
+func dialGuest(ns *os.File) (requests, notices *rtnl, err error) {
 	err = inNetNS(ns, func() error {
-		sock, err = dialRtnl()
+		if requests, err = dialRtnl(0); err != nil {
+			return err
+		}
+		if notices, err = dialRtnl(unix.RTMGRP_IPV6_IFADDR); err != nil {
+			requests.close()
+		}
 		return err
 	})
-	return sock, err
+	return requests, notices, err
 }
 
 // create is the one message that makes both ends: the host's is up and in the
@@ -98,7 +131,7 @@ func (p plug) create(ns int) request {
 	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(peer)
 
 	data := append([]nl.NetlinkRequestData{flagsUp(0)}, p.common(p.host)...)
-	data = append(data, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.bridge))), info)
+	data = append(data, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.bridge.index))), info)
 	return newRequest("create interface "+p.host, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, data...)
 }
 

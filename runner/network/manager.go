@@ -97,7 +97,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 }
 
 func (m *Manager) open(ctx context.Context, o Options) (err error) {
-	if m.host, err = dialRtnl(); err != nil {
+	if m.host, err = dialRtnl(0); err != nil {
 		return err
 	}
 	if m.rules, err = openRules("berth-" + m.instance); err != nil {

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 func TestReach(t *testing.T) {
@@ -103,6 +105,35 @@ func testReach(t *testing.T) {
 	}
 }
 
+// A container is reached as soon as Connect returns: the first packet is not lost.
+func TestFirstPacket(t *testing.T) {
+	newWorld(t)
+	m := openManager(t, Options{})
+	for range 20 {
+		ns, err := NewNetNS()
+		must(t, err)
+		server := serveUDP(t, ns, 53, "first")
+		req := askFor("first", ns, nil)
+		e, err := m.Connect(t.Context(), req)
+		must(t, err)
+		es := e.Networks["bridge"]
+		for _, addr := range []netip.Addr{es.IPAddress, es.GlobalIPv6Address} {
+			if got, _, err := ask(nil, "udp", hostPort(addr, 53), 800*time.Millisecond); got != "first" {
+				t.Errorf("%s: %q, %v", addr, got, err)
+			}
+		}
+		must(t, m.Disconnect(t.Context(), req.ContainerID))
+		must(t, server.Close())
+		must(t, ns.Close())
+		// The next is the first on the bridge again.
+		for up := true; up; time.Sleep(time.Millisecond) {
+			link, err := netlink.LinkByName(m.bridge.Interface)
+			must(t, err)
+			up = link.Attrs().OperState == netlink.OperUp
+		}
+	}
+}
+
 // A host on the container's side of the bridge can send what no route would: a
 // packet for 127.0.0.1 to the bridge itself.
 func TestLoopbackIsClosedToContainers(t *testing.T) {
@@ -113,7 +144,7 @@ func TestLoopbackIsClosedToContainers(t *testing.T) {
 	evil := connect(t, m, "evil", nil)
 	// The container's own loopback gives way, and 127.0.0.1 is sent to the gateway.
 	must(t, inNetNS(evil.ns, func() error {
-		h, err := dialRtnl()
+		h, err := dialRtnl(0)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -186,6 +187,9 @@ func TestSubnetChanges(t *testing.T) {
 	m = openManager(t, o)
 	must(t, m.Restore(t.Context(), []Attached{web.Attached}))
 	check(t, []reach{{"still the old subnet", nil, "", "127.0.0.1:8080", "web"}})
+	if !m.bridge.Subnet.Contains(web.es.IPAddress) {
+		t.Errorf("the subnet is %v, and a container has %v", m.bridge.Subnet, web.es.IPAddress)
+	}
 	// So that the interface of the bridge is left, and nothing is connected to it.
 	crash(m)
 	m = openManager(t, o)
@@ -198,6 +202,13 @@ func TestSubnetChanges(t *testing.T) {
 		t.Errorf("got %v of %v", web.es.IPAddress, o.Subnet)
 	}
 	check(t, []reach{{"the new subnet", nil, "", "127.0.0.1:8080", "web"}})
+	link, err := netlink.LinkByName(m.bridge.Interface)
+	must(t, err)
+	list, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	must(t, err)
+	if len(list) != 1 || !list[0].IP.Equal(net.ParseIP("10.92.0.1")) {
+		t.Errorf("the bridge has %v", list)
+	}
 }
 
 func TestConcurrentConnect(t *testing.T) {

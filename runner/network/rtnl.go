@@ -1,10 +1,13 @@
 package network
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -20,16 +23,19 @@ type rtnl struct {
 	buf []byte
 }
 
-// dialRtnl opens a socket in the namespace of the calling thread.
-func dialRtnl() (*rtnl, error) {
+// dialRtnl opens a socket in the namespace of the calling thread, which gets
+// notices of the groups.
+func dialRtnl(groups uint32) (*rtnl, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("bind", err)
 	}
+	// Only notices are ever waited for; an answer is there when a request is sent.
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
 	// An error comes with the kernel's own words, and without the request.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
@@ -120,6 +126,62 @@ func ackError(m syscall.NetlinkMessage) error {
 		}
 	}
 	return err
+}
+
+// awaitAddress returns when an IPv6 address is in use, which the kernel sees to in
+// the background even if there is nothing to find out first (IFA_F_NODAD). Before,
+// what is sent to it is dropped.
+func (r *rtnl) awaitAddress(addr netip.Addr) error {
+	for {
+		n, _, err := unix.Recvfrom(r.fd, r.buf, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN): // SO_RCVTIMEO: it will come yet
+			return nil
+		case errors.Is(err, unix.ENOBUFS):
+			continue
+		case err != nil:
+			return os.NewSyscallError("recvfrom", err)
+		}
+		msgs, err := syscall.ParseNetlinkMessage(r.buf[:n])
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {
+				continue
+			}
+			attrs, err := nl.ParseRouteAttr(m.Data[unix.SizeofIfAddrmsg:])
+			if err != nil {
+				return err
+			}
+			for _, a := range attrs {
+				got, ok := netip.AddrFromSlice(a.Value)
+				if ok && got == addr && (a.Attr.Type == unix.IFA_ADDRESS || a.Attr.Type == unix.IFA_LOCAL) {
+					return nil
+				}
+			}
+		}
+	}
+}
+
+// settle has the kernel act at once on an interface's carrier having come. Left to
+// itself it does so in the background: until then a bridge forwards nothing to the
+// interface, and what is sent by it is dropped.
+func (r *rtnl) settle(name string) error {
+	link := struct{ cmd, up uint32 }{cmd: unix.ETHTOOL_GLINK}
+	var ifr struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte // of the union that data is in
+	}
+	copy(ifr.name[:unix.IFNAMSIZ-1], name)
+	ifr.data = unsafe.Pointer(&link)                                                                                             //nolint:gosec // G103: as the ioctl wants it; x/sys has no wrapper
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(r.fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifr))); errno != 0 { //nolint:gosec // G103: as above
+		return fmt.Errorf("link state of %s: %w", name, errno)
+	}
+	return nil
 }
 
 // indexOf returns the number of an interface in the socket's namespace. It takes
