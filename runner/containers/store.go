@@ -119,7 +119,7 @@ func (s *Store) Create(c *runner.Container) (err error) {
 			return err
 		}
 	}
-	if err := os.Chmod(upper, 0o755); err != nil {
+	if err := os.Chmod(upper, 0o755); err != nil { //nolint:gosec // see above
 		return err
 	}
 	if err := writeJSON(filepath.Join(tmp, recordFile), c); err != nil {
