@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
 # Runs registry and runner on this host until Ctrl-C. The programs are in bin/
 # already; what the runner drives is installed from Debian where it is missing.
-#
-#	REGISTRY  where the registry listens (localhost:5000), its data in ./data
-#	SOCKET    where the runner listens (/run/berth/runner.sock), its data in
-#	          /var/lib/berth-runner
+# Both have their defaults, or what the environment says: BERTH_HTTP_ADDR,
+# BERTH_STORAGE_DATA, BERTH_RUNNER_SOCKET_PATH, BERTH_RUNNER_DATA, …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/debian.sh
 
-registry=${REGISTRY:-localhost:5000}
-socket=${SOCKET:-/run/berth/runner.sock}
+registry=${BERTH_HTTP_ADDR:-localhost:5000}
+socket=${BERTH_RUNNER_SOCKET_PATH:-/run/berth/runner.sock}
 
 if [ "$(id -u)" != 0 ]; then
 	echo "the runner needs root: sudo make run (the registry alone does not: bin/berth serve)" >&2
@@ -31,9 +29,9 @@ stop() {
 trap 'stop; exit 0' INT TERM
 # In groups of their own: Ctrl-C is this script's to pass on, once.
 set -m
-bin/berth serve --addr "$registry" --data ./data &
+"${BERTH_BIN:-bin/berth}" serve &
 pids+=($!)
-bin/berth-runner serve --socket "$socket" &
+"${BERTH_RUNNER_BIN:-bin/berth-runner}" serve &
 pids+=($!)
 set +m
 
@@ -42,7 +40,9 @@ answers() {
 	(exec 3<>"/dev/tcp/${registry%:*}/${registry##*:}") 2>/dev/null && [ -S "$socket" ]
 }
 until answers; do
-	kill -0 "${pids[@]}" 2>/dev/null || { stop; exit 1; }
+	for pid in "${pids[@]}"; do
+		kill -0 "$pid" 2>/dev/null || { stop; exit 1; }
+	done
 	sleep 0.1
 done
 

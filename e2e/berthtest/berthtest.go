@@ -26,6 +26,7 @@ const (
 // Options are what a server can be started with.
 type Options struct {
 	Data    string   // directory; empty for a new one
+	Addr    string   // host:port; empty for a free port of the loopback
 	Env     []string // KEY=VALUE, besides the test's own environment
 	Args    []string // of berth serve, besides address and data
 	Machine *Machine // where it runs; nil for this host
@@ -48,7 +49,10 @@ func Start(tb testing.TB, o Options) *Server {
 	if o.Data == "" {
 		o.Data = filepath.Join(tb.TempDir(), "data")
 	}
-	s := &Server{daemon: newDaemon(tb, "berth", o.Machine, o.Env), Addr: FreeAddr(tb), Data: o.Data, args: o.Args}
+	if o.Addr == "" {
+		o.Addr = FreeAddr(tb)
+	}
+	s := &Server{daemon: newDaemon(tb, "berth", o.Machine, o.Env), Addr: o.Addr, Data: o.Data, args: o.Args}
 	s.URL = "http://" + s.Addr
 	tb.Cleanup(s.end)
 	s.Restart()

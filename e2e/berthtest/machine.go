@@ -47,7 +47,7 @@ func NewMachine(tb testing.TB, o MachineOptions) *Machine {
 	tb.Helper()
 	Root(tb)
 	tb.TempDir() // the first one makes the test remove it and all others, when the machine is down
-	m := &Machine{Address: "198.18.0.2", Address6: "fd00:be:be::2", tb: tb, options: o}
+	m := &Machine{Address: "192.168.213.2", Address6: "fd00:be:be::2", tb: tb, options: o}
 	if err := m.cgroups.make(o.Unified); err != nil {
 		tb.Fatal(err)
 	}
@@ -92,17 +92,17 @@ tac /proc/self/mounts | while read -r _ dir _; do
 	case $dir in "$TMP"/* | /proc/* | /sys/* | /run/* | /var/lib/*) umount -l "$dir" ;; esac
 done
 mount --make-rshared /
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t tmpfs -o mode=755 tmpfs /run
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t tmpfs -o mode=755 none /run
 if [ -z "$CGROUPS" ]; then
-	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+	mount -t cgroup2 none /sys/fs/cgroup
 else
-	mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
+	mount -t tmpfs -o mode=755 none /sys/fs/cgroup
 	for c in $CGROUPS; do
 		mkdir "/sys/fs/cgroup/${c##*=}"
 		case $c in
-		unified) mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified ;;
+		unified) mount -t cgroup2 none /sys/fs/cgroup/unified ;;
 		name=*) mount -t cgroup -o "none,$c" cgroup "/sys/fs/cgroup/${c##*=}" ;;
 		*) mount -t cgroup -o "$c" cgroup "/sys/fs/cgroup/$c" ;;
 		esac

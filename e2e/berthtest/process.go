@@ -3,6 +3,7 @@ package berthtest
 import (
 	"bytes"
 	"context"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
@@ -70,13 +71,15 @@ func (p *process) wait(d time.Duration) error {
 	}
 }
 
-// stop ends the process with SIGTERM or, if it does not obey, with SIGKILL.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+// stop ends the process with a signal or, if it does not obey, with SIGKILL, and
+// returns its exit code.
+func (p *process) stop(sig os.Signal) (exitCode int) {
+	_ = p.cmd.Process.Signal(sig) // it may have ended
 	if p.wait(daemonTime) != nil {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
+	return p.cmd.ProcessState.ExitCode()
 }
 
 // log collects what a process writes.

@@ -62,6 +62,20 @@ func (r *Runner) Launch() {
 	r.start(append([]string{"serve", "--data", r.Data}, r.args...)...)
 }
 
+// Refuses starts the runner, which is to refuse, and returns its exit code. It
+// fails the test if it goes on running.
+func (r *Runner) Refuses() (exitCode int) {
+	r.tb.Helper()
+	r.Launch()
+	p := r.proc
+	r.proc = nil
+	if p.wait(startTime) != nil {
+		_ = p.cmd.Process.Kill()
+		r.tb.Fatal("the runner starts, and should not")
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // Socket is the path of the socket on this host. A reboot changes it.
 func (r *Runner) Socket() string { return r.Machine.Path(runnerSocket) }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -22,6 +23,16 @@ var built struct {
 	sync.Mutex
 	dir   string            // empty if there is none
 	paths map[string]string // by name
+}
+
+// Binary returns the path of one of this module's programs, or fails the test.
+func Binary(tb testing.TB, name string) string {
+	tb.Helper()
+	bin, err := binary(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return bin
 }
 
 // binary returns the path of one of this module's programs: what BERTH_BIN or
@@ -186,6 +197,14 @@ func (c *Command) command(args ...string) *exec.Cmd {
 // with the test, by SIGTERM, and if the test fails its log is printed.
 func (c *Command) Daemon(ready func() error, args ...string) (stop func()) {
 	c.tb.Helper()
+	end := c.Service(func(string) error { return ready() }, args...)
+	return func() { end(syscall.SIGTERM) }
+}
+
+// Service is Daemon for a program that tells by its log when it is ready, and
+// that is ended by a signal of choice; stop returns its exit code.
+func (c *Command) Service(ready func(log string) error, args ...string) (stop func(os.Signal) int) {
+	c.tb.Helper()
 	var out log
 	cmd := c.command(args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -195,13 +214,13 @@ func (c *Command) Daemon(ready func() error, args ...string) (stop func()) {
 	}
 	name := filepath.Base(c.path)
 	c.tb.Cleanup(func() {
-		p.stop()
+		p.stop(syscall.SIGTERM)
 		if c.tb.Failed() {
 			c.tb.Logf("%s's log:\n%s", name, tail(out.String(), 8<<10))
 		}
 	})
 	for deadline := time.Now().Add(daemonTime); ; {
-		err := ready()
+		err := ready(out.String())
 		if err == nil {
 			return p.stop
 		}

@@ -150,7 +150,7 @@ func TestUnified(t *testing.T) {
 		t.Errorf("a paused container wrote %q", strings.TrimPrefix(again, paused))
 	}
 	h.docker.Run("unpause", "one")
-	if err := h.eventually(func() error {
+	if err := eventually(func() error {
 		if h.docker.Run("logs", "one") == paused {
 			return fmt.Errorf("after unpause, it writes nothing")
 		}

@@ -60,7 +60,7 @@ func (h *host) usedCensus() berthtest.Census {
 	}
 	h.docker.Run("run", "--rm", h.image("busybox"), "true")
 	c := h.Census(h.t)
-	_ = h.eventually(func() error { // the kernel takes its time with what is gone
+	_ = eventually(func() error { // the kernel takes its time with what is gone
 		last := c
 		c = h.Census(h.t)
 		if diff := last.Diff(c); diff != "" {

@@ -36,7 +36,7 @@ func TestLoops(t *testing.T) {
 	runs := h.loop(apiLoops, time.Now().Add(*loopTime))
 	t.Logf("%d containers in %v, %d bytes resident", runs, *loopTime, h.Resident())
 	h.Settle(t, before)
-	if err := h.eventually(func() error {
+	if err := eventually(func() error {
 		if diff := open.Diff(h.Descriptors()); len(diff) > 0 && len(h.Descriptors()) > len(open) {
 			return fmt.Errorf("the runner's open files are not as they were:\n%s", diff)
 		}

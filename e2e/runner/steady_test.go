@@ -75,7 +75,7 @@ func (s *steady) has(id string) bool {
 // unattended checks what needs no runner: the page is served at the host's port.
 func (s *steady) unattended() {
 	s.host.t.Helper()
-	if err := s.host.eventually(func() error { return s.host.get(s.url, "page\n") }); err != nil {
+	if err := eventually(func() error { return fetch(s.host.Machine, s.url, "page\n") }); err != nil {
 		s.host.t.Error(err)
 	}
 }
@@ -149,9 +149,9 @@ func (s *steady) census() berthtest.Census {
 	})
 }
 
-// get fetches a page on the machine.
-func (h *host) get(url, want string) error {
-	c := h.Machine.Client()
+// fetch fetches a page on the machine.
+func fetch(m *berthtest.Machine, url, want string) error {
+	c := m.Client()
 	defer c.CloseIdleConnections()
 	res, err := c.Get(url)
 	if err != nil {
@@ -167,8 +167,7 @@ func (h *host) get(url, want string) error {
 
 // eventually calls fn until it succeeds, and returns its last error if it does
 // not in a while.
-func (h *host) eventually(fn func() error) error {
-	h.t.Helper()
+func eventually(fn func() error) error {
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		err := fn()
 		if err == nil || time.Now().After(deadline) {

@@ -157,7 +157,7 @@ func (s *subject) step(name string, do func() error) error {
 func (s *subject) check(ctx context.Context, h *host) error {
 	var c container.InspectResponse
 	// The news of an end may be on its way while the process is gone already.
-	err := h.eventually(func() (err error) {
+	err := eventually(func() (err error) {
 		c, err = h.api.inspect(ctx, s.name)
 		if err == nil && c.State.Running && !h.Machine.Exists(c.State.Pid) {
 			return fmt.Errorf("it is said to run as process %d, which there is not", c.State.Pid)
