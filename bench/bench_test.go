@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,51 +15,66 @@ import (
 // checks that nothing is missing from what it writes. How fast berth is, a test
 // among others on the same machine cannot say.
 func TestQuick(t *testing.T) {
-	_, noRegistry := exec.LookPath(nameDockerRegistry)
-	_, noNginx := exec.LookPath(nginxProgram())
-	if (noRegistry != nil || noNginx != nil) && os.Geteuid() != 0 {
-		t.Fatal("docker-registry or nginx is missing: run, as root, apt-get install --no-install-recommends docker-registry nginx-light")
+	if pkgs := missing(works); len(pkgs) > 0 && os.Geteuid() != 0 {
+		t.Fatalf("programs are missing: run, as root, apt-get install --no-install-recommends %s", strings.Join(pkgs, " "))
 	}
 	dir := t.TempDir()
-	program, results, readme := filepath.Join(dir, "bench"), filepath.Join(dir, "results.json"), filepath.Join(dir, "README.md")
-	if err := os.WriteFile(readme, []byte("before\n"+sectionStart+"\nold\n"+sectionEnd+"\nafter\n"), 0o600); err != nil {
+	program, file, readme := filepath.Join(dir, "bench"), filepath.Join(dir, "results.json"), filepath.Join(dir, "README.md")
+	var page strings.Builder
+	for _, part := range parts {
+		page.WriteString("before\n" + sectionStart(part) + "\nold\n" + sectionEnd(part) + "\nafter\n")
+	}
+	if err := os.WriteFile(readme, []byte(page.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// BERTH_BIN is the berth that make test has built.
-	out, err := exec.Command(program, "-quick", "-berth", os.Getenv("BERTH_BIN"), "-dir", filepath.Join(dir, "work"), "-json", results, "-readme", readme).CombinedOutput()
+	// BERTH_BIN and BERTH_RUNNER_BIN are what make test has built.
+	out, err := exec.Command(program, "-quick", "-berth", os.Getenv("BERTH_BIN"), "-runner", os.Getenv("BERTH_RUNNER_BIN"),
+		"-dir", filepath.Join(dir, "work"), "-json", file, "-readme", readme).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	b, err := os.ReadFile(results)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r report
-	if err := json.Unmarshal(b, &r); err != nil {
+	var all results
+	if err := json.Unmarshal(b, &all); err != nil {
 		t.Fatal(err)
 	}
-	checkReport(t, &r)
 	text, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkTable(t, &r, string(text))
+	want := map[string]map[string]int{
+		partRegistry: {"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0},
+		partRunner:   {"run": 1, "cycle": 1, "exec": 1, "many": 1, "ps": 1, "idle": 2, "host": 5, "unpack": 2},
+	}
+	rest := string(text)
+	for _, part := range parts {
+		r := all[part]
+		if r == nil {
+			t.Fatalf("there are no results of the %s", part)
+		}
+		checkReport(t, r, want[part])
+		rest = checkTable(t, r, part, rest)
+	}
 	left, err := os.ReadDir(filepath.Join(dir, "work"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("the work directory holds %v, %v: want nothing", left, err)
 	}
+	checkCgroups(t)
 }
 
 // checkReport checks that every work has its figures, with a value of each run,
-// and every goal its verdict.
-func checkReport(t *testing.T, r *report) {
+// and every goal its verdict. Goals is how many each work has.
+func checkReport(t *testing.T, r *report, goals map[string]int) {
 	t.Helper()
-	goals := map[string]int{}
+	found := map[string]int{}
 	for _, f := range r.Figures {
-		goals[f.Work] += 0
+		found[f.Work] += 0
 		if len(f.Series) == 0 || len(f.Verdicts) == 0 {
 			t.Errorf("%s: %s has %d series and %d verdicts", f.Work, f.Name, len(f.Series), len(f.Verdicts))
 		}
@@ -72,30 +88,42 @@ func checkReport(t *testing.T, r *report) {
 				t.Errorf("%s: %s has the goal %q but the verdict %v", f.Work, f.Name, v.Goal, v.Met)
 			}
 			if v.Goal != "" {
-				goals[f.Work]++
+				found[f.Work]++
 			}
 		}
 	}
-	want := map[string]int{"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0}
-	for work, n := range want {
-		if got, ok := goals[work]; !ok || got != n {
-			t.Errorf("%s has %d goals, want %d", work, got, n)
-		}
+	if !maps.Equal(found, goals) {
+		t.Errorf("goals of works: %v, want %v", found, goals)
 	}
 	if r.Machine.Cores == 0 || r.Machine.Kernel == "" || r.Date == "" || !r.Quick {
 		t.Errorf("the report does not say where and how it was made: %+v", r)
 	}
 }
 
-// checkTable checks that a file got the table, and kept what is around it.
-func checkTable(t *testing.T, r *report, text string) {
+// checkTable checks that a part's section of a file got the table, and kept what
+// is around it. It returns what comes after.
+func checkTable(t *testing.T, r *report, part, text string) string {
 	t.Helper()
-	if !strings.HasPrefix(text, "before\n"+sectionStart+"\n") || !strings.HasSuffix(text, sectionEnd+"\nafter\n") || strings.Contains(text, "old") {
-		t.Errorf("the section was not replaced: %s", text)
+	table, rest, ok := strings.Cut(text, sectionEnd(part)+"\nafter\n")
+	if !ok || !strings.HasPrefix(table, "before\n"+sectionStart(part)+"\n") || strings.Contains(table, "old") {
+		t.Errorf("the section of the %s was not replaced: %s", part, text)
 	}
 	for _, f := range r.Figures {
-		if !strings.Contains(text, f.Name) {
+		if !strings.Contains(table, f.Name) {
 			t.Errorf("the table has no %s", f.Name)
+		}
+	}
+	return rest
+}
+
+// checkCgroups checks that those of the other hosts are gone: nothing else that
+// runs there can outlive its first process.
+func checkCgroups(t *testing.T) {
+	t.Helper()
+	for _, pattern := range []string{"/sys/fs/cgroup/berth-bench-*", "/sys/fs/cgroup/*/berth-bench-*"} {
+		left, err := filepath.Glob(pattern)
+		if err != nil || len(left) > 0 {
+			t.Errorf("cgroups are left: %v, %v", left, err)
 		}
 	}
 }
@@ -146,5 +174,9 @@ func TestParse(t *testing.T) {
 	}
 	if _, err := choose([]string{"pull", "nothing"}); err == nil {
 		t.Error("a work that does not exist was chosen")
+	}
+	chosen, err := choose([]string{partRunner, "pull"})
+	if err != nil || len(partOf(chosen, partRunner)) != len(partOf(works, partRunner)) || len(partOf(chosen, partRegistry)) != 1 {
+		t.Errorf("choose: %v, %v", chosen, err)
 	}
 }

@@ -6,9 +6,11 @@ import "context"
 const (
 	helperWriteFile   = "write-file"
 	helperServeAnswer = "serve-answer"
+	helperRunnerWork  = "runner-work"
 )
 
 var helpers = map[string]func(context.Context, []string) error{
 	helperWriteFile:   writeFile,
 	helperServeAnswer: serveAnswer,
+	helperRunnerWork:  runnerWork,
 }

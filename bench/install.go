@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,25 +14,60 @@ import (
 	"strings"
 )
 
-// nginxProgram is where Debian has nginx: /usr/sbin is not in every user's path.
-func nginxProgram() string {
-	if path, err := exec.LookPath(nameNginx); err == nil {
-		return path
+// lookup is where Debian has a program: /usr/sbin is not in every user's path.
+func lookup(program string) (path string, found bool) {
+	if path, err := exec.LookPath(program); err == nil {
+		return path, true
 	}
-	return "/usr/sbin/nginx"
+	path = "/usr/sbin/" + program
+	_, err := os.Stat(path)
+	return path, err == nil
+}
+
+func nginxProgram() string {
+	path, _ := lookup(nameNginx)
+	return path
+}
+
+// engineTools are the programs of the engines that are compared, and those that
+// the works with them take.
+var engineTools = []string{
+	"busybox", "conmon", "containerd", "crun", "docker", "dockerd", "ip", "iptables", "nft", "podman", "tini", "unshare", "/usr/lib/cni/bridge",
+}
+
+// packages are those of Debian in which programs are, where the name differs.
+var packages = map[string]string{
+	"busybox":             "busybox-static", // there is no other in its container
+	"docker":              "docker.io",
+	"dockerd":             "docker.io",
+	"igzip":               "isal",
+	"ip":                  "iproute2",
+	"nft":                 "nftables",
+	nameNginx:             "nginx-light",
+	"unshare":             "util-linux",
+	"/usr/lib/cni/bridge": "containernetworking-plugins", // podman's
+}
+
+// missing returns the packages of the programs that works need and that are not
+// there.
+func missing(works []work) []string {
+	pkgs := map[string]bool{}
+	for _, w := range works {
+		for _, program := range w.needs {
+			if _, found := lookup(program); !found {
+				pkgs[cmp.Or(packages[program], program)] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(pkgs))
 }
 
 // install installs from Debian the peers that works need and that are missing.
 func install(ctx context.Context, works []work) error {
-	var missing []string
-	for _, p := range []struct{ program, pkg string }{
-		{nameDockerRegistry, "docker-registry"},
-		{nginxProgram(), "nginx-light"},
-	} {
-		if _, err := exec.LookPath(p.program); err != nil && needed(works, p.pkg) {
-			missing = append(missing, p.pkg)
-		}
+	if len(partOf(works, partRunner)) > 0 && os.Geteuid() != 0 {
+		return fmt.Errorf("containers need root: run it as root, or with -only %s", partRegistry)
 	}
+	missing := missing(works)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -53,15 +90,6 @@ func install(ctx context.Context, works []work) error {
 	return nil
 }
 
-func needed(works []work, pkg string) bool {
-	for _, w := range works {
-		if slices.Contains(w.needs, pkg) {
-			return true
-		}
-	}
-	return false
-}
-
 // forbidServices keeps packages from starting what they install:
 // docker-registry would take port 5000, where berth listens. See
 // invoke-rc.d(8).
@@ -78,18 +106,17 @@ func forbidServices() (restore func(), err error) {
 	return func() { _ = os.Remove(policy) }, errors.Join(err, f.Close())
 }
 
-// program returns the absolute path of berth: the one given, or with path empty
-// one in dir that is compiled from the tree.
-func program(ctx context.Context, path, dir string) (string, error) {
+// program returns the absolute path of one of Berth's programs: the one given, or
+// with path empty one in dir that is compiled from the tree.
+func program(ctx context.Context, path, name, dir string) (string, error) {
 	if path != "" {
 		return filepath.Abs(path)
 	}
-	path = filepath.Join(dir, "berth")
-	const pkg = "github.com/berth-registry/berth/cmd/berth"
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, pkg)
+	path = filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "github.com/berth-registry/berth/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile does
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build berth: %w: %s", err, out)
+		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
 	}
 	return path, nil
 }

@@ -81,10 +81,25 @@ func freeSpace(dir string) (int64, error) {
 	return int64(s.Bavail) * s.Bsize, err
 }
 
-// peerVersions says which Debian packages berth was compared with.
-func peerVersions(ctx context.Context) map[string]string {
+// peerPackages are those whose versions matter to the figures of a part.
+var peerPackages = map[string][]string{
+	partRegistry: {nameDockerRegistry, nameNginx},
+	partRunner:   {"conmon", "containerd", "crun", "docker.io", "isal", "podman", "runc"},
+}
+
+// peerVersions says with which Debian packages berth was compared, or by which
+// it was driven.
+func peerVersions(ctx context.Context, part string) map[string]string {
 	versions := map[string]string{}
-	for _, pkg := range []string{nameDockerRegistry, nameNginx} {
+	if part == partRunner {
+		out, err := exec.CommandContext(ctx, "docker", "version", "--format", "{{.Client.Version}}").Output()
+		if v := strings.TrimSpace(string(out)); v != "" { // it fails, as there is no server
+			versions["docker command"] = v
+		} else if err != nil {
+			versions["docker command"] = "of unknown version"
+		}
+	}
+	for _, pkg := range peerPackages[part] {
 		out, err := exec.CommandContext(ctx, "dpkg-query", "--show", "--showformat=${Version}", pkg).Output()
 		if err == nil && len(out) > 0 {
 			versions[pkg] = string(out)

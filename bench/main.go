@@ -1,10 +1,13 @@
-// Command bench measures berth beside its peers and beside what the machine
-// can do at best, in one run on one machine, so that what it prints are ratios.
+// Command bench measures berth and berth-runner beside their peers and beside what
+// the machine can do at best, in one run on one machine, so that what it prints are
+// ratios.
 //
-//	go run ./bench [-quick|-full] [-only pull,push] [-runs 5] [-peer zot=http://localhost:5050] [-readme README.md]
+//	go run ./bench [-quick|-full] [-only registry|runner|pull,push] [-runs 5] [-peer zot=http://localhost:5050] [-readme README.md]
 //
-// It builds berth from the tree and takes its peers, docker-registry and nginx,
-// from Debian. Each server starts on a free port of the loopback interface with
+// It builds them from the tree and takes the peers, docker-registry and nginx,
+// Docker and podman, from Debian. The engines run on a host of their own, see
+// runnerhost.go, and need root; -only registry does not. For the registry, each
+// server starts on a free port of the loopback interface with
 // a directory of its own below the work directory, which is removed at the end,
 // so all of them write to the same filesystem. The same client measures all of
 // them, one after the other and then again from the first. A figure is the median
@@ -54,6 +57,7 @@ type options struct {
 	only       []string
 	dir        string
 	binary     string // path of berth
+	runner     string // path of berth-runner
 	json       string
 	readme     string
 	profiles   string
@@ -87,33 +91,57 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if o.binary, err = program(ctx, o.binary, dir); err != nil {
+	if o.binary, err = program(ctx, o.binary, nameBerth, dir); err != nil {
 		return err
 	}
-	report, err := measure(ctx, o, works, dir)
-	if err != nil {
-		return err
+	if len(partOf(works, partRunner)) > 0 {
+		if o.runner, err = program(ctx, o.runner, nameRunner, dir); err != nil {
+			return err
+		}
 	}
-	fmt.Println(report.Markdown())
-	if err := report.writeJSON(o.json); err != nil {
+	for _, part := range parts {
+		works := partOf(works, part)
+		if len(works) == 0 {
+			continue
+		}
+		report, err := measure(ctx, o, part, works, dir)
+		if err != nil {
+			return err
+		}
+		if err := report.publish(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish shows the report and writes it where it is wanted. What was found of
+// other parts stays as it is.
+func (r *report) publish(o options) error {
+	fmt.Println(r.Markdown())
+	if err := r.writeJSON(o.json); err != nil {
 		return err
 	}
 	if o.readme == "" {
 		return nil
 	}
-	return replaceSection(o.readme, report.Markdown())
+	return replaceSection(o.readme, r.part, r.Markdown())
 }
 
-// measure does one work after the other.
-func measure(ctx context.Context, o options, works []work, dir string) (*report, error) {
-	rep := newReport(ctx, o, dir)
+// measure does one work of a part after the other.
+func measure(ctx context.Context, o options, part string, works []work, dir string) (*report, error) {
+	rep := newReport(ctx, o, part, dir)
 	for _, w := range works {
 		progress("%s: %s\n", w.name, w.does)
 		b, err := newBench(o, w.name, dir)
 		if err != nil {
 			return nil, err
 		}
-		figures, err := w.run(ctx, b)
+		do := w.run
+		if part == partRunner {
+			do = onHost
+		}
+		figures, err := do(ctx, b)
 		if err := errors.Join(err, b.close()); err != nil {
 			return nil, fmt.Errorf("%s: %w", w.name, err)
 		}
@@ -133,11 +161,12 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.full, "full", false, "the sizes of the goals: 1 GB for each of 64 clients, 1,000,000 manifests; needs 100 GB of disk and an hour")
 	f.StringVar(&o.dir, "dir", "", "directory of the servers' data (default: a new one in $TMPDIR or /var/tmp)")
 	f.StringVar(&o.binary, "berth", "", "berth to measure (default: built from the tree)")
+	f.StringVar(&o.runner, "runner", "", "berth-runner to measure (default: built from the tree)")
 	f.StringVar(&o.json, "json", filepath.Join("bench", "results.json"), "file for the results")
-	f.StringVar(&o.readme, "readme", "", "file whose section between "+sectionStart+" and "+sectionEnd+" gets the table")
+	f.StringVar(&o.readme, "readme", "", "file whose section between "+sectionStart(partRegistry)+" and "+sectionEnd(partRegistry)+" gets the table; that of the runner is likewise")
 	f.StringVar(&o.profiles, "profiles", "", "directory for CPU profiles of berth, one of each figure")
 	f.Int64Var(&o.memorySize, "memory-size", 0, "MB that each client of the work memory pushes and pulls (default 256, with -full 1024)")
-	f.Func("only", "works to do, separated by commas (default all): "+strings.Join(workNames(), ", "), func(s string) error {
+	f.Func("only", "works to do, separated by commas (default all): "+strings.Join(workNames(), ", ")+"; or all of "+strings.Join(parts, " or "), func(s string) error {
 		o.only = append(o.only, strings.Split(s, ",")...)
 		return nil
 	})

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,12 +19,13 @@ func (r *report) Markdown() string {
 	m := r.Machine
 	fmt.Fprintf(&b, "Measured on %s: %s of %s, %d GB of memory, Linux %s, %s", r.Date[:len("2006-01-02")],
 		plural(m.Cores, "core"), m.CPU, (m.MemoryMB+512)/1024, m.Kernel, m.Filesystem)
-	for _, name := range []string{nameDockerRegistry, nameNginx} {
-		if v := r.Peers[name]; v != "" {
-			fmt.Fprintf(&b, ", %s %s", name, v)
-		}
+	for _, name := range slices.Sorted(maps.Keys(r.Peers)) {
+		fmt.Fprintf(&b, ", %s %s", name, r.Peers[name])
 	}
 	fmt.Fprintf(&b, ". Client and server share the machine. Medians of %s, least and greatest in brackets.\n", plural(r.Runs, "run"))
+	if r.part == partRunner {
+		b.WriteString(runnerNote)
+	}
 	if m.Load > busy*float64(m.Cores) {
 		fmt.Fprintf(&b, "\nThe machine was busy with other work (load %s): it disturbs these figures.\n", format(m.Load))
 	}

@@ -82,7 +82,7 @@ func (p *process) lastLog() string {
 }
 
 // await waits until url answers 200, and fails if the process ends before.
-func (p *process) await(ctx context.Context, url string) error {
+func (p *process) await(ctx context.Context, c *http.Client, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
@@ -90,7 +90,7 @@ func (p *process) await(ctx context.Context, url string) error {
 		if err != nil {
 			return err
 		}
-		if resp, err := http.DefaultClient.Do(req); err == nil {
+		if resp, err := c.Do(req); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return nil

@@ -6,13 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 )
 
-// report is what a run found.
+// report is what a run found of one part of Berth.
 type report struct {
+	part    string
 	Date    string            `json:"date"` // UTC
 	Machine machine           `json:"machine"`
 	Peers   map[string]string `json:"peers"` // versions of Debian's packages
@@ -22,44 +24,62 @@ type report struct {
 	Figures []*figure         `json:"figures"`
 }
 
-func newReport(ctx context.Context, o options, dir string) *report {
+func newReport(ctx context.Context, o options, part, dir string) *report {
 	return &report{
+		part:    part,
 		Date:    time.Now().UTC().Format(time.RFC3339),
 		Machine: thisMachine(dir),
-		Peers:   peerVersions(ctx),
+		Peers:   peerVersions(ctx, part),
 		Runs:    o.runs,
 		Quick:   o.quick,
 		Full:    o.full,
 	}
 }
 
+// results are the reports in the file of results, by part.
+type results map[string]*report
+
+// writeJSON puts the report into the file at path.
 func (r *report) writeJSON(path string) error {
-	b, err := json.MarshalIndent(r, "", "\t")
+	all := results{}
+	old, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(old, &all); err != nil {
+			return fmt.Errorf("%s does not hold results: %w", path, err)
+		}
+	}
+	all[r.part] = r
+	b, err := json.MarshalIndent(all, "", "\t")
 	if err != nil {
 		return err
 	}
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, append(b, '\n'), 0o644))
 }
 
-// The lines between which a file has the table.
-const (
-	sectionStart = "<!-- bench:start -->"
-	sectionEnd   = "<!-- bench:end -->"
-)
+// The lines between which a file has the table of a part.
+func sectionStart(part string) string { return section(part, "start") }
+func sectionEnd(part string) string   { return section(part, "end") }
 
-// replaceSection puts text between the lines of the file at path that mark its
-// section.
-func replaceSection(path, text string) error {
+func section(part, edge string) string { return fmt.Sprintf("<!-- bench:%s:%s -->", part, edge) }
+
+// replaceSection puts text between the lines of the file at path that mark the
+// section of a part.
+func replaceSection(path, part, text string) error {
+	start, end := sectionStart(part), sectionEnd(part)
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	before, rest, ok1 := bytes.Cut(old, []byte(sectionStart))
-	_, after, ok2 := bytes.Cut(rest, []byte(sectionEnd))
+	before, rest, ok1 := bytes.Cut(old, []byte(start))
+	_, after, ok2 := bytes.Cut(rest, []byte(end))
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s has no section between %s and %s", path, sectionStart, sectionEnd)
+		return fmt.Errorf("%s has no section between %s and %s", path, start, end)
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s%s\n%s%s%s", before, sectionStart, text, sectionEnd, after)
+	fmt.Fprintf(&b, "%s%s\n%s%s%s", before, start, text, end, after)
 	return os.WriteFile(path, b.Bytes(), 0o644)
 }

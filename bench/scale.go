@@ -21,6 +21,14 @@ type scale struct {
 	manifests  int           // on disk at a start
 	growth     []int         // manifests at which cost is measured
 	samples    int           // requests of each kind that are measured there in a run
+	repeats    int           // how often in a run something short is done, whose median is its value
+	image      int64         // bytes of an image, unpacked
+	containers int           // started at once, and idle
+	starters   int           // clients that start them
+	listed     int           // containers in a list
+	tries      int           // of a measurement inside a container, and on its host, whose best counts
+	trySeconds int           // how long each takes
+	written    int64         // bytes written in it
 }
 
 // pullLoad is a number of clients, and how often each pulls the blob: a short
@@ -44,6 +52,14 @@ func newScale(o options) scale {
 		manifests:  100_000,
 		growth:     []int{1_000, 10_000, 100_000},
 		samples:    300,
+		repeats:    20,
+		image:      600 * mb,
+		containers: 100,
+		starters:   8,
+		listed:     1000,
+		tries:      3,
+		trySeconds: 2,
+		written:    1024 * mb,
 	}
 	switch {
 	case o.full:
@@ -62,6 +78,13 @@ func newScale(o options) scale {
 		s.manifests = 100
 		s.growth = []int{10, 100}
 		s.samples = 5
+		s.repeats = 1
+		s.image = 2 * mb
+		s.containers = 3
+		s.listed = 5
+		s.tries = 1
+		s.trySeconds = 1
+		s.written = 1 * mb
 	}
 	if o.memorySize > 0 {
 		s.memory = o.memorySize * mb

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -34,6 +35,7 @@ type bench struct {
 	dir     string
 	servers []*server
 	serial  uint64 // makes content of images new
+	images  *images
 }
 
 func newBench(o options, work, dir string) (*bench, error) {
@@ -71,7 +73,7 @@ func (b *bench) start(ctx context.Context, s *server, ready, program string, arg
 		return nil, err
 	}
 	b.servers = append(b.servers, s)
-	return s, s.proc.await(ctx, "http://"+s.addr+ready)
+	return s, s.proc.await(ctx, http.DefaultClient, "http://"+s.addr+ready)
 }
 
 // startBerth starts berth with its data in dir, below the work's own directory.

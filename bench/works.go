@@ -8,25 +8,43 @@ import (
 	"syscall"
 )
 
+// The parts of Berth that works measure: each has its section of the README and
+// of the results.
+const (
+	partRegistry = "registry"
+	partRunner   = "runner"
+)
+
+var parts = []string{partRegistry, partRunner}
+
 // work is one line of what berth promises, measured.
 type work struct {
+	part  string
 	name  string
 	does  string
-	needs []string // Debian packages of peers
+	needs []string // programs of peers and tools, see packages
 	run   func(context.Context, *bench) ([]*figure, error)
 }
 
 // works are all there are, in the order in which they are done: those that write
 // most come last, as what they leave to the disk may slow it down for a while.
 var works = []work{
-	{"pull", "a great blob by few and many clients", []string{"nginx-light", "docker-registry"}, pull},
-	{"manifest", "a manifest read by tag", []string{"docker-registry"}, manifest},
-	{"small", "many small images", []string{"docker-registry"}, small},
-	{"push", "a great blob by one client", []string{"docker-registry"}, push},
-	{"pages", "a page of a short and of a long list", nil, pages},
-	{"start", "from start to the first answer", nil, start},
-	{"growth", "cost by what is stored", nil, growth},
-	{"memory", "resident memory, idle and under load", []string{"docker-registry"}, memoryUse},
+	{partRegistry, "pull", "a great blob by few and many clients", []string{nameNginx, nameDockerRegistry}, pull},
+	{partRegistry, "manifest", "a manifest read by tag", []string{nameDockerRegistry}, manifest},
+	{partRegistry, "small", "many small images", []string{nameDockerRegistry}, small},
+	{partRegistry, "push", "a great blob by one client", []string{nameDockerRegistry}, push},
+	{partRegistry, "pages", "a page of a short and of a long list", nil, pages},
+	{partRegistry, "start", "from start to the first answer", nil, start},
+	{partRegistry, "growth", "cost by what is stored", nil, growth},
+	{partRegistry, "memory", "resident memory, idle and under load", []string{nameDockerRegistry}, memoryUse},
+	{partRunner, "run", "a short container by the docker command", engineTools, runCommand},
+	{partRunner, "cycle", "the life of a container over the API", engineTools, cycle},
+	{partRunner, "exec", "a command in a running container", engineTools, execTrue},
+	{partRunner, "many", "containers started by several clients", engineTools, many},
+	{partRunner, "ps", "a list of many containers", engineTools, listMany},
+	{partRunner, "idle", "memory of idle containers", engineTools, idleMemory},
+	{partRunner, "host", "a container beside its host", append([]string{"iperf3", "sysbench"}, engineTools...), hostRatios},
+	{partRunner, "unpack", "an image pulled and unpacked", append([]string{"curl", "igzip"}, engineTools...), unpack},
 }
 
 func workNames() []string {
@@ -37,20 +55,29 @@ func workNames() []string {
 	return names
 }
 
-// choose returns the works with the names given, or all.
+// choose returns the works with the names given, a part's for its name, or all.
 func choose(names []string) ([]work, error) {
 	if len(names) == 0 {
 		return works, nil
 	}
 	var chosen []work
 	for _, n := range names {
-		i := slices.IndexFunc(works, func(w work) bool { return w.name == n })
-		if i < 0 {
-			return nil, fmt.Errorf("%w: no work %q; there are %v", errUsage, n, workNames())
+		before := len(chosen)
+		for _, w := range works {
+			if w.name == n || w.part == n {
+				chosen = append(chosen, w)
+			}
 		}
-		chosen = append(chosen, works[i])
+		if len(chosen) == before {
+			return nil, fmt.Errorf("%w: no work %q; there are %v, and %v for all of a part", errUsage, n, workNames(), parts)
+		}
 	}
 	return chosen, nil
+}
+
+// partOf returns those of the works that measure a part.
+func partOf(works []work, part string) []work {
+	return slices.DeleteFunc(slices.Clone(works), func(w work) bool { return w.part != part })
 }
 
 // turn is one server's part of a figure: it measures once.

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// idleMemory measures what engines need while many containers do nothing: what a
+// container adds to the memory of all processes but its own, each page shared
+// out among those who have it (PSS), and what the daemons have resident. Each
+// engine is alone on the host when it is measured.
+func idleMemory(ctx context.Context, b *bench) ([]*figure, error) {
+	with := fmt.Sprintf(" with %s idle", plural(b.containers, "container"))
+	each := &figure{Name: "the engine's memory for each container," + with, Unit: "MB"}
+	daemons := &figure{Name: "the daemons, resident," + with, Unit: "MB"}
+	for run := range min(b.runs, 3) {
+		for _, name := range engineNames {
+			engines, err := b.startEngines(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			e := engines[0]
+			added, resident, err := b.measureIdle(ctx, e)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			progress("  run %d: %s adds %s MB for each container, %s MB are resident\n", run+1, name, format(added), format(resident))
+			each.add(name, added)
+			daemons.add(name, resident)
+			for len(b.servers) > 0 {
+				if err := b.stop(b.servers[0], syscall.SIGTERM); err != nil {
+					return nil, err
+				}
+			}
+			if err := e.forget(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	each.value(nameRunner, atMost(0.5))
+	daemons.value(nameRunner, atMost(60))
+	for _, f := range []*figure{each, daemons} {
+		f.value(nameDocker, bound{})
+		f.value(namePodman, bound{})
+	}
+	return []*figure{each, daemons}, nil
+}
+
+// measureIdle returns, in MB, what each of many containers adds to the memory of
+// the engine's processes, and what of these the daemons then have resident.
+func (b *bench) measureIdle(ctx context.Context, e *engine) (added, resident float64, err error) {
+	if err := b.stop(b.servers[0], syscall.SIGTERM); err != nil { // the registry
+		return 0, 0, err
+	}
+	// What the first container brings about is not what the next ones add.
+	id, err := e.running(ctx, newContainer(b.smallImage(), forever...))
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := errors.Join(e.exec(ctx, id, "true"), e.remove(ctx, id), b.rest(ctx)); err != nil {
+		return 0, 0, err
+	}
+	before, err := engineMemory()
+	if err != nil {
+		return 0, 0, err
+	}
+	ids, err := b.startMany(ctx, e)
+	if err := errors.Join(err, b.rest(ctx)); err != nil {
+		return 0, 0, err
+	}
+	after, err := engineMemory()
+	if err != nil {
+		return 0, 0, err
+	}
+	return toMB(after.pss-before.pss) / float64(b.containers), toMB(after.daemons), e.removeAll(ctx, ids)
+}
+
+// rest leaves the engine alone for a while.
+func (b *bench) rest(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(b.settle):
+		return nil
+	}
+}
+
+// forget removes an engine's data, and what it keeps in /run, so that it can be
+// started anew.
+func (e *engine) forget() error {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if dir := strings.Fields(line)[1]; strings.HasPrefix(dir, e.dir+"/") || strings.HasPrefix(dir, "/run/") {
+			_ = syscall.Unmount(dir, syscall.MNT_DETACH) // one below another may be gone with it
+		}
+	}
+	return errors.Join(os.RemoveAll(e.dir), os.RemoveAll(runnerRun), os.RemoveAll(e.socket))
+}
+
+// processMemory is the memory of all processes of an engine.
+type processMemory struct {
+	pss     int64 // of all, bytes
+	daemons int64 // resident of those that are there without a container
+}
+
+// daemonPrograms are the processes of engines that serve all containers.
+var daemonPrograms = map[string]bool{nameRunner: true, "dockerd": true, "containerd": true, namePodman: true}
+
+// engineMemory adds up all processes of this host but those of containers, which
+// have process IDs of their own, this one, and the host's first.
+func engineMemory() (processMemory, error) {
+	var sum processMemory
+	mine, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return sum, err
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return sum, err
+	}
+	for _, dir := range dirs {
+		pid, _ := strconv.Atoi(filepath.Base(dir)) // it is one
+		theirs, err := os.Readlink(filepath.Join(dir, "ns", "pid"))
+		if pid == 1 || pid == os.Getpid() || err != nil || theirs != mine {
+			continue // of err: it has ended
+		}
+		pss, err1 := kilobytes(filepath.Join(dir, "smaps_rollup"), "Pss")
+		rss, err2 := kilobytes(filepath.Join(dir, "smaps_rollup"), "Rss")
+		name, err3 := os.ReadFile(filepath.Join(dir, "comm"))
+		if err := errors.Join(err1, err2, err3); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue
+		} else if err != nil {
+			return sum, err
+		}
+		sum.pss += pss
+		if daemonPrograms[strings.TrimSpace(string(name))] {
+			sum.daemons += rss
+		}
+	}
+	return sum, nil
+}
+
+// kilobytes returns a field of a file as bytes.
+func kilobytes(path, name string) (int64, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			n, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", path, name)
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// many measures how long several clients take to start containers over the API,
+// which are then running.
+func many(ctx context.Context, b *bench) ([]*figure, error) {
+	engines, err := b.startEngines(ctx, engineNames...)
+	if err != nil {
+		return nil, err
+	}
+	f := &figure{Name: fmt.Sprintf("%s started with %s", plural(b.containers, "container"), plural(b.starters, "client")), Unit: "s"}
+	var turns []turn
+	for _, e := range engines {
+		measure := func() (float64, error) {
+			began := time.Now()
+			ids, err := b.startMany(ctx, e)
+			took := time.Since(began)
+			if err != nil {
+				return 0, err
+			}
+			return took.Seconds(), e.removeAll(ctx, ids)
+		}
+		turns = append(turns, turn{e.name, e.server, measure})
+	}
+	if err := b.interleave(ctx, f, turns...); err != nil {
+		return nil, err
+	}
+	f.ratio(nameRunner, nameDocker, atMost(0.3))
+	f.ratio(nameRunner, namePodman, bound{})
+	return []*figure{f}, nil
+}
+
+// startMany starts idle containers and returns their IDs.
+func (b *bench) startMany(ctx context.Context, e *engine) ([]string, error) {
+	c := newContainer(b.smallImage(), forever...)
+	ids := make([]string, b.containers)
+	return ids, manyOf(b.containers, b.starters, func(i int) error {
+		var err error
+		ids[i], err = e.running(ctx, c)
+		return err
+	})
+}
+
+// listMany measures docker ps, and what of it the API takes, with many
+// containers. They were created and never started, which the command lists with
+// -a.
+func listMany(ctx context.Context, b *bench) ([]*figure, error) {
+	engines, err := b.startEngines(ctx, nameRunner, nameDocker)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range engines {
+		c := newContainer(b.smallImage(), "true")
+		progress("  %s creates %s containers\n", e.name, thousands(b.listed))
+		if err := manyOf(b.listed, b.starters, func(int) error {
+			_, err := e.create(ctx, c)
+			return err
+		}); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	with := fmt.Sprintf(" with %s created containers", thousands(b.listed))
+	var figures []*figure
+	for _, l := range []struct {
+		name string
+		goal bound
+		list func(*engine) error
+	}{
+		{"docker ps -a" + with, atMost(50), func(e *engine) error { return runQuietly(e.command(ctx, "ps", "-a")) }},
+		{"of that the API" + with, bound{}, func(e *engine) error { return e.listAll(ctx, b.listed) }},
+	} {
+		f := &figure{Name: l.name, Unit: "ms"}
+		turns, err := b.engineTurns(engines, l.list)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.interleave(ctx, f, turns...); err != nil {
+			return nil, err
+		}
+		f.value(nameRunner, l.goal)
+		f.ratio(nameRunner, nameDocker, bound{})
+		figures = append(figures, f)
+	}
+	return figures, nil
+}
+
+// listAll lists n containers over the API.
+func (e *engine) listAll(ctx context.Context, n int) error {
+	var list []struct{ ID string }
+	if err := e.call(ctx, "GET", "/containers/json?all=1", nil, &list); err != nil {
+		return err
+	}
+	if len(list) < n {
+		return fmt.Errorf("a list of %d containers, want %d", len(list), n)
+	}
+	return nil
+}
