@@ -13,7 +13,12 @@ import (
 )
 
 // nameBareRun is the OCI runtime alone: what every engine has to do at least.
-const nameBareRun = "bare crun run"
+// nameBareFilter is the same when it is given, as berth-runner does from the second
+// container on, the seccomp filter that it once made of the profile.
+const (
+	nameBareRun    = "bare crun run"
+	nameBareFilter = "bare crun run, seccomp compiled before"
+)
 
 // bareRun runs a container of berth-runner's by the OCI runtime alone, with the
 // same capabilities, seccomp profile, mounts and limits, but with a plain
@@ -25,8 +30,9 @@ type bareRun struct {
 }
 
 // newBareRun makes the bundle out of one of a container that e is given for it,
-// and that goes on, as some of its mounts come from its directory.
-func (b *bench) newBareRun(ctx context.Context, e *engine) (*bareRun, error) {
+// and that goes on, as some of its mounts come from its directory. With the first
+// one that e gets the runtime gets the profile.
+func (b *bench) newBareRun(ctx context.Context, e *engine, name string) (*bareRun, error) {
 	id, err := e.running(ctx, newContainer(b.smallImage(), forever...))
 	if err != nil {
 		return nil, err
@@ -39,10 +45,10 @@ func (b *bench) newBareRun(ctx context.Context, e *engine) (*bareRun, error) {
 	if err := json.Unmarshal(text, &spec); err != nil {
 		return nil, err
 	}
-	if spec.Linux == nil || spec.Linux.Seccomp == nil || spec.Process == nil || spec.Process.Capabilities == nil {
-		return nil, fmt.Errorf("the bundle of container %s has no seccomp profile or no capabilities", id)
+	if profile := spec.Linux.Seccomp != nil; profile != (name == nameBareRun) || spec.Process.Capabilities == nil {
+		return nil, fmt.Errorf("%s: the bundle's seccomp profile: %v, capabilities: %v", name, profile, spec.Process.Capabilities)
 	}
-	r := &bareRun{dir: filepath.Join(b.dir, "bare")}
+	r := &bareRun{dir: filepath.Join(b.dir, name)}
 	root := filepath.Join(r.dir, "rootfs")
 	spec.Root.Path = root
 	spec.Process.Args = []string{"true"}
@@ -70,5 +76,5 @@ func (b *bench) newBareRun(ctx context.Context, e *engine) (*bareRun, error) {
 // run runs the container to its end.
 func (r *bareRun) run(ctx context.Context) error {
 	r.n++
-	return runQuietly(exec.CommandContext(ctx, "crun", "--root", filepath.Join(runDir, "crun"), "run", "--bundle", r.dir, fmt.Sprintf("bare-%d", r.n)))
+	return runQuietly(exec.CommandContext(ctx, "crun", "--root", filepath.Join(runDir, "crun"), "run", "--bundle", r.dir, fmt.Sprint("bare-", r.n)))
 }

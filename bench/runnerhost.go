@@ -21,8 +21,8 @@ import (
 // cgroups, /run and /dev/shm of its own. So the engines that are compared meet
 // neither each other's traces nor those of the machine, and when its first
 // process ends, at the end, on Ctrl-C or when this program is killed, all that
-// runs there ends and nothing of what they made is left but files, which are
-// removed.
+// runs there ends, and mounts, namespaces, interfaces and rules go with it. What is
+// left are files and empty cgroups, which are removed, unless by kill -9.
 const bootScript = `set -e
 mount --make-rprivate /
 tac /proc/self/mounts | while read -r _ dir _; do

@@ -55,7 +55,8 @@ func idleMemory(ctx context.Context, b *bench) ([]*figure, error) {
 }
 
 // measureIdle returns, in MB, what each of many containers adds to the memory of
-// the engine's processes, and what of these the daemons then have resident.
+// the engine's processes, and what the daemons, which were there without any, then
+// have resident.
 func (b *bench) measureIdle(ctx context.Context, e *engine) (added, resident float64, err error) {
 	if err := b.stop(b.servers[0], syscall.SIGTERM); err != nil { // the registry
 		return 0, 0, err
@@ -68,7 +69,7 @@ func (b *bench) measureIdle(ctx context.Context, e *engine) (added, resident flo
 	if err := errors.Join(e.exec(ctx, id, "true"), e.remove(ctx, id), b.rest(ctx)); err != nil {
 		return 0, 0, err
 	}
-	before, err := engineMemory()
+	before, err := engineProcesses()
 	if err != nil {
 		return 0, 0, err
 	}
@@ -76,11 +77,19 @@ func (b *bench) measureIdle(ctx context.Context, e *engine) (added, resident flo
 	if err := errors.Join(err, b.rest(ctx)); err != nil {
 		return 0, 0, err
 	}
-	after, err := engineMemory()
+	after, err := engineProcesses()
 	if err != nil {
 		return 0, 0, err
 	}
-	return toMB(after.pss-before.pss) / float64(b.containers), toMB(after.daemons), e.removeAll(ctx, ids)
+	var first, last, daemons int64
+	for pid, m := range before {
+		first += m.pss
+		daemons += after[pid].rss
+	}
+	for _, m := range after {
+		last += m.pss
+	}
+	return toMB(last-first) / float64(b.containers), toMB(daemons), e.removeAll(ctx, ids)
 }
 
 // rest leaves the engine alone for a while.
@@ -108,27 +117,25 @@ func (e *engine) forget() error {
 	return errors.Join(os.RemoveAll(e.dir), os.RemoveAll(runnerRun), os.RemoveAll(e.socket))
 }
 
-// processMemory is the memory of all processes of an engine.
+// processMemory is the memory of a process, in bytes.
 type processMemory struct {
-	pss     int64 // of all, bytes
-	daemons int64 // resident of those that are there without a container
+	pss int64 // pages that several have are shared out among them
+	rss int64 // all pages
 }
 
-// daemonPrograms are the processes of engines that serve all containers.
-var daemonPrograms = map[string]bool{nameRunner: true, "dockerd": true, "containerd": true, namePodman: true}
-
-// engineMemory adds up all processes of this host but those of containers, which
-// have process IDs of their own, this one, and the host's first.
-func engineMemory() (processMemory, error) {
-	var sum processMemory
+// engineProcesses returns the memory of all processes of this host by their IDs,
+// but for those of containers, which have a namespace of their own, this one, and
+// the host's first.
+func engineProcesses() (map[int]processMemory, error) {
 	mine, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
-		return sum, err
+		return nil, err
 	}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return sum, err
+		return nil, err
 	}
+	found := map[int]processMemory{}
 	for _, dir := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(dir)) // it is one
 		theirs, err := os.Readlink(filepath.Join(dir, "ns", "pid"))
@@ -137,18 +144,15 @@ func engineMemory() (processMemory, error) {
 		}
 		pss, err1 := kilobytes(filepath.Join(dir, "smaps_rollup"), "Pss")
 		rss, err2 := kilobytes(filepath.Join(dir, "smaps_rollup"), "Rss")
-		name, err3 := os.ReadFile(filepath.Join(dir, "comm"))
-		if err := errors.Join(err1, err2, err3); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-			continue
-		} else if err != nil {
-			return sum, err
-		}
-		sum.pss += pss
-		if daemonPrograms[strings.TrimSpace(string(name))] {
-			sum.daemons += rss
+		switch err := errors.Join(err1, err2); {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH): // it has ended
+		case err != nil:
+			return nil, err
+		default:
+			found[pid] = processMemory{pss, rss}
 		}
 	}
-	return sum, nil
+	return found, nil
 }
 
 // kilobytes returns a field of a file as bytes.

@@ -232,10 +232,10 @@ type words struct {
 }
 
 func newWords(src *rand.Rand) *words {
-	const most = 1 << 16
-	w := &words{pick: rand.NewZipf(src, 1.1, 8, most-1)}
+	const most = 1 << 13
+	w := &words{pick: rand.NewZipf(src, 1.3, 5, most-1)}
 	for range most {
-		word := make([]byte, 3+src.IntN(10))
+		word := make([]byte, 5+src.IntN(16))
 		for i := range word {
 			word[i] = byte(src.Uint32())
 		}
@@ -246,7 +246,7 @@ func newWords(src *rand.Rand) *words {
 
 // next returns content that is valid until it is called again.
 func (w *words) next(length int) []byte {
-	w.buf = slices.Grow(w.buf[:0], length+16)
+	w.buf = slices.Grow(w.buf[:0], length+32)
 	for len(w.buf) < length {
 		w.buf = append(w.buf, w.known[w.pick.Uint64()]...)
 	}

@@ -37,9 +37,13 @@ func cycle(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	bare, err := b.newBareRun(ctx, engines[0])
-	if err != nil {
-		return nil, err
+	var bare []turn
+	for _, name := range []string{nameBareRun, nameBareFilter} {
+		r, err := b.newBareRun(ctx, engines[0], name)
+		if err != nil {
+			return nil, err
+		}
+		bare = append(bare, turn{name, nil, func() (float64, error) { return b.short(func() error { return r.run(ctx) }) }})
 	}
 	f := &figure{Name: "create, start, wait, remove, default network", Unit: "ms"}
 	c := newContainer(b.smallImage(), "true")
@@ -56,11 +60,11 @@ func cycle(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	turns = append(turns, turn{nameBareRun, nil, func() (float64, error) { return b.short(func() error { return bare.run(ctx) }) }})
-	if err := b.interleave(ctx, f, turns...); err != nil {
+	if err := b.interleave(ctx, f, append(turns, bare...)...); err != nil {
 		return nil, err
 	}
 	f.ratio(nameRunner, nameBareRun, atMost(2.5))
+	f.ratio(nameRunner, nameBareFilter, bound{})
 	f.ratio(nameRunner, nameDocker, bound{})
 	f.ratio(nameRunner, namePodman, bound{})
 	return []*figure{f}, nil
