@@ -50,7 +50,8 @@ var transitions = map[container.ContainerState]map[Event]container.ContainerStat
 }
 
 // Next returns the status that an event leads to. An event that cannot be now is
-// an error of kind runner.ErrConflict that says why.
+// an error of kind runner.ErrConflict whose text says what the container is, to be
+// put behind its name: "is not running".
 func Next(from container.ContainerState, event Event) (container.ContainerState, error) {
 	if to, ok := transitions[from][event]; ok {
 		return to, nil
@@ -61,16 +62,16 @@ func Next(from container.ContainerState, event Event) (container.ContainerState,
 func refusal(from container.ContainerState, event Event) string {
 	switch {
 	case from == container.StateRemoving:
-		return "container is marked for removal and cannot be changed"
+		return "is marked for removal and cannot be changed"
 	case from == container.StatePaused && event == Pause:
-		return "container is already paused"
-	case from == container.StatePaused && event == Start:
-		return "cannot start a paused container, try unpause instead"
+		return "is already paused"
 	case event == Resume:
-		return "container is not paused"
+		return "is not paused"
+	case from == container.StateRestarting && event == Pause:
+		return "is restarting, wait until the container is running"
 	case event == Pause || event == Exit || event == Retry:
-		return "container is not running"
+		return "is not running"
 	default:
-		return "cannot " + string(event) + " a container that is " + string(from)
+		return "is " + string(from) + ": it cannot be changed by " + string(event)
 	}
 }

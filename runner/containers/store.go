@@ -18,6 +18,7 @@ import (
 const (
 	recordFile = "record.json"
 	stateFile  = "state.json"
+	noteFile   = "volumes.json"
 
 	making   = ".new-"
 	removing = ".gone-"
@@ -25,7 +26,10 @@ const (
 
 // Store is the directory of all containers. Its methods may be called at the
 // same time for different containers.
-type Store struct{ dir string }
+type Store struct {
+	dir        string
+	unfinished map[string][]string // what Open has found
+}
 
 // Saved is a container as it was last written.
 type Saved struct {
@@ -43,15 +47,48 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &Store{dir: dir, unfinished: map[string][]string{}}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), making) || strings.HasPrefix(e.Name(), removing) {
+		id, half := strings.CutPrefix(e.Name(), making)
+		if half {
+			var volumes []string
+			if err := readJSON(filepath.Join(dir, e.Name(), noteFile), &volumes); err == nil {
+				s.unfinished[id] = volumes
+				continue // until the volumes are gone
+			}
+		}
+		if half || strings.HasPrefix(e.Name(), removing) {
 			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return &Store{dir: dir}, nil
+	return s, nil
 }
+
+// Note writes down which volumes are about to be made for a container, which is
+// created after that. They are Unfinished if the daemon ends before.
+func (s *Store) Note(id string, volumes []string) error {
+	tmp := filepath.Join(s.dir, making+id)
+	if err := os.Mkdir(tmp, 0o710); err != nil {
+		return err
+	}
+	err := writeJSON(filepath.Join(tmp, noteFile), volumes)
+	if err == nil {
+		err = errors.Join(durable.SyncDir(tmp), durable.SyncDir(s.dir))
+	}
+	if err != nil {
+		return errors.Join(err, s.Discard(id))
+	}
+	return nil
+}
+
+// Unfinished returns, by ID, the volumes noted for containers that were never
+// created. Discard is to be called when they are gone.
+func (s *Store) Unfinished() map[string][]string { return s.unfinished }
+
+// Discard gives up a container that was noted and is not to be created.
+func (s *Store) Discard(id string) error { return os.RemoveAll(filepath.Join(s.dir, making+id)) }
 
 // Load reads all containers. One that cannot be read is an error that names it.
 func (s *Store) Load() ([]Saved, error) {
@@ -103,12 +140,12 @@ func (s *Store) Logs(id string) string { return filepath.Join(s.dir, id, "logs")
 // disk when Create returns nil.
 func (s *Store) Create(c *runner.Container) (err error) {
 	tmp := filepath.Join(s.dir, making+c.ID)
-	if err := os.Mkdir(tmp, 0o710); err != nil {
+	if err := os.Mkdir(tmp, 0o710); err != nil && !errors.Is(err, fs.ErrExist) { // it may be noted
 		return err
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(tmp)
+			err = errors.Join(err, s.Discard(c.ID))
 		}
 	}()
 	// The root of the container is the root of its writable layer: everybody
@@ -123,6 +160,9 @@ func (s *Store) Create(c *runner.Container) (err error) {
 		return err
 	}
 	if err := writeJSON(filepath.Join(tmp, recordFile), c); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(tmp, noteFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := durable.SyncDir(tmp); err != nil {

@@ -3,16 +3,12 @@ package engine
 import (
 	"context"
 	"errors"
-	"io"
-	"strings"
-	"sync"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/shim"
-	"github.com/berth-registry/berth/runner/logs"
 )
 
 // client is somebody who has attached to a container that does not run yet.
@@ -29,8 +25,12 @@ func (e *Engine) AttachContainer(ctx context.Context, ref string, opts runner.At
 		return runner.Stream{}, err
 	}
 	rec, st := c.snapshot()
-	if st.Status == container.StatePaused {
+	switch st.Status {
+	case container.StatePaused:
 		return runner.Stream{}, runner.Errorf(runner.ErrConflict, "container %s is paused, unpause the container before attach", c.id)
+	case container.StateRestarting:
+		return runner.Stream{}, runner.Errorf(runner.ErrConflict, "container %s is restarting, wait until the container is running", c.id)
+	default:
 	}
 	stream := runner.Stream{TTY: rec.Config.Tty, Close: func() {}}
 	var cl *client
@@ -150,7 +150,10 @@ func (e *Engine) copyClient(ctx context.Context, c *ctr, cl *client, s runner.St
 	rec, _ := c.snapshot()
 	// The monitor closes the container's input with the connection of a client,
 	// if it is to be closed at all; a client without input must not do that.
-	linger := rec.Config.OpenStdin && s.Stdin == nil
+	linger := func() bool { return false }
+	if closesInput(rec.Config) && s.Stdin == nil {
+		linger = c.linger
+	}
 	err := pump(ctx, cl.conn, s, linger)
 	if errors.Is(err, errDetached) {
 		e.containerEvent(c, events.ActionDetach)
@@ -159,139 +162,24 @@ func (e *Engine) copyClient(ctx context.Context, c *ctr, cl *client, s runner.St
 	return err
 }
 
-// errDetached says that the client has ended its input with an error: it has
-// typed the detach keys, or is gone.
-var errDetached = errors.New("the client has detached")
-
-// pump carries a client's streams over a connection to the monitor. It ends
-// when the process's output does (nil), when the client's input fails
-// (errDetached), when its output cannot be written, or when ctx is done. With
-// linger the connection then stays, its output thrown away.
-func pump(ctx context.Context, conn *shim.Conn, s runner.Streams, linger bool) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	out := &output{streams: s}
-	ended := make(chan error, 1)
-	go func() {
-		ended <- out.copy(conn)
-		conn.Close()
-	}()
-	if s.Stdin != nil {
-		go func() {
-			if _, err := io.Copy(conn, s.Stdin); err != nil {
-				cancel(errDetached)
-				return
-			}
-			if err := conn.CloseWrite(); err != nil {
-				cancel(err)
-			}
-		}()
-	}
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	if linger {
-		out.discard()
-	} else {
-		conn.Close()
-	}
-	return context.Cause(ctx)
+// closesInput says whether the container's input ends with a client's.
+func closesInput(cfg *container.Config) bool {
+	return cfg.OpenStdin && cfg.StdinOnce && !cfg.Tty
 }
 
-// output writes what comes from a monitor to a client, until it is discarded.
-type output struct {
-	mu      sync.Mutex
-	streams runner.Streams
-}
+// maxLinger bounds the connections that stay when their clients are gone.
+const maxLinger = 64
 
-const outputBuffer = 32 << 10
-
-func (o *output) copy(conn *shim.Conn) error {
-	buf := make([]byte, outputBuffer)
-	for {
-		from, n, err := conn.Read(buf)
-		if n > 0 {
-			if err := o.write(from, buf[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
+// linger counts one more connection that stays until the container ends. If there
+// are too many, it does not.
+func (c *ctr) linger() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run == nil || c.run.lingers == maxLinger {
+		return false
 	}
-}
-
-func (o *output) write(from shim.Stream, data []byte) error {
-	o.mu.Lock()
-	w := o.streams.Stdout
-	if from == shim.Stderr {
-		w = o.streams.Stderr
-	}
-	o.mu.Unlock()
-	if w == nil {
-		return nil
-	}
-	_, err := w.Write(data)
-	return err
-}
-
-func (o *output) discard() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.streams = runner.Streams{}
-}
-
-// pastOutput writes what the container's log has so far.
-func (e *Engine) pastOutput(ctx context.Context, c *ctr, s runner.Streams) error {
-	rec, _ := c.snapshot()
-	opts := runner.LogOptions{Stdout: s.Stdout != nil, Stderr: s.Stderr != nil, Tail: -1}
-	over := make(chan struct{})
-	close(over)
-	return logs.Copy(ctx, e.store.Logs(c.id), opts, nil, over, rec.Config.Tty, s)
-}
-
-// ContainerLogs implements runner/api's ContainerStreams.
-func (e *Engine) ContainerLogs(_ context.Context, ref string, opts runner.LogOptions) (runner.Stream, error) {
-	c, err := e.find(ref)
-	if err != nil {
-		return runner.Stream{}, err
-	}
-	rec, st := c.snapshot()
-	if !opts.Stdout && !opts.Stderr {
-		return runner.Stream{}, runner.Errorf(runner.ErrInvalid, "You must choose at least one stream")
-	}
-	logOpts, err := e.logOptions(rec.HostConfig.LogConfig)
-	if err != nil {
-		return runner.Stream{}, err
-	}
-	if logOpts.Driver == logs.DriverNone {
-		return runner.Stream{}, runner.Errorf(runner.ErrNotImplemented, "configured logging driver does not support reading")
-	}
-	ended := make(chan struct{})
-	if r := c.currentRun(); r != nil && st.Running() {
-		ended = r.ended
-	} else {
-		close(ended)
-	}
-	return runner.Stream{
-		TTY:   rec.Config.Tty,
-		Close: func() {},
-		Copy: func(ctx context.Context, s runner.Streams) error {
-			attrs := logOpts.Attributes(logs.Container{
-				ID: rec.ID, Name: rec.Name,
-				ImageID: rec.ImageID, ImageName: rec.Config.Image,
-				Command:    strings.Join(append([]string{rec.Path}, rec.Args...), " "),
-				DaemonName: "berth-runner",
-				Labels:     rec.Config.Labels, Env: rec.Config.Env,
-			})
-			return logs.Copy(ctx, e.store.Logs(c.id), opts, attrs, ended, rec.Config.Tty, s)
-		},
-	}, nil
+	c.run.lingers++
+	return true
 }
 
 // ResizeContainer implements runner/api's ContainerStreams.

@@ -2,19 +2,12 @@ package engine
 
 import (
 	"context"
-	"os"
-	"strings"
-	"time"
+	"errors"
 
-	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/network"
 
 	"github.com/berth-registry/berth/runner"
-	"github.com/berth-registry/berth/runner/containers/spec"
-	"github.com/berth-registry/berth/runner/images"
-	"github.com/berth-registry/berth/runner/logs"
 )
 
 // CreateContainer implements runner/api's Containers.
@@ -23,14 +16,14 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	if req.Config == nil {
 		return resp, runner.Errorf(runner.ErrInvalid, "config cannot be empty in order to create a container")
 	}
-	if req.Config.Image == "" {
+	if req.Image == "" {
 		return resp, runner.Errorf(runner.ErrInvalid, "no image specified")
 	}
-	img, err := e.images.Get(ctx, req.Config.Image)
+	img, err := e.images.Get(ctx, req.Image)
 	if err != nil {
 		return resp, err
 	}
-	if err := checkPlatform(req.Config.Image, req.Platform, img); err != nil {
+	if err := checkPlatform(req.Image, req.Platform, img); err != nil {
 		return resp, err
 	}
 	release, err := e.images.Hold(img.ID)
@@ -59,237 +52,20 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	return resp, nil
 }
 
-// make makes the container's volumes and directory, and registers it.
+// make makes the container's volumes and directory, and registers it. If it
+// fails, nothing is left.
 func (e *Engine) make(ctx context.Context, rec *runner.Container) (*ctr, error) {
-	if err := e.makeVolumes(ctx, rec); err != nil {
-		e.volumes.Unref(rec.ID)
-		return nil, err
+	made, err := e.makeVolumes(ctx, rec)
+	if err == nil {
+		err = e.store.Create(rec)
 	}
-	if err := e.store.Create(rec); err != nil {
+	if err != nil {
 		e.volumes.Unref(rec.ID)
-		return nil, err
+		return nil, errors.Join(err, e.removeVolumes(context.WithoutCancel(ctx), made), e.store.Discard(rec.ID))
 	}
-	c := newCtr(rec, runner.State{Status: container.StateCreated})
+	c := newCtr(e.work, rec, runner.State{Status: container.StateCreated})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.containers[rec.ID] = c
 	return c, nil
-}
-
-// newRecord makes of a request and an image what the container will be.
-func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.Container, []string, error) {
-	hc := hostConfig(req.HostConfig)
-	if err := e.checkHostConfig(hc); err != nil {
-		return nil, nil, err
-	}
-	warnings, err := spec.Validate(e.specHost(), req.Config, hc, req.NetworkingConfig)
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg, path, args, err := spec.MergeImage(req.Config, img.Config.Config)
-	if err != nil {
-		return nil, nil, err
-	}
-	mounts, err := spec.ParseBinds(cfg, hc)
-	if err != nil {
-		return nil, nil, err
-	}
-	id := newID()
-	if cfg.Hostname == "" {
-		cfg.Hostname = id[:12]
-		if hc.NetworkMode.IsHost() || hc.UTSMode.IsHost() {
-			if cfg.Hostname, err = os.Hostname(); err != nil {
-				return nil, nil, err
-			}
-		}
-	}
-	manifest := img.Manifest
-	rec := &runner.Container{
-		ID:         id,
-		Created:    time.Now().UTC(),
-		Path:       path,
-		Args:       args,
-		ImageID:    img.ID,
-		Manifest:   &manifest,
-		Platform:   img.Config.OS,
-		Config:     cfg,
-		HostConfig: hc,
-		Mounts:     mounts,
-	}
-	rec.Networks = wantedNetworks(hc, req.NetworkingConfig)
-	return rec, warnings, nil
-}
-
-// hostConfig fills in the defaults that Docker shows in an inspection.
-func hostConfig(asked *container.HostConfig) *container.HostConfig {
-	hc := &container.HostConfig{}
-	if asked != nil {
-		copied := *asked
-		hc = &copied
-	}
-	if hc.NetworkMode == "" || hc.NetworkMode.IsDefault() {
-		hc.NetworkMode = network.NetworkBridge
-	}
-	if hc.LogConfig.Type == "" {
-		hc.LogConfig.Type = logs.DriverJSONFile
-	}
-	if hc.RestartPolicy.Name == "" {
-		hc.RestartPolicy.Name = container.RestartPolicyDisabled
-	}
-	if hc.IpcMode == "" {
-		hc.IpcMode = container.IPCModePrivate
-	}
-	return hc
-}
-
-// checkHostConfig refuses what this engine does not do, and what contradicts
-// itself.
-func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
-	if _, err := e.logOptions(hc.LogConfig); err != nil {
-		return err
-	}
-	if err := container.ValidateRestartPolicy(hc.RestartPolicy); err != nil {
-		return runner.Errorf(runner.ErrInvalid, "%w", err)
-	}
-	switch {
-	case hc.AutoRemove && !hc.RestartPolicy.IsNone():
-		return runner.Errorf(runner.ErrInvalid, "can't create 'AutoRemove' container with restart policy")
-	case len(hc.VolumesFrom) > 0:
-		return notYet("--volumes-from")
-	case len(hc.Links) > 0:
-		return notYet("--link")
-	case hc.IpcMode.IsShareable(), hc.IpcMode.IsContainer():
-		return notYet("--ipc " + string(hc.IpcMode))
-	}
-	if mode := hc.NetworkMode; !mode.IsBridge() && !mode.IsHost() && !mode.IsNone() && !mode.IsContainer() {
-		return runner.Errorf(runner.ErrNotFound, "network %s not found", mode)
-	}
-	return nil
-}
-
-func notYet(what string) error {
-	return runner.Errorf(runner.ErrNotImplemented, "%s is not supported by berth-runner yet", what)
-}
-
-func checkPlatform(ref, asked string, img images.Image) error {
-	if asked == "" {
-		return nil
-	}
-	want, err := platforms.Parse(asked)
-	if err != nil {
-		return runner.Errorf(runner.ErrInvalid, "%w", err)
-	}
-	have := platforms.Normalize(img.Config.Platform)
-	if !platforms.Only(want).Match(have) {
-		return runner.Errorf(runner.ErrNotFound,
-			"image with reference %s was found but its platform (%s/%s) does not match the specified platform (%s)",
-			ref, img.Config.OS, img.Config.Architecture, asked)
-	}
-	return nil
-}
-
-// logOptions makes out how a container's log is kept.
-func (e *Engine) logOptions(cfg container.LogConfig) (logs.Options, error) {
-	return logs.ParseOptions(cfg, logs.Options{
-		Driver:  logs.DriverJSONFile,
-		MaxSize: e.opts.LogMaxSize,
-		MaxFile: e.opts.LogMaxFile,
-	})
-}
-
-// specHost is the host with the runtimes that this engine may use.
-func (e *Engine) specHost() spec.Host {
-	h := e.host
-	h.Runtimes = e.runtimeNames()
-	return h
-}
-
-// hasOwnNetwork says whether the container gets a network namespace from us.
-func hasOwnNetwork(hc *container.HostConfig) bool {
-	return !hc.NetworkMode.IsHost() && !hc.NetworkMode.IsContainer()
-}
-
-func isNone(hc *container.HostConfig) bool { return hc.NetworkMode.IsNone() }
-
-// wantedNetworks is what the request says of the networks, by their names.
-func wantedNetworks(hc *container.HostConfig, nc *network.NetworkingConfig) map[string]*network.EndpointSettings {
-	if hc.NetworkMode.IsContainer() {
-		return nil
-	}
-	name := hc.NetworkMode.NetworkName()
-	wanted := map[string]*network.EndpointSettings{name: {}}
-	if nc == nil {
-		return wanted
-	}
-	for asked, settings := range nc.EndpointsConfig {
-		if settings == nil {
-			settings = &network.EndpointSettings{}
-		}
-		if asked == network.NetworkDefault {
-			asked = name
-		}
-		wanted[asked] = settings
-	}
-	return wanted
-}
-
-// wantedPorts is what is to be published: the bindings that were asked for, and
-// with -P every exposed port.
-func wantedPorts(rec *runner.Container) network.PortMap {
-	ports := network.PortMap{}
-	for port, bindings := range rec.HostConfig.PortBindings {
-		if len(bindings) == 0 {
-			bindings = []network.PortBinding{{}}
-		}
-		ports[port] = bindings
-	}
-	if !rec.HostConfig.PublishAllPorts {
-		return ports
-	}
-	for port := range rec.Config.ExposedPorts {
-		if _, ok := ports[port]; !ok {
-			ports[port] = []network.PortBinding{{}}
-		}
-	}
-	return ports
-}
-
-// RenameContainer implements runner/api's Containers.
-func (e *Engine) RenameContainer(ctx context.Context, ref, name string) error {
-	c, unlock, err := e.findLocked(ctx, ref)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	rec, _ := c.snapshot()
-	name = strings.TrimPrefix(name, "/")
-	switch name {
-	case "":
-		return runner.Errorf(runner.ErrInvalid, "Neither old nor new names may be empty")
-	case rec.Name:
-		return runner.Errorf(runner.ErrInvalid, "Renaming a container with the same name as its current name")
-	}
-	if _, err := e.reserve(name, c.id); err != nil {
-		return err
-	}
-	renamed := *rec
-	renamed.Name = name
-	if err := e.replaceRecord(c, &renamed); err != nil {
-		e.release(name)
-		return err
-	}
-	e.release(rec.Name)
-	e.containerEvent(c, events.ActionRename, "oldName", "/"+rec.Name)
-	return nil
-}
-
-// replaceRecord replaces a container's record, on disk and in memory.
-func (e *Engine) replaceRecord(c *ctr, rec *runner.Container) error {
-	if err := e.store.SaveRecord(rec); err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.record = rec
-	return nil
 }

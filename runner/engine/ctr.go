@@ -17,22 +17,25 @@ type ctr struct {
 	id string
 	// turn is held by the one operation that changes the container.
 	turn chan struct{}
+	work *gate // counts the turns that are held
 
 	mu       sync.Mutex
 	record   *runner.Container // replaced whole, never changed in place
 	state    runner.State
 	clients  []*client          // attached before it is started
-	run      *run               // of the last start; nil if there was none
+	run      *run               // nil unless it runs
 	health   *container.Health  // what the checks of this run have found; nil without a check
 	waiters  []waiter           // for an exit or the removal
 	stopping context.CancelFunc // ends the wait for the next try of a restart policy
+	tries    int                // starts by a restart policy since the last that lasted
 	keepers  int                // operations that --rm has to wait for
 	removed  chan struct{}
 }
 
-// run is one run of a container, from its start to its exit.
+// run is one run of a container, from its start until its exit is recorded.
 type run struct {
-	ended chan struct{} // closed when the exit is recorded
+	ended   chan struct{} // closed when the exit is recorded
+	lingers int           // connections whose clients are gone: see pump
 }
 
 type waiter struct {
@@ -40,10 +43,11 @@ type waiter struct {
 	done  chan container.WaitResponse // with room for the one response
 }
 
-func newCtr(record *runner.Container, state runner.State) *ctr {
+func newCtr(work *gate, record *runner.Container, state runner.State) *ctr {
 	return &ctr{
 		id:      record.ID,
 		turn:    make(chan struct{}, 1),
+		work:    work,
 		record:  record,
 		state:   state,
 		removed: make(chan struct{}),
@@ -57,8 +61,8 @@ func (c *ctr) snapshot() (*runner.Container, runner.State) {
 	return c.record, c.state
 }
 
-// lock waits for the container's turn. It fails if ctx ends first, or if the
-// container was removed meanwhile.
+// lock waits for the container's turn. It fails if ctx ends first, if the
+// container was removed meanwhile, or if the engine is stopping.
 func (c *ctr) lock(ctx context.Context) (unlock func(), err error) {
 	select {
 	case c.turn <- struct{}{}:
@@ -70,11 +74,18 @@ func (c *ctr) lock(ctx context.Context) (unlock func(), err error) {
 		<-c.turn
 		return nil, noSuchContainer(c.id)
 	default:
-		return func() { <-c.turn }, nil
 	}
+	if err := c.work.enter(); err != nil {
+		<-c.turn
+		return nil, err
+	}
+	return func() {
+		<-c.turn
+		c.work.leave()
+	}, nil
 }
 
-// currentRun is the run that goes on or was last, or nil.
+// currentRun is the run that goes on, or nil.
 func (c *ctr) currentRun() *run {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,16 +154,35 @@ func (c *ctr) set(next runner.State) {
 	c.state = next
 }
 
+// may returns an error that names the container if an event cannot be now.
+func (c *ctr) may(event containers.Event) error {
+	_, st := c.snapshot()
+	if _, err := containers.Next(st.Status, event); err != nil {
+		return runner.Errorf(runner.ErrConflict, "container %s %w", c.id, err)
+	}
+	return nil
+}
+
 // transition moves the container on and changes its state by edit, durably.
 func (e *Engine) transition(c *ctr, event containers.Event, edit func(*runner.State)) error {
-	_, st := c.snapshot()
-	next, err := containers.Next(st.Status, event)
-	if err != nil {
+	if err := c.may(event); err != nil {
 		return err
 	}
-	st.Status = next
+	_, st := c.snapshot()
+	st.Status, _ = containers.Next(st.Status, event)
 	edit(&st)
 	return e.change(c, st)
+}
+
+// replaceRecord replaces a container's record, on disk and in memory.
+func (e *Engine) replaceRecord(c *ctr, rec *runner.Container) error {
+	if err := e.store.SaveRecord(rec); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.record = rec
+	return nil
 }
 
 func noSuchContainer(ref string) error {

@@ -74,11 +74,11 @@ type Engine struct {
 	mu         sync.RWMutex
 	containers map[string]*ctr   // by ID
 	names      map[string]string // ID by name
-	execs      map[string]*exec  // by ID
 
-	background sync.WaitGroup
-	stop       context.CancelFunc
-	// ctx ends with the engine: for work that belongs to no request.
+	execs *execTable
+	work  *gate // what changes containers, and what goes on by itself
+	stop  context.CancelFunc
+	// lifetime's context ends with the engine: for work that belongs to no request.
 	lifetime func() context.Context
 }
 
@@ -98,7 +98,7 @@ func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
 	}
 	// Others find their way through the directory to what they may read, such as
 	// a volume; what they may not is closed further down.
-	if err := os.Chmod(opts.Data, 0o711); err != nil {
+	if err := os.Chmod(opts.Data, 0o711); err != nil { //nolint:gosec // as said
 		return nil, errors.Join(err, unlock())
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -112,8 +112,9 @@ func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
 		lifetime:   func() context.Context { return life },
 		containers: map[string]*ctr{},
 		names:      map[string]string{},
-		execs:      map[string]*exec{},
+		execs:      newExecTable(),
 		events:     newEventLog(),
+		work:       new(gate),
 	}
 	defer func() {
 		if err != nil {
@@ -126,7 +127,7 @@ func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
 	if err := e.recover(ctx); err != nil {
 		return nil, fmt.Errorf("find the containers again: %w", err)
 	}
-	e.background.Go(e.watchExits)
+	e.work.run(e.watchExits)
 	return e, nil
 }
 
@@ -163,10 +164,11 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 		return fmt.Errorf("open the volumes: %w", err)
 	}
 	e.shim, err = shim.Open(ctx, shim.Options{
-		Runtime: e.opts.Runtime,
-		Conmon:  e.opts.Conmon,
-		RunDir:  e.opts.Run,
-		Log:     e.log,
+		Runtime:  e.opts.Runtime,
+		Runtimes: e.opts.Runtimes,
+		Conmon:   e.opts.Conmon,
+		RunDir:   e.opts.Run,
+		Log:      e.log,
 	})
 	if err != nil {
 		return err
@@ -187,21 +189,25 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	return nil
 }
 
-// Close ends the engine. Containers go on running; the next engine on the same
-// directories finds them.
+// Close ends the engine, when the operations that are under way have come to
+// their end. Containers go on running; the next engine on the same directories
+// finds them.
 func (e *Engine) Close() error {
 	e.stop()
 	e.events.close()
-	var errs []error
-	if e.shim != nil {
-		errs = append(errs, e.shim.Close())
-	}
-	e.background.Wait()
+	e.work.close()
 	if e.keeper != nil {
 		e.keeper.Close()
 	}
+	var errs []error
+	if e.shim != nil {
+		errs = append(errs, e.shim.Close(), e.removeCgroupParent())
+	}
 	if e.network != nil {
 		errs = append(errs, e.network.Close(context.WithoutCancel(e.lifetime())))
+	}
+	if e.volumes != nil {
+		e.volumes.Close()
 	}
 	if e.images != nil {
 		errs = append(errs, e.images.Close())

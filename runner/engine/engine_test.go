@@ -22,25 +22,26 @@ func TestRetryAfter(t *testing.T) {
 	for _, tt := range []struct {
 		what   string
 		policy container.RestartPolicy
+		tries  int
 		state  runner.State
 		exit   shim.Exit
 		delay  time.Duration
 		again  bool
 	}{
-		{"no policy", policy("no", 0), runner.State{}, shim.Exit{Code: 1}, 0, false},
-		{"always", policy("always", 0), runner.State{}, shim.Exit{}, firstRetry, true},
-		{"always, asked to stop", policy("always", 0), runner.State{StoppedByUser: true}, shim.Exit{}, 0, false},
-		{"a third failure in a row", policy("always", 0), runner.State{RestartCount: 2}, shim.Exit{Code: 1}, 4 * firstRetry, true},
-		{"after very many", policy("always", 0), runner.State{RestartCount: 1000}, shim.Exit{Code: 1}, lastRetry, true},
-		{"after a steady run", policy("unless-stopped", 0), runner.State{RestartCount: 9, StartedAt: start}, shim.Exit{At: start.Add(time.Minute)}, firstRetry, true},
-		{"on-failure, none", policy("on-failure", 0), runner.State{}, shim.Exit{}, 0, false},
-		{"on-failure, one", policy("on-failure", 3), runner.State{}, shim.Exit{Code: 1}, firstRetry, true},
-		{"on-failure, the limit", policy("on-failure", 3), runner.State{RestartCount: 3}, shim.Exit{Code: 1}, 0, false},
+		{"no policy", policy("no", 0), 0, runner.State{}, shim.Exit{Code: 1}, 0, false},
+		{"always", policy("always", 0), 0, runner.State{}, shim.Exit{}, firstRetry, true},
+		{"always, asked to stop", policy("always", 0), 0, runner.State{StoppedByUser: true}, shim.Exit{}, 0, false},
+		{"a third failure in a row", policy("always", 0), 2, runner.State{}, shim.Exit{Code: 1}, 4 * firstRetry, true},
+		{"after very many", policy("always", 0), 1000, runner.State{}, shim.Exit{Code: 1}, lastRetry, true},
+		{"after a steady run", policy("unless-stopped", 0), 9, runner.State{RestartCount: 9, StartedAt: start}, shim.Exit{At: start.Add(time.Minute)}, firstRetry, true},
+		{"on-failure, none", policy("on-failure", 0), 0, runner.State{}, shim.Exit{}, 0, false},
+		{"on-failure, one", policy("on-failure", 3), 0, runner.State{}, shim.Exit{Code: 1}, firstRetry, true},
+		{"on-failure, the limit", policy("on-failure", 3), 0, runner.State{RestartCount: 3}, shim.Exit{Code: 1}, 0, false},
 	} {
 		if tt.state.StartedAt.IsZero() {
 			tt.state.StartedAt, tt.exit.At = start, start
 		}
-		if delay, again := retryAfter(tt.policy, tt.state, tt.exit); delay != tt.delay || again != tt.again {
+		if delay, again := (&ctr{tries: tt.tries}).retryAfter(tt.policy, tt.state, tt.exit); delay != tt.delay || again != tt.again {
 			t.Errorf("%s: %v, %v, want %v, %v", tt.what, delay, again, tt.delay, tt.again)
 		}
 	}

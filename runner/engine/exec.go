@@ -2,13 +2,9 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -20,94 +16,48 @@ import (
 	"github.com/berth-registry/berth/runner/containers/spec"
 )
 
-// exec is a further process of a running container. It is known until the
-// container's run ends, also to the next daemon: its file lies in the run
-// directory, since no exec outlives a reboot.
-type exec struct {
-	id, container string
-
-	mu    sync.Mutex
-	state execState
-	ended chan struct{} // closed when the process has ended
-}
-
-// execState is what the file of an exec has.
-type execState struct {
-	ID, Container string
-	Request       container.ExecCreateRequest
-	Started       bool
-	PID           int
-	ExitCode      *int
-}
-
-func newExec(st execState) *exec {
-	x := &exec{id: st.ID, container: st.Container, state: st, ended: make(chan struct{})}
-	if st.ExitCode != nil {
-		close(x.ended)
-	}
-	return x
-}
-
-func (x *exec) snapshot() execState {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.state
-}
-
-func (e *Engine) execFile(id string) string {
-	return filepath.Join(e.opts.Run, "execs", id+".json")
-}
-
-// saveExec writes the exec's file, for a daemon that takes over.
-func (e *Engine) saveExec(x *exec) error {
-	data, err := json.Marshal(x.snapshot())
-	if err != nil {
-		return err
-	}
-	path := e.execFile(x.id)
-	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
-}
-
 // CreateExec implements runner/api's Execs.
 func (e *Engine) CreateExec(_ context.Context, ref string, req container.ExecCreateRequest) (string, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return "", err
 	}
-	switch _, st := c.snapshot(); {
+	_, st := c.snapshot()
+	switch {
 	case st.Status == container.StatePaused:
 		return "", runner.Errorf(runner.ErrConflict, "container %s is paused, unpause the container before exec", c.id)
+	case st.Status == container.StateRestarting:
+		return "", runner.Errorf(runner.ErrConflict, "container %s is restarting, wait until the container is running", c.id)
 	case !st.Running():
 		return "", runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
 	case len(req.Cmd) == 0 || req.Cmd[0] == "":
 		return "", runner.Errorf(runner.ErrInvalid, "No exec command specified")
 	}
-	x := newExec(execState{ID: newID(), Container: c.id, Request: req})
-	if err := e.saveExec(x); err != nil {
+	x := newExec(e.execFile, st.PID, execState{ID: newID(), Container: c.id, Request: req})
+	if err := x.save(); err != nil {
 		return "", err
 	}
-	e.mu.Lock()
-	e.execs[x.id] = x
-	e.mu.Unlock()
+	e.execs.add(x)
 	e.containerEvent(c, execAction(events.ActionExecCreate, req), "execID", x.id)
 	return x.id, nil
 }
 
+// execAction is an event's action with the command, of which a very long one is
+// cut: events are remembered.
 func execAction(action events.Action, req container.ExecCreateRequest) events.Action {
-	return action + events.Action(": "+strings.Join(req.Cmd, " "))
+	const longest = 4096
+	command := strings.Join(req.Cmd, " ")
+	return action + events.Action(": "+strings.ToValidUTF8(command[:min(len(command), longest)], ""))
 }
 
 func (e *Engine) findExec(id string) (*exec, *ctr, error) {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	x := e.execs[id]
+	x := e.execs.get(id)
 	if x == nil {
 		return nil, nil, runner.Errorf(runner.ErrNotFound, "No such exec instance: %s", id)
 	}
+	e.mu.RLock()
 	c := e.containers[x.container]
+	e.mu.RUnlock()
 	if c == nil {
 		return nil, nil, noSuchContainer(x.container)
 	}
@@ -115,7 +65,7 @@ func (e *Engine) findExec(id string) (*exec, *ctr, error) {
 }
 
 // StartExec implements runner/api's Execs.
-func (e *Engine) StartExec(ctx context.Context, id string, req container.ExecStartRequest, stdin, stdout, stderr bool) (runner.Stream, error) {
+func (e *Engine) StartExec(_ context.Context, id string, req container.ExecStartRequest, stdin, stdout, stderr bool) (runner.Stream, error) {
 	x, c, err := e.findExec(id)
 	if err != nil {
 		return runner.Stream{}, err
@@ -135,7 +85,7 @@ func (e *Engine) StartExec(ctx context.Context, id string, req container.ExecSta
 		Copy: func(ctx context.Context, s runner.Streams) error {
 			return e.runExec(ctx, x, c, req, chosen(s, opts))
 		},
-		Close: func() { x.endStart(nil) },
+		Close: func() { e.endExec(x, execNotRun) },
 	}, nil
 }
 
@@ -149,7 +99,7 @@ func (e *Engine) runExec(ctx context.Context, x *exec, c *ctr, req container.Exe
 	if err := e.beginExec(whole, x, c, process); err != nil {
 		return err
 	}
-	err = pump(ctx, process.Conn(), s, false)
+	err = pump(ctx, process.Conn(), s, func() bool { return false })
 	if errors.Is(err, errDetached) {
 		e.containerEvent(c, execAction(events.ActionExecDetach, x.snapshot().Request), "execID", x.id)
 		return nil
@@ -197,13 +147,7 @@ func (e *Engine) claimExec(x *exec, c *ctr) error {
 	if _, st := c.snapshot(); !st.Running() {
 		return runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.state.Started {
-		return runner.Errorf(runner.ErrConflict, "exec %s has already been started", x.id)
-	}
-	x.state.Started = true
-	return nil
+	return e.execs.claim(x)
 }
 
 // prepareExec makes the monitor of the process, which waits to be started.
@@ -211,7 +155,7 @@ func (e *Engine) prepareExec(ctx context.Context, x *exec, c *ctr, req container
 	asked := x.snapshot().Request
 	process, err := e.execProcess(c, asked, req)
 	if err != nil {
-		x.endStart(err)
+		e.endExec(x, startCode(err))
 		return nil, err
 	}
 	prepared, err := e.shim.PrepareExec(ctx, shim.ExecRequest{
@@ -222,21 +166,33 @@ func (e *Engine) prepareExec(ctx context.Context, x *exec, c *ctr, req container
 		Attach:      attach,
 	})
 	if err != nil {
-		x.endStart(err)
+		e.endExec(x, startCode(err))
 	}
-	return prepared, err
+	return prepared, e.execError(x, c, err)
+}
+
+// execError is why an exec was not started: whatever went wrong did so because
+// the container's run has ended or was paused meanwhile, if it was.
+func (e *Engine) execError(x *exec, c *ctr, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case !e.alive(c, x.run):
+		return runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
+	case strings.Contains(err.Error(), "paused"): // the runtime has seen it
+		return runner.Errorf(runner.ErrConflict, "container %s is paused, unpause the container before exec", c.id)
+	default:
+		return err
+	}
 }
 
 // execProcess makes the description of the process from the container's.
 func (e *Engine) execProcess(c *ctr, asked container.ExecCreateRequest, req container.ExecStartRequest) (*specs.Process, error) {
-	rec, st := c.snapshot()
-	if !st.Running() {
-		return nil, runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
-	}
 	if req.ConsoleSize != nil {
 		asked.ConsoleSize = req.ConsoleSize
 	}
-	root, err := shim.OpenRunningRoot(st.PID)
+	rec, _ := c.snapshot()
+	root, err := e.runningRoot(c)
 	if err != nil {
 		return nil, err
 	}
@@ -248,36 +204,14 @@ func (e *Engine) execProcess(c *ctr, asked container.ExecCreateRequest, req cont
 func (e *Engine) beginExec(ctx context.Context, x *exec, c *ctr, process *shim.Exec) error {
 	pid, err := process.Start(ctx)
 	if err != nil {
-		x.endStart(err)
-		return err
+		e.endExec(x, startCode(err))
+		return e.execError(x, c, err)
 	}
-	x.mu.Lock()
-	x.state.PID = pid
-	x.mu.Unlock()
-	if err := e.saveExec(x); err != nil {
+	if err := x.begun(pid); err != nil {
 		e.log.ErrorContext(ctx, "save an exec", "exec", x.id, "error", err)
 	}
 	e.containerEvent(c, execAction(events.ActionExecStart, x.snapshot().Request), "execID", x.id)
 	return nil
-}
-
-// endStart records that the process was not started.
-func (x *exec) endStart(err error) {
-	code := 128
-	if err != nil {
-		code = startCode(err)
-	}
-	x.end(code)
-}
-
-func (x *exec) end(code int) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.state.ExitCode != nil {
-		return
-	}
-	x.state.ExitCode, x.state.PID = &code, 0
-	close(x.ended)
 }
 
 func (e *Engine) execExited(exit shim.Exit) {
@@ -285,61 +219,8 @@ func (e *Engine) execExited(exit shim.Exit) {
 	if err != nil {
 		return // its container is gone
 	}
-	x.end(exit.Code)
-	if err := e.saveExec(x); err != nil && !errors.Is(err, os.ErrNotExist) {
-		e.log.Error("save an exec", "exec", x.id, "error", err)
-	}
+	e.endExec(x, exit.Code)
 	e.containerEvent(c, events.ActionExecDie, "execID", x.id, "exitCode", strconv.Itoa(exit.Code))
-	time.AfterFunc(execsKept, func() { e.forgetExec(x) })
-}
-
-// execsKept is how long the exit code of an exec can be asked for.
-const execsKept = 5 * time.Minute
-
-// endExecs ends the execs of a container that has ended: their processes went
-// with its first, whether or not their exits are known yet.
-func (e *Engine) endExecs(containerID string) {
-	for _, x := range e.execsOf(containerID) {
-		x.end(137)
-	}
-}
-
-// forgetExecs drops the execs of a container.
-func (e *Engine) forgetExecs(containerID string) {
-	for _, x := range e.execsOf(containerID) {
-		x.end(137)
-		e.forgetExec(x)
-	}
-}
-
-func (e *Engine) forgetExec(x *exec) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.execs, x.id)
-	os.Remove(e.execFile(x.id))
-}
-
-func (e *Engine) execsOf(containerID string) []*exec {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	var all []*exec
-	for _, x := range e.execs {
-		if x.container == containerID {
-			all = append(all, x)
-		}
-	}
-	return all
-}
-
-// execIDs lists the execs of a container that have not ended.
-func (e *Engine) execIDs(containerID string) []string {
-	var ids []string
-	for _, x := range e.execsOf(containerID) {
-		if x.snapshot().ExitCode == nil {
-			ids = append(ids, x.id)
-		}
-	}
-	return ids
 }
 
 // ResizeExec implements runner/api's Execs.

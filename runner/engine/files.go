@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/rootfs"
 	"github.com/berth-registry/berth/runner/containers/shim"
-	"github.com/berth-registry/berth/runner/images"
 )
 
 // tree is a container's file tree, open to be worked on.
@@ -30,35 +30,77 @@ type tree struct {
 
 // openTree opens the tree that a path of a container lies on. Of a running
 // container it is what its processes see. One that does not run keeps its turn
-// until close, so that it does not start meanwhile.
-func (e *Engine) openTree(ctx context.Context, c *ctr, name string) (tree, error) {
+// until close if it is to be written to, so that it does not start meanwhile.
+func (e *Engine) openTree(ctx context.Context, c *ctr, name string, write bool) (tree, error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return tree{}, err
 	}
+	release := unlock
 	rec, st := c.snapshot()
-	if st.Running() {
-		unlock()
-		root, err := shim.OpenRunningRoot(st.PID)
-		if err != nil {
-			return tree{}, err
-		}
-		_, ro := mountOf(rec, name)
-		return tree{root: root, within: name, readOnly: ro, close: func() { root.Close() }}, nil
+	t := tree{within: name}
+	switch {
+	case st.Running():
+		t.root, err = e.runningRoot(c)
+		_, t.readOnly = mountOf(rec, name)
+	case write:
+		release = func() {}
+		t, err = openStopped(rec, name, e.rootfsOf(rec))
+	default:
+		t, err = openStopped(rec, name, e.readOnly(rec))
 	}
-	t, err := e.openStopped(rec, name)
 	if err != nil {
 		unlock()
 		return tree{}, err
 	}
-	t.close = func() { t.root.Close(); unlock() }
+	release()
+	t.close = func() {
+		t.root.Close()
+		if write && !st.Running() {
+			unlock()
+		}
+	}
 	return t, nil
 }
 
-func (e *Engine) openStopped(rec *runner.Container, name string) (tree, error) {
+// runningRoot opens the root of a running container's first process.
+func (e *Engine) runningRoot(c *ctr) (*os.File, error) {
+	_, st := c.snapshot()
+	notRunning := runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
+	if !st.Running() {
+		return nil, notRunning
+	}
+	root, err := shim.OpenRunningRoot(st.PID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, notRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The number may be another's if the process has ended.
+	if !e.alive(c, st.PID) {
+		root.Close()
+		return nil, notRunning
+	}
+	return root, nil
+}
+
+// alive says whether a process is the first one of a container that runs. One
+// whose program is gone is about to end, after all others of the container.
+func (e *Engine) alive(c *ctr, pid int) bool {
+	now, err := e.shim.Status(c.id)
+	if err != nil || now.Process.PID != pid {
+		return false
+	}
+	_, err = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil
+}
+
+// openStopped opens a container's own tree, or the mount that a path lies on.
+func openStopped(rec *runner.Container, name string, own shim.Rootfs) (tree, error) {
 	m, ro := mountOf(rec, name)
 	if m == nil {
-		root, err := shim.OpenRootfs(e.rootfsOf(rec))
+		root, err := shim.OpenRootfs(own)
 		return tree{root: root, within: name, readOnly: ro}, err
 	}
 	root, err := os.Open(m.Source)
@@ -108,7 +150,7 @@ func (e *Engine) StatContainerPath(ctx context.Context, ref, name string) (conta
 	if err != nil {
 		return container.PathStat{}, err
 	}
-	t, err := e.openTree(ctx, c, name)
+	t, err := e.openTree(ctx, c, name, false)
 	if err != nil {
 		return container.PathStat{}, err
 	}
@@ -123,7 +165,7 @@ func (e *Engine) ReadContainerArchive(ctx context.Context, ref, name string) (io
 	if err != nil {
 		return nil, container.PathStat{}, err
 	}
-	t, err := e.openTree(ctx, c, name)
+	t, err := e.openTree(ctx, c, name, false)
 	if err != nil {
 		return nil, container.PathStat{}, err
 	}
@@ -153,7 +195,7 @@ func (e *Engine) WriteContainerArchive(ctx context.Context, ref, dir string, opt
 	if err != nil {
 		return err
 	}
-	t, err := e.openTree(ctx, c, dir)
+	t, err := e.openTree(ctx, c, dir, true)
 	if err != nil {
 		return err
 	}
@@ -213,49 +255,4 @@ func (e *Engine) ExportContainer(ctx context.Context, ref string, w io.Writer) e
 	defer root.Close()
 	e.containerEvent(c, events.ActionExport)
 	return rootfs.Export(ctx, root, w)
-}
-
-// CommitContainer implements runner/api's ContainerFiles.
-func (e *Engine) CommitContainer(ctx context.Context, req runner.CommitRequest) (string, error) {
-	c, unlock, err := e.findLocked(ctx, req.Container)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	rec, st := c.snapshot()
-	cfg := *rec.Config
-	if req.Config != nil {
-		cfg = *commitConfig(req.Config, rec.Config)
-	}
-	if err := images.ApplyChanges(&cfg, req.Changes); err != nil {
-		return "", err
-	}
-	if req.Pause && st.Status == container.StateRunning {
-		if err := e.shim.Pause(ctx, c.id); err != nil {
-			return "", fmt.Errorf("pause the container: %w", err)
-		}
-		defer func() {
-			if err := e.shim.Resume(context.WithoutCancel(ctx), c.id); err != nil {
-				e.log.ErrorContext(ctx, "resume a container", "container", c.id, "error", err)
-			}
-		}()
-	}
-	id, err := e.images.Commit(ctx, images.Commit{
-		Base:        rec.ImageID,
-		Upper:       e.store.Upper(rec.ID),
-		Lower:       rec.Lower,
-		Skip:        mountedPaths(rec),
-		Repo:        req.Repo,
-		Tag:         req.Tag,
-		Author:      req.Author,
-		Comment:     req.Comment,
-		Config:      &cfg,
-		ContainerID: rec.ID,
-		Command:     append([]string{rec.Path}, rec.Args...),
-	})
-	if err != nil {
-		return "", err
-	}
-	e.containerEvent(c, events.ActionCommit, "comment", req.Comment, "imageID", id, "imageRef", req.Repo)
-	return id, nil
 }

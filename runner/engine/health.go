@@ -32,11 +32,8 @@ func (e *Engine) watchHealth(c *ctr, r *run) {
 	if cmd == nil {
 		return
 	}
-	c.mu.Lock()
-	c.health = &container.Health{Status: container.Starting}
-	c.mu.Unlock()
 	cfg := rec.Config.Healthcheck
-	e.background.Go(func() {
+	e.work.run(func() {
 		ctx := e.lifetime()
 		for {
 			wait := orDefault(cfg.Interval, probeInterval)
@@ -57,7 +54,7 @@ func (e *Engine) watchHealth(c *ctr, r *run) {
 				continue // a frozen container answers when it is thawed
 			}
 			result := e.probe(ctx, c, cmd, orDefault(cfg.Timeout, probeTimeout))
-			e.recordProbe(c, cfg, st.StartedAt, result)
+			e.recordProbe(c, r, cfg, st.StartedAt, result)
 		}
 	})
 }
@@ -120,7 +117,7 @@ func (e *Engine) runProbe(ctx context.Context, c *ctr, cmd []string, timeout tim
 	if err != nil {
 		return 0, err
 	}
-	defer e.forgetExec(x) // nobody else knows of it
+	defer e.execs.remove(x) // nobody else knows of it
 	stream, err := e.StartExec(ctx, id, container.ExecStartRequest{}, false, true, true)
 	if err != nil {
 		return 0, err
@@ -139,9 +136,14 @@ func (e *Engine) runProbe(ctx context.Context, c *ctr, cmd []string, timeout tim
 	return 0, context.DeadlineExceeded
 }
 
-// recordProbe draws the conclusion from a check, and tells of it if it is new.
-func (e *Engine) recordProbe(c *ctr, cfg *container.HealthConfig, startedAt time.Time, result *container.HealthcheckResult) {
+// recordProbe draws the conclusion from a check of the run r, and tells of it if
+// it is new.
+func (e *Engine) recordProbe(c *ctr, r *run, cfg *container.HealthConfig, startedAt time.Time, result *container.HealthcheckResult) {
 	c.mu.Lock()
+	if c.run != r { // it has ended meanwhile: another may go on
+		c.mu.Unlock()
+		return
+	}
 	h := c.health
 	before := h.Status
 	next := *h // who looks at the old one must not see it change

@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -95,18 +97,11 @@ func inspectState(st runner.State, health *container.Health) *container.State {
 // one on the host: the tree is mounted where only the container's own monitor
 // sees it.
 func (e *Engine) graphDriver(rec *runner.Container) *storage.DriverData {
-	lower := ""
-	for i, dir := range rec.Lower {
-		if i > 0 {
-			lower += ":"
-		}
-		lower += dir
-	}
 	return &storage.DriverData{
 		Name: "overlay2",
 		Data: map[string]string{
 			"ID":       rec.ID,
-			"LowerDir": lower,
+			"LowerDir": strings.Join(rec.Lower, ":"),
 			"UpperDir": e.store.Upper(rec.ID),
 			"WorkDir":  e.store.Work(rec.ID),
 		},
@@ -116,7 +111,7 @@ func (e *Engine) graphDriver(rec *runner.Container) *storage.DriverData {
 // sandbox names the network namespace of a run: by the container, since it has
 // no name of its own, and by where it can be found.
 func sandbox(rec *runner.Container, st runner.State) (id, key string) {
-	if !st.Running() || !hasOwnNetwork(rec.HostConfig) {
+	if !st.Running() || !hasOwnNetwork(rec) {
 		return "", ""
 	}
 	return rec.ID, fmt.Sprintf("/proc/%d/ns/net", st.PID)
@@ -132,8 +127,6 @@ func inspectPorts(rec *runner.Container, st runner.State) network.PortMap {
 	for port := range rec.Config.ExposedPorts {
 		shown[port] = nil
 	}
-	for port, bindings := range st.Ports {
-		shown[port] = bindings
-	}
+	maps.Copy(shown, st.Ports)
 	return shown
 }

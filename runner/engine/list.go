@@ -172,7 +172,7 @@ func publishes(ports network.PortMap, want string) bool {
 			continue
 		}
 		for _, b := range bindings {
-			if n, err := strconv.ParseUint(b.HostPort, 10, 16); err == nil && uint16(n) >= r.Start() && uint16(n) <= r.End() {
+			if n, err := strconv.ParseUint(b.HostPort, 10, 16); err == nil && n >= uint64(r.Start()) && n <= uint64(r.End()) {
 				return true
 			}
 		}

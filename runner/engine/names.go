@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	mrand "math/rand/v2"
 	"regexp"
 	"strings"
+
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -53,6 +56,35 @@ func (e *Engine) release(name string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.names, name)
+}
+
+// RenameContainer implements runner/api's Containers.
+func (e *Engine) RenameContainer(ctx context.Context, ref, name string) error {
+	c, unlock, err := e.findLocked(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, _ := c.snapshot()
+	name = strings.TrimPrefix(name, "/")
+	switch name {
+	case "":
+		return runner.Errorf(runner.ErrInvalid, "Neither old nor new names may be empty")
+	case rec.Name:
+		return runner.Errorf(runner.ErrInvalid, "Renaming a container with the same name as its current name")
+	}
+	if _, err := e.reserve(name, c.id); err != nil {
+		return err
+	}
+	renamed := *rec
+	renamed.Name = name
+	if err := e.replaceRecord(c, &renamed); err != nil {
+		e.release(name)
+		return err
+	}
+	e.release(rec.Name)
+	e.containerEvent(c, events.ActionRename, "oldName", "/"+rec.Name)
+	return nil
 }
 
 // inventName makes up a name that is free; e.mu is held.

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/moby/moby/api/types/container"
 	apinetwork "github.com/moby/moby/api/types/network"
 
 	"github.com/berth-registry/berth/runner"
@@ -143,7 +142,7 @@ func (e *Engine) baseInput(rec *runner.Container) spec.Input {
 	return spec.Input{
 		Host:        e.specHost(),
 		Container:   rec,
-		CgroupsPath: spec.CgroupsPath("/berth-"+e.instance, rec),
+		CgroupsPath: spec.CgroupsPath(e.cgroupParent(), rec),
 		Device:      spec.FindDevices,
 		Propagation: spec.FindPropagation,
 		IsFile:      isFile,
@@ -177,7 +176,7 @@ func (e *Engine) namespaceOf(ref, kind string) (string, error) {
 		return "", err
 	}
 	_, st := c.snapshot()
-	if st.Status != container.StateRunning {
+	if !st.Running() {
 		return "", runner.Errorf(runner.ErrConflict, "cannot join the %s namespace of a non running container: container %s is %s", kind, c.id, st.Status)
 	}
 	return fmt.Sprintf("/proc/%d/ns/%s", st.PID, kind), nil

@@ -2,12 +2,8 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
+	"fmt"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -53,6 +49,9 @@ func (e *Engine) recover(ctx context.Context) error {
 			e.log.WarnContext(ctx, "trim the log of a container", "container", rec.ID, "error", err)
 		}
 	}
+	if err := e.clearUnfinished(ctx); err != nil {
+		return err
+	}
 	if err := e.clearUnknown(ctx); err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		return err
 	}
 	if err := e.recoverExecs(); err != nil {
-		return err
+		return fmt.Errorf("find the execs again: %w", err)
 	}
 	e.resume(ctx)
 	return nil
@@ -69,7 +68,7 @@ func (e *Engine) recover(ctx context.Context) error {
 // adopt registers a container with the state that it really has.
 func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) {
 	rec, st := one.Container, one.State
-	c := newCtr(rec, st)
+	c := newCtr(e.work, rec, st)
 	e.containers[rec.ID], e.names[rec.Name] = c, rec.ID
 	for _, m := range rec.Mounts {
 		if m.Name == "" {
@@ -79,53 +78,66 @@ func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) 
 			return nil, err
 		}
 	}
-	real, err := e.shim.Status(rec.ID)
-	if err != nil && !errors.Is(err, runner.ErrNotFound) {
-		return nil, err
+	now, err := e.shim.Status(rec.ID)
+	if errors.Is(err, runner.ErrNotFound) {
+		if st.Running() { // nothing is left of it: the host went down
+			return c, e.change(c, lost(st))
+		}
+		return c, nil
 	}
 	switch {
-	case err == nil && real.State != shim.StateCreated && st.Running():
-		// It runs, or its exit is yet to be recorded.
-		st.Status = container.StateRunning
-		if real.State == shim.StatePaused {
-			st.Status = container.StatePaused
-		}
-		if real.Process.PID > 0 {
-			st.PID, st.MonitorPID = real.Process.PID, real.Process.MonitorPID
-		}
-		c.run = &run{ended: make(chan struct{})}
-	case err == nil: // it was being started or cleared
-		if err := e.shim.Delete(ctx, rec.ID); err != nil {
+	case err != nil:
+		return nil, err
+	case now.State == shim.StateCreated || !st.Running(): // it was being started or cleared
+		if err := e.change(c, unstarted(rec, st)); err != nil {
 			return nil, err
 		}
-		st = unstarted(st)
-	case st.Running(): // nothing is left of it: the host went down
-		st = lost(st)
-	case st.Status == container.StateRemoving: // the daemon ended between marking and removing
-		st.Status = container.StateExited
+		return c, e.shim.Delete(ctx, rec.ID)
+	default:
+		return c, e.adoptRunning(ctx, c, st, now)
 	}
-	return c, e.settle(c, st)
 }
 
-// settle saves a recovered state if it is another than the saved one.
-func (e *Engine) settle(c *ctr, st runner.State) error {
-	_, saved := c.snapshot()
-	if st.Status == saved.Status && st.PID == saved.PID {
-		return nil
+// adoptRunning takes over a container that runs, or whose exit is yet to be
+// recorded.
+func (e *Engine) adoptRunning(ctx context.Context, c *ctr, saved runner.State, now shim.Status) error {
+	st := saved
+	switch {
+	case now.State != shim.StatePaused:
+		st.Status = container.StateRunning
+	case saved.Status != container.StatePaused:
+		// The daemon before was about to pause it, or froze it for a commit.
+		if err := ignoreEnded(e.shim.Resume(ctx, c.id)); err != nil {
+			return err
+		}
 	}
-	return e.change(c, st)
+	if now.Process.PID > 0 {
+		st.PID, st.MonitorPID = now.Process.PID, now.Process.MonitorPID
+	}
+	if st.Status != saved.Status || st.PID != saved.PID {
+		if err := e.store.SaveState(c.id, st); err != nil {
+			return err
+		}
+	}
+	c.begin(st)
+	return nil
 }
 
-// unstarted is the state of a container whose start was cut short.
-func unstarted(st runner.State) runner.State {
+// unstarted is the state of a container whose start was cut short. One with a
+// restart policy is started once more; one with --rm has come to its end.
+func unstarted(rec *runner.Container, st runner.State) runner.State {
 	if !st.Running() {
 		return st
 	}
-	st.Status = container.StateCreated
-	if !st.FinishedAt.IsZero() {
-		st.Status = container.StateExited
-	}
 	st.PID, st.MonitorPID, st.Networks, st.Ports = 0, 0, nil, nil
+	switch {
+	case !rec.HostConfig.RestartPolicy.IsNone():
+		st.Status = container.StateRestarting
+	case rec.HostConfig.AutoRemove || !st.FinishedAt.IsZero():
+		st.Status = container.StateExited
+	default:
+		st.Status = container.StateCreated
+	}
 	return st
 }
 
@@ -152,48 +164,6 @@ func (e *Engine) clearUnknown(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// recoverExecs registers the execs of containers that run, so that their exit
-// codes can still be asked for, and forgets the others.
-func (e *Engine) recoverExecs() error {
-	dir := filepath.Dir(e.execFile(""))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		st, err := readExec(path)
-		c := e.containers[st.Container]
-		if err != nil || c == nil || !strings.HasSuffix(path, st.ID+".json") {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			continue
-		}
-		x := newExec(st)
-		e.execs[st.ID] = x
-		if _, cst := c.snapshot(); !cst.Running() {
-			x.end(137)
-		}
-		if x.snapshot().ExitCode != nil {
-			time.AfterFunc(execsKept, func() { e.forgetExec(x) })
-		}
-	}
-	return nil
-}
-
-func readExec(path string) (execState, error) {
-	var st execState
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return st, err
-	}
-	return st, json.Unmarshal(data, &st)
 }
 
 // resume does what the options of containers want when an engine starts: those

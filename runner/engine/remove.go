@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -11,6 +12,7 @@ import (
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers"
 	"github.com/berth-registry/berth/runner/containers/rootfs"
+	"github.com/berth-registry/berth/runner/volumes"
 )
 
 // RemoveContainer implements runner/api's Containers.
@@ -18,67 +20,80 @@ func (e *Engine) RemoveContainer(ctx context.Context, ref string, opts runner.Re
 	if opts.Link {
 		return runner.Errorf(runner.ErrNotImplemented, "links are not supported by berth-runner yet")
 	}
-	ctx = context.WithoutCancel(ctx)
-	for {
-		c, unlock, err := e.findLocked(ctx, ref)
+	c, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	for killed := false; ; killed = true {
+		unlock, err := c.lock(ctx)
 		if err != nil {
+			if killed && errors.Is(err, runner.ErrNotFound) {
+				return nil // it had --rm
+			}
 			return err
 		}
 		rec, st := c.snapshot()
 		r := c.currentRun()
-		if !st.Running() {
+		switch {
+		case (r != nil || st.Status == container.StateRestarting) && !opts.Force:
+			err = inUse(rec, st)
+		case r == nil:
 			c.cancelRetry()
-			err := e.remove(ctx, c, opts.Volumes)
-			unlock()
-			return err
+			err = e.remove(context.WithoutCancel(ctx), c, opts.Volumes)
 		}
 		unlock()
-		if !opts.Force {
-			how := "stop the container before removing or force remove"
-			if st.Status == container.StatePaused {
-				how = "unpause and then " + how
-			}
-			return runner.Errorf(runner.ErrConflict, "cannot remove container %q: container is %s: %s", rec.Name, st.Status, how)
-		}
-		if _, err := e.markStopped(ctx, c); err != nil && !errors.Is(err, runner.ErrNotFound) {
+		if r == nil || err != nil {
 			return err
 		}
-		if err := e.killAndWait(ctx, c, r); err != nil {
+		if err := e.destroy(ctx, c); err != nil {
 			return err
-		}
-		// One with --rm removes itself: whoever has the turn next sees it gone.
-		if rec.HostConfig.AutoRemove {
-			select {
-			case <-c.removed:
-				return nil
-			default:
-			}
 		}
 	}
+}
+
+// inUse is why a container is not removed without force.
+func inUse(rec *runner.Container, st runner.State) error {
+	how := ": stop the container before removing or force remove"
+	if st.Status == container.StatePaused {
+		how = " and must be unpaused first"
+	}
+	return runner.Errorf(runner.ErrConflict, "cannot remove container %q: container is %s%s", "/"+rec.Name, st.Status, how)
+}
+
+// destroy ends a container that is to be removed.
+func (e *Engine) destroy(ctx context.Context, c *ctr) error {
+	r, _, err := e.order(ctx, c, syscall.SIGKILL, true)
+	if r == nil {
+		if errors.Is(err, runner.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	return e.killAndWait(context.WithoutCancel(ctx), c, r)
 }
 
 // remove removes a container that does not run and whose turn the caller has.
 func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
 	rec, st := c.snapshot()
-	if rec.HostConfig.AutoRemove && c.kept() {
-		return nil // it is about to be started again
-	}
 	if st.Status == container.StateRestarting {
 		st.Status = container.StateExited
 	}
 	// Only in memory: on disk the container is there until it is gone.
-	var err error
-	if st.Status, err = containers.Next(st.Status, containers.Remove); err != nil {
-		return err
+	next, err := containers.Next(st.Status, containers.Remove)
+	if err != nil {
+		return runner.Errorf(runner.ErrConflict, "container %s %w", c.id, err)
 	}
+	st.Status = next
 	c.set(st)
 	e.tearDown(ctx, c.id)
-	if err := e.store.Remove(c.id); err != nil {
-		return err
-	}
+	// The volumes go before the record that names them: a daemon that ends in
+	// between leaves none behind that nobody knows of.
 	e.volumes.Unref(c.id)
 	if withVolumes {
 		e.removeAnonymousVolumes(ctx, rec)
+	}
+	if err := e.store.Remove(c.id); err != nil {
+		return err
 	}
 	e.mu.Lock()
 	delete(e.containers, c.id)
@@ -102,7 +117,7 @@ func (e *Engine) removeAnonymousVolumes(ctx context.Context, rec *runner.Contain
 		if err != nil {
 			continue
 		}
-		if _, anonymous := v.Labels[anonymousLabel]; !anonymous {
+		if _, anonymous := v.Labels[volumes.AnonymousLabel]; !anonymous {
 			continue
 		}
 		// One that another container uses stays.
@@ -125,6 +140,9 @@ func (e *Engine) PruneContainers(ctx context.Context, filters runner.Filters) (c
 		return report, err
 	}
 	for _, c := range e.all() {
+		if err := ctx.Err(); err != nil {
+			return report, err
+		}
 		rec, st := c.snapshot()
 		if st.Status != container.StateExited && st.Status != container.StateCreated ||
 			!filters.MatchLabels("label", rec.Config.Labels) || hasExcludedLabel(filters, rec.Config.Labels) ||

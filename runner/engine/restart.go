@@ -14,12 +14,12 @@ import (
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = time.Minute
-	steadyRun  = 10 * time.Second // a run that long starts the delays anew
+	steadyRun  = 10 * time.Second // after a run that long the delays start anew
 )
 
 // retryAfter says whether a restart policy wants another run after an exit, and
-// after how long: 100 ms, doubled with each failure in a row up to a minute.
-func retryAfter(p container.RestartPolicy, st runner.State, x shim.Exit) (time.Duration, bool) {
+// after how long: 100 ms, doubled with each start in a row up to a minute.
+func (c *ctr) retryAfter(p container.RestartPolicy, st runner.State, x shim.Exit) (time.Duration, bool) {
 	if st.StoppedByUser {
 		return 0, false
 	}
@@ -32,10 +32,14 @@ func retryAfter(p container.RestartPolicy, st runner.State, x shim.Exit) (time.D
 	default:
 		return 0, false
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if x.At.Sub(st.StartedAt) > steadyRun {
-		return firstRetry, true
+		c.tries = 0
 	}
-	return min(firstRetry<<min(st.RestartCount, 16), lastRetry), true
+	delay := min(firstRetry<<min(c.tries, 16), lastRetry)
+	c.tries++
+	return delay, true
 }
 
 // retry starts a container again after a while, unless somebody stops or starts
@@ -45,10 +49,12 @@ func (e *Engine) retry(c *ctr, delay time.Duration) {
 	c.mu.Lock()
 	c.stopping = cancel
 	c.mu.Unlock()
-	e.background.Go(func() {
+	e.work.run(func() {
 		defer cancel()
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
 		select {
-		case <-time.After(delay):
+		case <-timer.C:
 		case <-ctx.Done():
 			return
 		}

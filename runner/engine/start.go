@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,18 +21,30 @@ import (
 
 // StartContainer implements runner/api's Containers.
 func (e *Engine) StartContainer(ctx context.Context, ref string) error {
-	// What has begun is brought to an end, whether or not the client stays.
-	ctx = context.WithoutCancel(ctx)
 	c, unlock, err := e.findLocked(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, st := c.snapshot(); st.Status == container.StateRunning {
+	// What has begun is brought to an end, whether or not the client stays.
+	ctx = context.WithoutCancel(ctx)
+	switch _, st := c.snapshot(); st.Status {
+	case container.StateRunning:
 		return runner.Errorf(runner.ErrNotModified, "container %s is already running", c.id)
+	case container.StatePaused:
+		return runner.Errorf(runner.ErrConflict, "cannot start a paused container, try unpause instead")
+	default:
 	}
 	c.cancelRetry()
+	c.startAnew()
 	return e.startOrRemove(ctx, c)
+}
+
+// startAnew forgets the tries of the restart policy: a user starts the container.
+func (c *ctr) startAnew() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tries, c.state.RestartCount = 0, 0
 }
 
 // startOrRemove starts a container whose turn the caller has. One that is to be
@@ -43,7 +54,7 @@ func (e *Engine) startOrRemove(ctx context.Context, c *ctr) error {
 	if err == nil {
 		return nil
 	}
-	if rec, _ := c.snapshot(); rec.HostConfig.AutoRemove {
+	if rec, _ := c.snapshot(); rec.HostConfig.AutoRemove && !c.kept() {
 		if err := e.remove(ctx, c, true); err != nil {
 			e.log.ErrorContext(ctx, "remove a container that did not start", "container", c.id, "error", err)
 		}
@@ -54,10 +65,10 @@ func (e *Engine) startOrRemove(ctx context.Context, c *ctr) error {
 // start brings a container up: network namespace, files, process, network,
 // clients, and only then the user's command. If a step fails, all are undone.
 func (e *Engine) start(ctx context.Context, c *ctr) error {
-	rec, before := c.snapshot()
-	if _, err := containers.Next(before.Status, containers.Start); err != nil {
+	if err := c.may(containers.Start); err != nil {
 		return err
 	}
+	rec, before := c.snapshot()
 	next, err := e.launch(ctx, c, rec, before)
 	if err == nil {
 		e.watchHealth(c, c.begin(next))
@@ -65,16 +76,18 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 		e.containerEvent(c, events.ActionStart)
 		return nil
 	}
-	e.tearDown(ctx, c.id)
 	failed := before
 	if failed.Status == container.StateRestarting {
 		failed.Status = container.StateExited
 	}
 	failed.ExitCode, failed.Error = startCode(err), err.Error()
-	failed.PID, failed.MonitorPID = 0, 0
-	if saveErr := e.change(c, failed); saveErr != nil {
+	// On disk before what there is of the run is cleared: a daemon that finds it
+	// running, and nothing of it, takes it for lost.
+	if saveErr := e.store.SaveState(c.id, failed); saveErr != nil {
 		e.log.ErrorContext(ctx, "save the state of a container", "container", c.id, "error", saveErr)
 	}
+	e.tearDown(ctx, c.id)
+	c.set(failed)
 	c.failClients(err)
 	return err
 }
@@ -96,7 +109,7 @@ func startCode(err error) int {
 // command. It returns the state of the running container, which is on disk.
 func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, before runner.State) (runner.State, error) {
 	var netns *os.File
-	if hasOwnNetwork(rec.HostConfig) {
+	if hasOwnNetwork(rec) {
 		var err error
 		if netns, err = network.NewNetNS(); err != nil {
 			return before, err
@@ -122,7 +135,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, befo
 		return err
 	})
 	var endpoint network.Endpoint
-	if netns != nil && !isNone(rec.HostConfig) {
+	if netns != nil && !isNone(rec) {
 		work.Go(func() (err error) {
 			endpoint, err = e.network.Connect(ctx, network.Request{
 				ContainerID: rec.ID,
@@ -170,11 +183,12 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 		return shim.Process{}, err
 	}
 	req := shim.CreateRequest{
-		ID:     rec.ID,
-		Spec:   s,
-		Rootfs: e.rootfsOf(rec),
-		LogMax: logOpts.MonitorLimit(),
-		Stdin:  rec.Config.OpenStdin,
+		ID:      rec.ID,
+		Spec:    s,
+		Runtime: rec.HostConfig.Runtime,
+		Rootfs:  e.rootfsOf(rec),
+		LogMax:  logOpts.MonitorLimit(),
+		Stdin:   rec.Config.OpenStdin,
 		// With a terminal the end of a client must not hang up on the command.
 		StdinOnce: rec.Config.StdinOnce && !rec.Config.Tty,
 		NetNS:     netns,
@@ -183,7 +197,7 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 		req.LogPath = e.logPath(rec.ID)
 	}
 	learn := spec.FilterKey{}
-	if name, _ := e.shim.Runtime(); name == "crun" {
+	if e.shim.TakesFilters(rec.HostConfig.Runtime) {
 		learn = e.filters.Use(s)
 	}
 	proc, err := e.shim.Create(ctx, req)
@@ -215,80 +229,9 @@ func (c *ctr) begin(st runner.State) *run {
 	defer c.mu.Unlock()
 	c.state = st
 	c.health = nil
+	if probeCommand(c.record.Config) != nil {
+		c.health = &container.Health{Status: container.Starting}
+	}
 	c.run = &run{ended: make(chan struct{})}
 	return c.run
-}
-
-// watchExits hands each exit to the container or exec that it is of.
-func (e *Engine) watchExits() {
-	for x := range e.shim.Exits() {
-		e.background.Go(func() {
-			ctx := e.lifetime()
-			if x.ExecID != "" {
-				e.execExited(x)
-				return
-			}
-			if err := e.containerExited(ctx, x); err != nil && !errors.Is(err, context.Canceled) {
-				e.log.ErrorContext(ctx, "record the exit of a container", "container", x.ID, "error", err)
-			}
-		})
-	}
-}
-
-func (e *Engine) containerExited(ctx context.Context, x shim.Exit) error {
-	e.mu.RLock()
-	c := e.containers[x.ID]
-	e.mu.RUnlock()
-	if c == nil {
-		return e.shim.Delete(ctx, x.ID)
-	}
-	unlock, err := c.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if _, st := c.snapshot(); !st.Running() {
-		return nil
-	}
-	return e.finish(context.WithoutCancel(ctx), c, x)
-}
-
-// finish records the exit of a run, whose container's turn the caller has, clears
-// what the run had, and does what the container's options want at its end.
-func (e *Engine) finish(ctx context.Context, c *ctr, x shim.Exit) error {
-	e.tearDown(ctx, c.id)
-	rec, st := c.snapshot()
-	delay, again := retryAfter(rec.HostConfig.RestartPolicy, st, x)
-	event := containers.Exit
-	if again {
-		event = containers.Retry
-	}
-	err := e.transition(c, event, func(st *runner.State) {
-		st.PID, st.MonitorPID = 0, 0
-		st.ExitCode, st.OOMKilled = x.Code, x.OOMKilled
-		st.FinishedAt = x.At.UTC()
-		st.Networks, st.Ports = nil, nil
-		if again {
-			st.RestartCount++
-		}
-	})
-	if err != nil {
-		return err
-	}
-	e.endExecs(c.id)
-	if r := c.currentRun(); r != nil {
-		close(r.ended)
-	}
-	if x.OOMKilled {
-		e.containerEvent(c, events.ActionOOM)
-	}
-	e.containerEvent(c, events.ActionDie, dieAttributes(st, x)...)
-	c.notify()
-	switch {
-	case again:
-		e.retry(c, delay)
-	case rec.HostConfig.AutoRemove:
-		return e.remove(ctx, c, true)
-	}
-	return nil
 }

@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -28,6 +30,12 @@ func (e *Engine) StopContainer(ctx context.Context, ref string, opts runner.Stop
 		return runner.Errorf(runner.ErrNotModified, "container %s is already stopped", c.id)
 	}
 	e.containerEvent(c, events.ActionStop)
+	// One with --rm is removed by who has its turn now: its name is free then.
+	if rec, _ := c.snapshot(); rec.HostConfig.AutoRemove {
+		if unlock, err := c.lock(ctx); err == nil {
+			unlock()
+		}
+	}
 	return nil
 }
 
@@ -37,20 +45,24 @@ func (e *Engine) RestartContainer(ctx context.Context, ref string, opts runner.S
 	if err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx)
 	// The end of this run is not the end of the container: --rm must wait.
 	c.keep(true)
 	_, err = e.halt(ctx, c, opts)
+	ctx = context.WithoutCancel(ctx)
 	unlock, lockErr := c.lock(ctx)
 	c.keep(false)
-	if err := errors.Join(err, lockErr); err != nil {
-		if unlock != nil {
-			unlock()
-		}
-		return err
+	if lockErr != nil {
+		return errors.Join(err, lockErr)
 	}
 	defer unlock()
-	if _, st := c.snapshot(); !st.Running() {
+	rec, st := c.snapshot()
+	switch {
+	case err != nil && rec.HostConfig.AutoRemove && st.Status == container.StateExited:
+		return errors.Join(err, e.remove(ctx, c, true))
+	case err != nil:
+		return err
+	case !st.Running():
+		c.startAnew()
 		if err := e.startOrRemove(ctx, c); err != nil {
 			return err
 		}
@@ -60,63 +72,111 @@ func (e *Engine) RestartContainer(ctx context.Context, ref string, opts runner.S
 }
 
 // halt ends a container as its user wants it: the signal, a while, then SIGKILL.
-// It returns false if the container does not run.
+// It returns false if there is nothing to end.
 func (e *Engine) halt(ctx context.Context, c *ctr, opts runner.StopOptions) (bool, error) {
 	rec, _ := c.snapshot()
 	sig, err := stopSignal(opts.Signal, rec.Config.StopSignal)
 	if err != nil {
 		return false, err
 	}
-	r, err := e.markStopped(ctx, c)
+	r, was, err := e.order(ctx, c, sig, true)
 	if r == nil || err != nil {
-		return false, err
+		return was == container.StateRestarting, err
 	}
-	// A client that leaves does not take back what it has asked for.
-	ctx = context.WithoutCancel(ctx)
-	if err := e.signal(ctx, c, sig); err != nil {
-		e.log.WarnContext(ctx, "signal a container", "container", c.id, "signal", sig, "error", err)
+	patience := e.stopTimeout(opts.Timeout, rec.Config.StopTimeout)
+	if patience >= 0 {
+		// A client that leaves does not take back what it has asked for.
+		ctx = context.WithoutCancel(ctx)
+	} else {
+		patience = math.MaxInt64
 	}
-	var patience <-chan time.Time
-	if d := e.stopTimeout(opts.Timeout, rec.Config.StopTimeout); d >= 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		patience = timer.C
-	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
 	case <-r.ended:
 		return true, nil
-	case <-patience:
+	case <-ctx.Done():
+		return true, ctx.Err()
+	case <-e.lifetime().Done():
+		return true, errStopping()
+	case <-timer.C:
 	}
 	return true, e.killAndWait(ctx, c, r)
 }
 
-// markStopped notes that the end is asked for, so that no restart policy undoes
-// it. It returns the run that is to end, or nil if none goes on.
-func (e *Engine) markStopped(ctx context.Context, c *ctr) (*run, error) {
+// order sends a signal to a container. A final one is meant to end it: no restart
+// policy undoes that, and a frozen container is thawed for it. order returns the
+// run that goes on, or nil if there is none, and the status that it has found.
+func (e *Engine) order(ctx context.Context, c *ctr, sig syscall.Signal, final bool) (*run, container.ContainerState, error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer unlock()
+	ctx = context.WithoutCancel(ctx)
 	_, st := c.snapshot()
 	switch {
-	case st.Status == container.StateRestarting:
+	case st.Status == container.StateRestarting && final:
 		c.cancelRetry()
 		err := e.transition(c, containers.Exit, func(st *runner.State) { st.StoppedByUser = true })
 		c.notify()
-		return nil, err
+		return nil, st.Status, err
 	case !st.Running():
-		return nil, nil
-	case st.StoppedByUser:
-		return c.currentRun(), nil
+		return nil, st.Status, nil
 	}
-	st.StoppedByUser = true
-	return c.currentRun(), e.change(c, st)
+	if final && !st.StoppedByUser {
+		st.StoppedByUser = true
+		if err := e.change(c, st); err != nil {
+			return nil, st.Status, err
+		}
+	}
+	e.containerEvent(c, events.ActionKill, "signal", strconv.Itoa(int(sig)))
+	if err := e.signal(ctx, c, sig); err != nil {
+		return nil, st.Status, err
+	}
+	if final && st.Status == container.StatePaused {
+		err = e.thaw(ctx, c)
+	}
+	return c.currentRun(), st.Status, err
 }
+
+// thaw lets a paused container go on, whose turn the caller has.
+func (e *Engine) thaw(ctx context.Context, c *ctr) error {
+	if err := ignoreEnded(e.shim.Resume(ctx, c.id)); err != nil {
+		return err
+	}
+	if err := e.transition(c, containers.Resume, func(*runner.State) {}); err != nil {
+		return err
+	}
+	e.containerEvent(c, events.ActionUnPause)
+	return nil
+}
+
+// signal sends a signal to the first process of a container. One that is gone
+// needs none: its exit is on the way.
+func (e *Engine) signal(ctx context.Context, c *ctr, sig syscall.Signal) error {
+	return ignoreEnded(e.shim.Kill(ctx, c.id, sig))
+}
+
+// ignoreEnded drops the errors of the shim that say that a container has ended.
+func ignoreEnded(err error) error {
+	if errors.Is(err, runner.ErrNotFound) || errors.Is(err, runner.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+const (
+	killAgain    = 2 * time.Second  // between two tries to kill
+	killPatience = 30 * time.Second // until a container is given up that does not die
+)
 
 // killAndWait ends a run that does not end by itself.
 func (e *Engine) killAndWait(ctx context.Context, c *ctr, r *run) error {
-	const again = 2 * time.Second
+	again := time.NewTicker(killAgain)
+	defer again.Stop()
+	enough := time.NewTimer(killPatience)
+	defer enough.Stop()
 	for {
 		if err := e.signal(ctx, c, syscall.SIGKILL); err != nil {
 			return err
@@ -124,41 +184,37 @@ func (e *Engine) killAndWait(ctx context.Context, c *ctr, r *run) error {
 		select {
 		case <-r.ended:
 			return nil
+		case <-again.C:
+		case <-enough.C:
+			return errors.New("tried to kill container, but did not receive an exit event")
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(again):
+		case <-e.lifetime().Done():
+			return errStopping()
 		}
 	}
 }
 
-// signal sends a signal to the first process of a running container. A frozen
-// one is thawed for SIGKILL, and for a signal that shall end it.
-func (e *Engine) signal(ctx context.Context, c *ctr, sig syscall.Signal) error {
-	// A process that is gone needs no signal: its exit is on the way.
-	if err := e.shim.Kill(ctx, c.id, sig); err != nil && !errors.Is(err, runner.ErrNotFound) {
-		return err
-	}
-	if _, st := c.snapshot(); st.Status == container.StatePaused && (sig == syscall.SIGKILL || st.StoppedByUser) {
-		return e.shim.Resume(ctx, c.id)
-	}
-	return nil
-}
-
+// stopTimeout is how long a container has between the signal and SIGKILL;
+// negative is for ever.
 func (e *Engine) stopTimeout(asked, own *int) time.Duration {
 	for _, seconds := range []*int{asked, own} {
-		if seconds != nil {
-			return time.Duration(*seconds) * time.Second
+		if seconds == nil {
+			continue
 		}
+		if *seconds < 0 || *seconds > math.MaxInt32 {
+			return -1
+		}
+		return time.Duration(*seconds) * time.Second
 	}
 	return e.opts.StopTimeout
 }
 
 func stopSignal(names ...string) (syscall.Signal, error) {
 	for _, name := range names {
-		if name == "" {
-			continue
+		if name != "" {
+			return parseSignal(name)
 		}
-		return parseSignal(name)
 	}
 	return syscall.SIGTERM, nil
 }
@@ -184,57 +240,17 @@ func (e *Engine) KillContainer(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	rec, st := c.snapshot()
-	if !st.Running() {
+	rec, _ := c.snapshot()
+	own, err := stopSignal(rec.Config.StopSignal)
+	final := sig == syscall.SIGKILL || err == nil && sig == own
+	r, was, err := e.order(ctx, c, sig, final)
+	switch {
+	case err != nil:
+		return err
+	case r == nil && was != container.StateRestarting:
 		return runner.Errorf(runner.ErrConflict, "container %s is not running", c.id)
+	case r == nil || sig != syscall.SIGKILL:
+		return nil
 	}
-	final := sig == syscall.SIGKILL
-	if own, err := stopSignal(rec.Config.StopSignal); err == nil && sig == own {
-		final = true
-	}
-	r := c.currentRun()
-	if final {
-		if r, err = e.markStopped(ctx, c); err != nil {
-			return err
-		}
-	}
-	if r == nil {
-		return nil // it has ended meanwhile
-	}
-	e.containerEvent(c, events.ActionKill, "signal", name)
-	if sig == syscall.SIGKILL {
-		return e.killAndWait(context.WithoutCancel(ctx), c, r)
-	}
-	return e.signal(ctx, c, sig)
-}
-
-// PauseContainer implements runner/api's Containers.
-func (e *Engine) PauseContainer(ctx context.Context, ref string) error {
-	return e.freeze(ctx, ref, containers.Pause, e.shim.Pause, events.ActionPause)
-}
-
-// UnpauseContainer implements runner/api's Containers.
-func (e *Engine) UnpauseContainer(ctx context.Context, ref string) error {
-	return e.freeze(ctx, ref, containers.Resume, e.shim.Resume, events.ActionUnPause)
-}
-
-func (e *Engine) freeze(ctx context.Context, ref string, event containers.Event, do func(context.Context, string) error, tell events.Action) error {
-	ctx = context.WithoutCancel(ctx)
-	c, unlock, err := e.findLocked(ctx, ref)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	_, st := c.snapshot()
-	if _, err := containers.Next(st.Status, event); err != nil {
-		return runner.Errorf(runner.ErrConflict, "container %s: %w", c.id, err)
-	}
-	if err := do(ctx, c.id); err != nil {
-		return err
-	}
-	if err := e.transition(c, event, func(*runner.State) {}); err != nil {
-		return err
-	}
-	e.containerEvent(c, tell)
-	return nil
+	return e.killAndWait(context.WithoutCancel(ctx), c, r)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"reflect"
 
@@ -8,15 +9,13 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers/spec"
 )
 
-// UpdateContainer implements runner/api's Containers. So far it changes the
-// restart policy; a limit is refused.
+// UpdateContainer implements runner/api's Containers: it changes the limits and
+// the restart policy of a container, at once if it runs. What is zero stays.
 func (e *Engine) UpdateContainer(ctx context.Context, ref string, update container.UpdateConfig) (container.UpdateResponse, error) {
 	resp := container.UpdateResponse{Warnings: []string{}}
-	if !reflect.DeepEqual(withoutEmpty(update.Resources), container.Resources{}) {
-		return resp, notYet("changing the limits of a container")
-	}
 	if err := container.ValidateRestartPolicy(update.RestartPolicy); err != nil {
 		return resp, runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
@@ -25,15 +24,33 @@ func (e *Engine) UpdateContainer(ctx context.Context, ref string, update contain
 		return resp, err
 	}
 	defer unlock()
-	rec, _ := c.snapshot()
-	if update.RestartPolicy.Name == "" {
-		return resp, nil
-	}
-	if rec.HostConfig.AutoRemove && !update.RestartPolicy.IsNone() {
-		return resp, runner.Errorf(runner.ErrConflict, "Restart policy cannot be updated because AutoRemove is enabled for the container")
-	}
+	ctx = context.WithoutCancel(ctx)
+	rec, st := c.snapshot()
 	hc, changed := *rec.HostConfig, *rec
-	hc.RestartPolicy, changed.HostConfig = update.RestartPolicy, &hc
+	changed.HostConfig = &hc
+	if hc.Resources, err = updated(hc.Resources, update.Resources); err != nil {
+		return resp, err
+	}
+	warnings, err := spec.ValidateResources(e.specHost(), &hc.Resources, true)
+	if err != nil {
+		return resp, err
+	}
+	resp.Warnings = append(resp.Warnings, warnings...)
+	if update.RestartPolicy.Name != "" {
+		if hc.AutoRemove && !update.RestartPolicy.IsNone() {
+			return resp, runner.Errorf(runner.ErrConflict, "Restart policy cannot be updated because AutoRemove is enabled for the container")
+		}
+		hc.RestartPolicy = update.RestartPolicy
+	}
+	if st.Running() && !reflect.DeepEqual(hc.Resources, rec.HostConfig.Resources) {
+		limits, err := spec.Resources(hc.Resources, spec.FindDevices)
+		if err == nil {
+			err = e.shim.Update(ctx, c.id, limits)
+		}
+		if err != nil {
+			return resp, err
+		}
+	}
 	if err := e.replaceRecord(c, &changed); err != nil {
 		return resp, err
 	}
@@ -41,26 +58,56 @@ func (e *Engine) UpdateContainer(ctx context.Context, ref string, update contain
 	return resp, nil
 }
 
+// updated returns the limits own with those of asked that are not zero.
+func updated(own, asked container.Resources) (container.Resources, error) {
+	if !reflect.DeepEqual(onlyUpdatable(asked), withoutEmpty(asked)) {
+		return own, notYet("changing other than the limits of CPU, memory, processes and the weight of block I/O of a container")
+	}
+	switch {
+	case asked.NanoCPUs > 0 && (own.CPUPeriod > 0 || own.CPUQuota > 0):
+		return own, runner.Errorf(runner.ErrConflict, "Conflicting options: Nano CPUs cannot be updated as CPU Period or CPU Quota has already been set")
+	case asked.CPUPeriod > 0 && own.NanoCPUs > 0:
+		return own, runner.Errorf(runner.ErrConflict, "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set")
+	case asked.CPUQuota > 0 && own.NanoCPUs > 0:
+		return own, runner.Errorf(runner.ErrConflict, "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set")
+	case asked.Memory > 0 && asked.MemorySwap == 0 && own.MemorySwap > 0 && asked.Memory > own.MemorySwap:
+		return own, runner.Errorf(runner.ErrConflict, "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
+	}
+	next := own
+	next.CPUShares = cmp.Or(asked.CPUShares, own.CPUShares)
+	next.NanoCPUs = cmp.Or(asked.NanoCPUs, own.NanoCPUs)
+	next.CPUPeriod = cmp.Or(asked.CPUPeriod, own.CPUPeriod)
+	next.CPUQuota = cmp.Or(asked.CPUQuota, own.CPUQuota)
+	next.CPURealtimePeriod = cmp.Or(asked.CPURealtimePeriod, own.CPURealtimePeriod)
+	next.CPURealtimeRuntime = cmp.Or(asked.CPURealtimeRuntime, own.CPURealtimeRuntime)
+	next.CpusetCpus = cmp.Or(asked.CpusetCpus, own.CpusetCpus)
+	next.CpusetMems = cmp.Or(asked.CpusetMems, own.CpusetMems)
+	next.Memory = cmp.Or(asked.Memory, own.Memory)
+	next.MemorySwap = cmp.Or(asked.MemorySwap, own.MemorySwap)
+	next.MemoryReservation = cmp.Or(asked.MemoryReservation, own.MemoryReservation)
+	next.BlkioWeight = cmp.Or(asked.BlkioWeight, own.BlkioWeight)
+	next.PidsLimit = cmp.Or(asked.PidsLimit, own.PidsLimit)
+	return next, nil
+}
+
+// onlyUpdatable leaves of r the limits that a container can be given later.
+func onlyUpdatable(r container.Resources) container.Resources {
+	return container.Resources{
+		CPUShares: r.CPUShares, NanoCPUs: r.NanoCPUs, CPUPeriod: r.CPUPeriod, CPUQuota: r.CPUQuota,
+		CPURealtimePeriod: r.CPURealtimePeriod, CPURealtimeRuntime: r.CPURealtimeRuntime,
+		CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
+		Memory: r.Memory, MemorySwap: r.MemorySwap, MemoryReservation: r.MemoryReservation,
+		BlkioWeight: r.BlkioWeight, PidsLimit: r.PidsLimit,
+	}
+}
+
 // withoutEmpty makes the empty lists that clients send nil.
 func withoutEmpty(r container.Resources) container.Resources {
 	v := reflect.ValueOf(&r).Elem()
-	for i := range v.NumField() {
-		if f := v.Field(i); f.Kind() == reflect.Slice && f.Len() == 0 {
+	for _, f := range v.Fields() {
+		if f.Kind() == reflect.Slice && f.Len() == 0 {
 			f.SetZero()
 		}
 	}
 	return r
-}
-
-// commitConfig is the configuration of a committed image: what the request
-// gives, and the container's where it gives nothing.
-func commitConfig(asked, own *container.Config) *container.Config {
-	merged := *own
-	from, into := reflect.ValueOf(asked).Elem(), reflect.ValueOf(&merged).Elem()
-	for i := range from.NumField() {
-		if f := from.Field(i); !f.IsZero() {
-			into.Field(i).Set(f)
-		}
-	}
-	return &merged
 }

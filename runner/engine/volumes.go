@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -17,25 +19,71 @@ import (
 	"github.com/berth-registry/berth/runner/containers/rootfs"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/volumes"
 )
 
-// anonymousLabel marks a volume that was made for one container without a name.
-const anonymousLabel = "com.docker.volume.anonymous"
-
 // makeVolumes makes what the container's mounts need on the host: folders that
-// are missing, and volumes. The record's mounts get their sources.
-func (e *Engine) makeVolumes(ctx context.Context, rec *runner.Container) error {
+// are missing, and volumes. The record's mounts get their sources. It returns the
+// names of the volumes that were not there before.
+func (e *Engine) makeVolumes(ctx context.Context, rec *runner.Container) (made []string, err error) {
+	anonymous, err := e.nameVolumes(rec)
+	if err != nil {
+		return nil, err
+	}
 	for i := range rec.Mounts {
 		m := &rec.Mounts[i]
-		var err error
 		switch m.Type {
 		case mount.TypeBind:
 			err = makeBindSource(m.Source)
 		case mount.TypeVolume:
-			err = e.makeVolume(ctx, rec, m)
+			if _, missing := e.volumes.Get(ctx, m.Name); missing != nil {
+				made = append(made, m.Name)
+			}
+			err = e.makeVolume(ctx, rec, m, slices.Contains(anonymous, m.Name))
 		default:
 		}
 		if err != nil {
+			return made, err
+		}
+	}
+	return made, nil
+}
+
+// nameVolumes gives names to the volumes without one, and notes them: nobody else
+// would know whose they are if the daemon ended before the container is there.
+func (e *Engine) nameVolumes(rec *runner.Container) (names []string, err error) {
+	for i := range rec.Mounts {
+		if m := &rec.Mounts[i]; m.Type == mount.TypeVolume && m.Name == "" {
+			m.Name = newID()
+			names = append(names, m.Name)
+		}
+	}
+	if names == nil {
+		return nil, nil
+	}
+	return names, e.store.Note(rec.ID, names)
+}
+
+// removeVolumes removes volumes that nobody uses.
+func (e *Engine) removeVolumes(ctx context.Context, names []string) error {
+	var errs []error
+	for _, name := range names {
+		err := e.volumes.Remove(ctx, name, true)
+		if err != nil && !errors.Is(err, runner.ErrConflict) && !errors.Is(err, runner.ErrInvalid) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clearUnfinished removes the volumes of containers that were being created when
+// the daemon ended.
+func (e *Engine) clearUnfinished(ctx context.Context) error {
+	for id, names := range e.store.Unfinished() {
+		if err := e.removeVolumes(ctx, names); err != nil {
+			return err
+		}
+		if err := e.store.Discard(id); err != nil {
 			return err
 		}
 	}
@@ -57,9 +105,16 @@ func makeBindSource(path string) error {
 
 // makeVolume makes a volume, or takes the one of that name, and fills a new one
 // with what the image has at its place.
-func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *container.MountPoint) error {
+func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *container.MountPoint, anonymous bool) error {
 	opts := spec.VolumeOptions(rec.HostConfig, *m)
 	req := volume.CreateRequest{Name: m.Name, Driver: m.Driver, Labels: opts.Labels}
+	if anonymous {
+		req.Labels = maps.Clone(opts.Labels)
+		if req.Labels == nil {
+			req.Labels = map[string]string{}
+		}
+		req.Labels[volumes.AnonymousLabel] = ""
+	}
 	if opts.DriverConfig != nil {
 		req.Driver, req.DriverOpts = opts.DriverConfig.Name, opts.DriverConfig.Options
 	}
@@ -67,7 +122,7 @@ func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *conta
 	if err != nil {
 		return err
 	}
-	if m.Name != v.Name {
+	if anonymous {
 		e.volumeEvent(events.ActionCreate, v.Name)
 	}
 	m.Name, m.Source, m.Driver = v.Name, v.Mountpoint, v.Driver

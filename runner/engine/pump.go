@@ -1,0 +1,98 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers/shim"
+)
+
+// errDetached says that the client has ended its input with an error: it has
+// typed the detach keys, or is gone.
+var errDetached = errors.New("the client has detached")
+
+// pump carries a client's streams over a connection to the monitor. It ends
+// when the process's output does (nil), when the client's input fails
+// (errDetached), when its output cannot be written, or when ctx is done. With
+// linger the connection then stays, its output thrown away.
+func pump(ctx context.Context, conn *shim.Conn, s runner.Streams, linger func() bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := &output{streams: s}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- out.copy(conn)
+		conn.Close()
+	}()
+	if s.Stdin != nil {
+		go func() {
+			if _, err := io.Copy(conn, s.Stdin); err != nil {
+				cancel(errDetached)
+				return
+			}
+			if err := conn.CloseWrite(); err != nil {
+				cancel(err)
+			}
+		}()
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	if linger() {
+		out.discard()
+	} else {
+		conn.Close()
+	}
+	return context.Cause(ctx)
+}
+
+// output writes what comes from a monitor to a client, until it is discarded.
+type output struct {
+	mu      sync.Mutex
+	streams runner.Streams
+}
+
+const outputBuffer = 32 << 10
+
+func (o *output) copy(conn *shim.Conn) error {
+	buf := make([]byte, outputBuffer)
+	for {
+		from, n, err := conn.Read(buf)
+		if n > 0 {
+			if err := o.write(from, buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+func (o *output) write(from shim.Stream, data []byte) error {
+	o.mu.Lock()
+	w := o.streams.Stdout
+	if from == shim.Stderr {
+		w = o.streams.Stderr
+	}
+	o.mu.Unlock()
+	if w == nil {
+		return nil
+	}
+	_, err := w.Write(data)
+	return err
+}
+
+func (o *output) discard() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.streams = runner.Streams{}
+}
