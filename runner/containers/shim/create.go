@@ -21,8 +21,9 @@ type CreateRequest struct {
 	// Spec is written as the bundle's config.json, with Root.Path set and the
 	// version that the runtime takes. Linux.CgroupsPath is a path below the root
 	// of every hierarchy.
-	Spec   *specs.Spec
-	Rootfs Rootfs
+	Spec    *specs.Spec
+	Runtime string // name of one of Options; empty is the default
+	Rootfs  Rootfs
 	// LogPath is where conmon keeps the log, in its k8s-file format; without it
 	// none is kept. LogMax bounds it, in bytes: what is beyond begins a new file
 	// in place of the old one. 0 is no bound.
@@ -74,7 +75,11 @@ func (req CreateRequest) check() error {
 
 // newContainer enters a container, with its lock held and its directory made.
 func (s *Shim) newContainer(req CreateRequest) (*bundle, error) {
-	rec, err := recordFor(s.runtime, req)
+	runtime, err := s.runtimeOf(req.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := recordFor(runtime, req)
 	if err != nil {
 		return nil, err
 	}

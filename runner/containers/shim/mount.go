@@ -173,7 +173,12 @@ func (s *Shim) prepareMounts() error {
 	if err := os.MkdirAll(s.rootfs(), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(s.runtimeFile(s.runtime), nil, 0o600)
+	for r := range s.runtimes() {
+		if err := os.WriteFile(s.runtimeFile(r), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountPrivate makes dir a mount point whose submounts propagate nowhere, unless
@@ -184,7 +189,7 @@ func mountPrivate(dir string) error {
 		return err
 	}
 	if !mounted {
-		if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=64k,nr_inodes=16"); err != nil {
+		if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,size=64k,nr_inodes=256"); err != nil {
 			return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -21,9 +22,12 @@ import (
 // Options say which programs a Shim runs, and where it keeps its state.
 type Options struct {
 	Runtime string // "crun", "runc" or a path
-	Conmon  string // a path; empty is conmon on PATH
-	RunDir  string // absolute, at most 70 characters; should not outlive a reboot
-	Log     *slog.Logger
+	// Runtimes are further ones that a container may ask for: the path of each,
+	// or what to look for on PATH, by a name of letters, digits, '-' and '_'.
+	Runtimes map[string]string
+	Conmon   string // a path; empty is conmon on PATH
+	RunDir   string // absolute, at most 70 characters; should not outlive a reboot
+	Log      *slog.Logger
 }
 
 // Shim runs containers. Its methods may be called concurrently; calls that
@@ -31,7 +35,8 @@ type Options struct {
 type Shim struct {
 	dir     string
 	conmon  string
-	runtime runtimeProgram
+	runtime runtimeProgram // for who asks for none
+	others  map[string]runtimeProgram
 	log     *slog.Logger
 	cgroups cgroups
 	null    *os.File
@@ -62,13 +67,17 @@ func Open(ctx context.Context, o Options) (*Shim, error) {
 	if s.conmon, err = findProgram(o.Conmon, "conmon"); err != nil {
 		return nil, err
 	}
-	if s.runtime, err = findRuntime(ctx, o.Runtime); err != nil {
+	if err := s.findRuntimes(ctx, o); err != nil {
 		return nil, err
 	}
 	if s.cgroups, err = findCgroups(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"rootfs", "tmp", "containers", "exits", filepath.Join("oci", s.runtime.Name)} {
+	dirs := []string{"rootfs", "tmp", "containers", "exits"}
+	for r := range s.runtimes() {
+		dirs = append(dirs, filepath.Join("oci", r.Name))
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(filepath.Join(s.dir, dir), 0o700); err != nil {
 			return nil, err
 		}
@@ -115,6 +124,23 @@ func (s *Shim) Close() error {
 
 // Runtime returns the name and the version of the OCI runtime.
 func (s *Shim) Runtime() (name, version string) { return s.runtime.Name, s.runtime.version }
+
+// FilterFile is where crun leaves the seccomp filter that it has compiled for a
+// container, from Create to Delete; empty for a container of another runtime.
+func (s *Shim) FilterFile(id string) string {
+	b, err := s.get(id)
+	if err != nil || !b.record.Runtime.direct() {
+		return ""
+	}
+	return filepath.Join(s.stateDir(b.record.Runtime), id, "seccomp.bpf")
+}
+
+// TakesFilters says whether a runtime, by its name in Options, takes a compiled
+// seccomp filter.
+func (s *Shim) TakesFilters(runtime string) bool {
+	r, err := s.runtimeOf(runtime)
+	return err == nil && r.direct()
+}
 
 // Exits gets every exit of a container that was created and of an exec that was
 // started. Those of before Open come first. A container's exit is told again
@@ -180,9 +206,60 @@ type runtimeProgram struct {
 
 // direct says that the runtime's state is known well enough to start and to
 // delete a container without running it.
-func (r runtimeProgram) direct() bool { return r.Name == "crun" }
+func (r runtimeProgram) direct() bool { return filepath.Base(r.Path) == "crun" }
 
 var versionLine = regexp.MustCompile(`(?m)^\S+ version (\S+)`)
+
+var runtimeName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]*$`)
+
+// findRuntimes finds the default runtime and the others.
+func (s *Shim) findRuntimes(ctx context.Context, o Options) (err error) {
+	if s.runtime, err = findRuntime(ctx, o.Runtime); err != nil {
+		return err
+	}
+	s.others = map[string]runtimeProgram{}
+	for name, path := range o.Runtimes {
+		if !runtimeName.MatchString(name) || filepath.Join(s.mounts(), name) == s.rootfs() {
+			return fmt.Errorf("OCI runtime %q: a name has letters, digits, '-', '_' and '.', and is not %q", name, filepath.Base(s.rootfs()))
+		}
+		r, err := findRuntime(ctx, path)
+		if err != nil {
+			return err
+		}
+		r.Name = name
+		if name == s.runtime.Name {
+			s.runtime = r
+			continue
+		}
+		s.others[name] = r
+	}
+	return nil
+}
+
+// runtimes yields the default runtime and the others.
+func (s *Shim) runtimes() iter.Seq[runtimeProgram] {
+	return func(yield func(runtimeProgram) bool) {
+		if !yield(s.runtime) {
+			return
+		}
+		for _, r := range s.others {
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// runtimeOf returns the runtime that a container asks for.
+func (s *Shim) runtimeOf(name string) (runtimeProgram, error) {
+	if name == "" || name == s.runtime.Name {
+		return s.runtime, nil
+	}
+	if r, ok := s.others[name]; ok {
+		return r, nil
+	}
+	return runtimeProgram{}, runner.Errorf(runner.ErrInvalid, "unknown or invalid runtime name: %s", name)
+}
 
 func findRuntime(ctx context.Context, name string) (runtimeProgram, error) {
 	path, err := findProgram(name, name)
