@@ -3,16 +3,19 @@ package engine
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/shim"
 )
 
-// client is somebody who has attached to a container that does not run yet.
+// client is somebody who has attached to a container, which may not run yet.
 type client struct {
+	input bool          // it may write to the container
 	ready chan struct{} // closed when conn or err is set
 	conn  *shim.Conn
 	err   error
@@ -35,7 +38,7 @@ func (e *Engine) AttachContainer(ctx context.Context, ref string, opts runner.At
 	stream := runner.Stream{TTY: rec.Config.Tty, Close: func() {}}
 	var cl *client
 	if opts.Stream {
-		if cl, err = e.attach(ctx, c); err != nil {
+		if cl, err = e.attach(ctx, c, opts.Stdin); err != nil {
 			return runner.Stream{}, err
 		}
 		stream.Close = func() { c.drop(cl) }
@@ -71,8 +74,8 @@ func chosen(s runner.Streams, opts runner.AttachOptions) runner.Streams {
 }
 
 // attach connects to a running container, or queues for the next start.
-func (e *Engine) attach(ctx context.Context, c *ctr) (*client, error) {
-	cl := &client{ready: make(chan struct{})}
+func (e *Engine) attach(ctx context.Context, c *ctr, input bool) (*client, error) {
+	cl := &client{input: input, ready: make(chan struct{})}
 	c.mu.Lock()
 	if !c.state.Running() {
 		c.clients = append(c.clients, cl)
@@ -80,12 +83,29 @@ func (e *Engine) attach(ctx context.Context, c *ctr) (*client, error) {
 		return cl, nil
 	}
 	c.mu.Unlock()
-	conn, err := e.shim.Attach(ctx, c.id, "")
+	conn, err := e.connect(ctx, c)
 	if err != nil {
 		return nil, runner.Errorf(runner.ErrConflict, "attach to container %s: %w", c.id, err)
 	}
 	cl.resolve(conn, nil)
 	return cl, nil
+}
+
+// connect connects to the monitor of a container. One to which many connect at
+// once takes some of them later.
+func (e *Engine) connect(ctx context.Context, c *ctr) (*shim.Conn, error) {
+	const again, enough = 5 * time.Millisecond, 10 * time.Second
+	for deadline := time.Now().Add(enough); ; {
+		conn, err := e.shim.Attach(ctx, c.id, "")
+		if !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func (cl *client) resolve(conn *shim.Conn, err error) {
@@ -100,7 +120,7 @@ func (e *Engine) connectClients(ctx context.Context, c *ctr) {
 	c.clients = nil
 	c.mu.Unlock()
 	for _, cl := range waiting {
-		cl.resolve(e.shim.Attach(ctx, c.id, ""))
+		cl.resolve(e.connect(ctx, c))
 	}
 }
 
@@ -128,7 +148,7 @@ func (c *ctr) drop(cl *client) {
 	c.mu.Unlock()
 	<-cl.ready
 	if cl.conn != nil {
-		cl.conn.Close()
+		leave(cl.conn, c.lingerFor(cl))
 	}
 }
 
@@ -147,14 +167,7 @@ func (e *Engine) copyClient(ctx context.Context, c *ctr, cl *client, s runner.St
 	if cl.err != nil {
 		return cl.err
 	}
-	rec, _ := c.snapshot()
-	// The monitor closes the container's input with the connection of a client,
-	// if it is to be closed at all; a client without input must not do that.
-	linger := func() bool { return false }
-	if closesInput(rec.Config) && s.Stdin == nil {
-		linger = c.linger
-	}
-	err := pump(ctx, cl.conn, s, linger)
+	err := pump(ctx, cl.conn, s, c.lingerFor(cl))
 	if errors.Is(err, errDetached) {
 		e.containerEvent(c, events.ActionDetach)
 		return nil
@@ -162,10 +175,19 @@ func (e *Engine) copyClient(ctx context.Context, c *ctr, cl *client, s runner.St
 	return err
 }
 
-// closesInput says whether the container's input ends with a client's.
-func closesInput(cfg *container.Config) bool {
-	return cfg.OpenStdin && cfg.StdinOnce && !cfg.Tty
+// lingerFor says whether the connection of a client is to stay when the client is
+// gone. The monitor closes the container's input with a connection, if it is to be
+// closed at all; a client without input must not do that.
+func (c *ctr) lingerFor(cl *client) func() bool {
+	rec, _ := c.snapshot()
+	cfg := rec.Config
+	if cl.input || !cfg.OpenStdin || !cfg.StdinOnce || cfg.Tty {
+		return never
+	}
+	return c.linger
 }
+
+func never() bool { return false }
 
 // maxLinger bounds the connections that stay when their clients are gone.
 const maxLinger = 64

@@ -14,16 +14,17 @@ import (
 )
 
 const (
-	eventsKept   = 1024 // events that --since can still find
-	eventBacklog = 1024 // events that a slow reader may be behind before it is dropped
+	eventsKept   = 1024    // events that --since can still find
+	eventsSize   = 8 << 20 // bytes that they may have together
+	eventBacklog = 1024    // events that a slow reader may be behind before it is dropped
 )
 
 // eventLog passes events on to everybody who listens, and remembers the last.
 // Publishing never blocks: a listener that is too far behind loses its stream.
 type eventLog struct {
 	mu        sync.Mutex
-	kept      []events.Message // a ring once it is full
-	next      int
+	kept      []events.Message // the oldest first
+	size      int              // bytes of those
 	listeners map[chan events.Message]struct{}
 	closed    bool
 }
@@ -38,11 +39,12 @@ func (l *eventLog) publish(m events.Message) {
 	m.Time, m.TimeNano = now.Unix(), now.UnixNano()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.kept) < eventsKept {
-		l.kept = append(l.kept, m)
-	} else {
-		l.kept[l.next] = m
-		l.next = (l.next + 1) % eventsKept
+	l.kept = append(l.kept, m)
+	l.size += eventSize(m)
+	for len(l.kept) > eventsKept || l.size > eventsSize {
+		l.size -= eventSize(l.kept[0])
+		l.kept[0] = events.Message{} // append moves the rest to a new array only now and then
+		l.kept = l.kept[1:]
 	}
 	for ch := range l.listeners {
 		select {
@@ -54,6 +56,15 @@ func (l *eventLog) publish(m events.Message) {
 	}
 }
 
+// eventSize is about what an event takes in memory.
+func eventSize(m events.Message) int {
+	n := 256 + len(m.Action)
+	for key, value := range m.Actor.Attributes {
+		n += len(key) + len(value) + 48
+	}
+	return n
+}
+
 // listen returns the events since a time, and a channel of those to come. The
 // channel is closed when the log is, or when the listener is too slow.
 func (l *eventLog) listen(since time.Time) (past []events.Message, ch chan events.Message) {
@@ -61,8 +72,7 @@ func (l *eventLog) listen(since time.Time) (past []events.Message, ch chan event
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !since.IsZero() {
-		for i := range l.kept {
-			m := l.kept[(l.next+i)%len(l.kept)]
+		for _, m := range l.kept {
 			if m.TimeNano >= since.UnixNano() {
 				past = append(past, m)
 			}

@@ -99,7 +99,7 @@ func (e *Engine) runExec(ctx context.Context, x *exec, c *ctr, req container.Exe
 	if err := e.beginExec(whole, x, c, process); err != nil {
 		return err
 	}
-	err = pump(ctx, process.Conn(), s, func() bool { return false })
+	err = pump(ctx, process.Conn(), s, never)
 	if errors.Is(err, errDetached) {
 		e.containerEvent(c, execAction(events.ActionExecDetach, x.snapshot().Request), "execID", x.id)
 		return nil

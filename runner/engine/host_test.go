@@ -278,3 +278,17 @@ func tarOf(t testing.TB, name, content string) io.Reader {
 	}
 	return &b
 }
+
+// files counts the files that this process has open.
+func files(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func contextOf(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}

@@ -21,43 +21,69 @@ import (
 	"github.com/berth-registry/berth/runner/network"
 )
 
-// prepareFiles writes the files in the container's directory that are mounted
-// into it. /etc/hosts is only made here: its content needs the network.
-func (e *Engine) prepareFiles(rec *runner.Container) (spec.Files, error) {
-	dir := e.store.Dir(rec.ID)
-	files := spec.Files{
+// filesOf are the files in a container's directory that are mounted into it.
+func (e *Engine) filesOf(id string) spec.Files {
+	dir := e.store.Dir(id)
+	return spec.Files{
 		Hosts:      filepath.Join(dir, "hosts"),
 		Hostname:   filepath.Join(dir, "hostname"),
 		ResolvConf: filepath.Join(dir, "resolv.conf"),
 	}
+}
+
+// prepareFiles writes the files in the container's directory that are mounted
+// into it. /etc/hosts is only made here: its content needs the network. A
+// container in the network of another shares the other's files.
+func (e *Engine) prepareFiles(rec *runner.Container) (files spec.Files, err error) {
 	hc := rec.HostConfig
-	resolvConf := network.ResolvConf
-	if hc.NetworkMode.IsHost() {
-		resolvConf = network.ResolvConfOfHost
-	}
-	resolv := resolvConf(network.HostResolvConf(), hc.DNS, hc.DNSSearch, hc.DNSOptions)
-	for path, content := range map[string][]byte{
-		files.Hosts:      nil,
-		files.Hostname:   []byte(rec.Config.Hostname + "\n"),
-		files.ResolvConf: resolv,
-	} {
-		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // every user of the container reads them
-			return files, err
-		}
-	}
-	if hc.Init != nil && *hc.Init {
-		init, err := e.initPath()
+	if ref := hc.NetworkMode.ConnectedContainer(); ref != "" {
+		c, err := e.find(ref)
 		if err != nil {
 			return files, err
 		}
-		files.Init = init
+		files = e.filesOf(c.id)
+	} else {
+		files = e.filesOf(rec.ID)
+		resolvConf := network.ResolvConf
+		if hc.NetworkMode.IsHost() {
+			resolvConf = network.ResolvConfOfHost
+		}
+		for path, content := range map[string][]byte{
+			files.Hosts:      nil,
+			files.Hostname:   []byte(rec.Config.Hostname + "\n"),
+			files.ResolvConf: resolvConf(network.HostResolvConf(), hc.DNS, hc.DNSSearch, hc.DNSOptions),
+		} {
+			if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // every user of the container reads them
+				return files, err
+			}
+		}
 	}
-	return files, nil
+	if hc.Init != nil && *hc.Init {
+		files.Init, err = e.initPath()
+	}
+	return files, err
+}
+
+// likeItsNetwork returns the record with the name of the host that the container
+// is on: in the network of another, it is the other's.
+func (e *Engine) likeItsNetwork(rec *runner.Container) *runner.Container {
+	c, err := e.find(rec.HostConfig.NetworkMode.ConnectedContainer())
+	if err != nil {
+		return rec
+	}
+	other, _ := c.snapshot()
+	changed, cfg := *rec, *rec.Config
+	cfg.Hostname, cfg.Domainname = other.Config.Hostname, other.Config.Domainname
+	changed.Config = &cfg
+	return &changed
 }
 
 // fillHosts writes the container's /etc/hosts.
 func (e *Engine) fillHosts(rec *runner.Container, files spec.Files, networks map[string]*apinetwork.EndpointSettings) error {
 	hc := rec.HostConfig
+	if hc.NetworkMode.IsContainer() {
+		return nil // it is the other's
+	}
 	if hc.NetworkMode.IsHost() {
 		own, err := os.ReadFile("/etc/hosts")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -51,6 +51,18 @@ func pump(ctx context.Context, conn *shim.Conn, s runner.Streams, linger func() 
 	return context.Cause(ctx)
 }
 
+// leave ends a connection that was not pumped, or lets it linger.
+func leave(conn *shim.Conn, linger func() bool) {
+	if !linger() {
+		conn.Close()
+		return
+	}
+	go func() {
+		_ = new(output).copy(conn) // nobody reads it
+		conn.Close()
+	}()
+}
+
 // output writes what comes from a monitor to a client, until it is discarded.
 type output struct {
 	mu      sync.Mutex

@@ -99,9 +99,6 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 	case hc.IpcMode.IsShareable(), hc.IpcMode.IsContainer():
 		return notYet("--ipc " + string(hc.IpcMode))
 	}
-	if name, _ := e.shim.Runtime(); hc.Runtime != "" && hc.Runtime != name && e.opts.Runtimes[hc.Runtime] != "" {
-		return notYet("a runtime other than " + name)
-	}
 	if mode := hc.NetworkMode; !mode.IsBridge() && !mode.IsHost() && !mode.IsNone() && !mode.IsContainer() {
 		return runner.Errorf(runner.ErrNotFound, "network %s not found", mode)
 	}

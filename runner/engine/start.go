@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -69,7 +68,7 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 		return err
 	}
 	rec, before := c.snapshot()
-	next, err := e.launch(ctx, c, rec, before)
+	next, err := e.launch(ctx, c, e.likeItsNetwork(rec), before)
 	if err == nil {
 		e.watchHealth(c, c.begin(next))
 		e.connectClients(ctx, c)
@@ -202,7 +201,7 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 	}
 	proc, err := e.shim.Create(ctx, req)
 	if err == nil {
-		e.filters.Learn(learn, filepath.Join(e.shim.StateDir(rec.ID), "seccomp.bpf"))
+		e.filters.Learn(learn, e.shim.FilterFile(rec.ID))
 	}
 	return proc, err
 }
