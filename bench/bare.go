@@ -20,10 +20,10 @@ type fixedAnswer struct {
 	Body   []byte
 }
 
-// startBare starts a process with a bare handler that gives the answer that url
-// gives.
-func (b *bench) startBare(ctx context.Context, url string) (*server, error) {
-	a, err := fetch(ctx, url)
+// startBare starts a process with a bare handler that gives the answer that c gets
+// from url.
+func (b *bench) startBare(ctx context.Context, c *http.Client, url string) (*server, error) {
+	a, err := fetch(ctx, c, url)
 	if err != nil {
 		return nil, err
 	}
@@ -47,14 +47,14 @@ func (b *bench) startBare(ctx context.Context, url string) (*server, error) {
 	return b.start(ctx, s, "/", self, helperServeAnswer, addr, path)
 }
 
-// fetch returns what a registry answers to a manifest's URL.
-func fetch(ctx context.Context, url string) (fixedAnswer, error) {
+// fetch returns what is answered to a URL, a manifest where it is one's.
+func fetch(ctx context.Context, c *http.Client, url string) (fixedAnswer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fixedAnswer{}, err
 	}
 	req.Header.Set("Accept", ocispec.MediaTypeImageManifest)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
 		return fixedAnswer{}, err
 	}

@@ -31,7 +31,7 @@ func manifest(ctx context.Context, b *bench) ([]*figure, error) {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	bare, err := b.startBare(ctx, "http://"+servers[0].addr+target)
+	bare, err := b.startBare(ctx, http.DefaultClient, "http://"+servers[0].addr+target)
 	if err != nil {
 		return nil, err
 	}

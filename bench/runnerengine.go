@@ -101,8 +101,14 @@ func (e *engine) command(ctx context.Context, args ...string) *exec.Cmd {
 	if e.name == namePodman {
 		return exec.CommandContext(ctx, namePodman, append(e.podman(), args...)...)
 	}
+	return dockerCommand(ctx, "unix://"+e.socket, args...)
+}
+
+// dockerCommand returns a docker command for an engine, without what the
+// machine's users have configured.
+func dockerCommand(ctx context.Context, host string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "docker", args...)
-	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+e.socket, "DOCKER_CONFIG="+runDir, "DOCKER_CLI_HINTS=false")
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host, "DOCKER_CONFIG="+runDir, "DOCKER_CLI_HINTS=false")
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 )
 
@@ -48,51 +49,65 @@ func (b *bench) startMany(ctx context.Context, e *engine) ([]string, error) {
 
 // listMany measures docker ps, and what of it the API takes, with many
 // containers. They were created and never started, which the command lists with
-// -a.
+// -a. What the command itself takes shows a server that has the answer ready.
 func listMany(ctx context.Context, b *bench) ([]*figure, error) {
 	engines, err := b.startEngines(ctx, nameRunner, nameDocker)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range engines {
-		c := newContainer(b.smallImage(), "true")
-		progress("  %s creates %s containers\n", e.name, thousands(b.listed))
-		if err := manyOf(b.listed, b.starters, func(int) error {
-			_, err := e.create(ctx, c)
-			return err
-		}); err != nil {
+		if err := b.createMany(ctx, e); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.name, err)
 		}
 	}
-	with := fmt.Sprintf(" with %s created containers", thousands(b.listed))
-	var figures []*figure
-	for _, l := range []struct {
-		name string
-		goal bound
-		list func(*engine) error
-	}{
-		{"docker ps -a" + with, atMost(50), func(e *engine) error { return runQuietly(e.command(ctx, "ps", "-a")) }},
-		{"of that the API" + with, bound{}, func(e *engine) error { return e.listAll(ctx, b.listed) }},
-	} {
-		f := &figure{Name: l.name, Unit: "ms"}
-		turns, err := b.engineTurns(engines, l.list)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.interleave(ctx, f, turns...); err != nil {
-			return nil, err
-		}
-		f.value(nameRunner, l.goal)
-		f.ratio(nameRunner, nameDocker, bound{})
-		figures = append(figures, f)
+	bare, err := b.startBare(ctx, engines[0].http, "http://"+nameRunner+apiVersion+listPath)
+	if err != nil {
+		return nil, err
 	}
-	return figures, nil
+	with := fmt.Sprintf(" with %s created containers", thousands(b.listed))
+	command := &figure{Name: "docker ps -a" + with, Unit: "ms"}
+	turns, err := b.engineTurns(engines, func(e *engine) error { return runQuietly(e.command(ctx, "ps", "-a")) })
+	if err != nil {
+		return nil, err
+	}
+	turns = append(turns, turn{nameBare, nil, func() (float64, error) {
+		return b.short(func() error { return runQuietly(dockerCommand(ctx, "tcp://"+bare.addr, "ps", "-a")) })
+	}})
+	if err := b.interleave(ctx, command, turns...); err != nil {
+		return nil, err
+	}
+	command.value(nameRunner, atMost(50))
+	command.ratio(nameRunner, nameDocker, bound{})
+	command.ratio(nameRunner, nameBare, bound{})
+
+	api := &figure{Name: "of that the API" + with, Unit: "ms"}
+	if turns, err = b.engineTurns(engines, func(e *engine) error { return e.listAll(ctx, b.listed) }); err != nil {
+		return nil, err
+	}
+	if err := b.interleave(ctx, api, turns...); err != nil {
+		return nil, err
+	}
+	api.ratio(nameRunner, nameDocker, bound{})
+	return []*figure{command, api}, nil
 }
+
+// createMany creates containers that are not started.
+func (b *bench) createMany(ctx context.Context, e *engine) error {
+	progress("  %s creates %s containers\n", e.name, thousands(b.listed))
+	c := newContainer(b.smallImage(), "true")
+	return manyOf(b.listed, b.starters, func(int) error {
+		_, err := e.create(ctx, c)
+		return err
+	})
+}
+
+// listPath is where the API lists containers that are not running too.
+const listPath = "/containers/json?all=1"
 
 // listAll lists n containers over the API.
 func (e *engine) listAll(ctx context.Context, n int) error {
 	var list []struct{ ID string }
-	if err := e.call(ctx, "GET", "/containers/json?all=1", nil, &list); err != nil {
+	if err := e.call(ctx, http.MethodGet, listPath, nil, &list); err != nil {
 		return err
 	}
 	if len(list) < n {
