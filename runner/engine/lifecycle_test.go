@@ -238,7 +238,7 @@ func TestWait(t *testing.T) {
 // so any more, nothing stuck, and nothing left.
 func TestEverythingAtOnce(t *testing.T) {
 	h := newHost(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	var all sync.WaitGroup
 	for i := range 8 {
@@ -254,7 +254,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	go func() { all.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(patience + 6*time.Second):
+	case <-time.After(patience + 3*time.Second):
 		t.Fatal("an operation does not come back")
 	}
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -14,6 +15,9 @@ import (
 // typed the detach keys, or is gone.
 var errDetached = errors.New("the client has detached")
 
+// errWrite says that the client takes no more output.
+var errWrite = errors.New("write to the client")
+
 // pump carries a client's streams over a connection to the monitor. It ends
 // when the process's output does (nil), when the client's input fails
 // (errDetached), when its output cannot be written, or when ctx is done. With
@@ -24,18 +28,26 @@ func pump(ctx context.Context, conn *shim.Conn, s runner.Streams, linger func() 
 	out := &output{streams: s}
 	ended := make(chan error, 1)
 	go func() {
-		ended <- out.copy(conn)
+		err := out.copy(conn)
+		ended <- err
+		if errors.Is(err, errWrite) && linger() {
+			out.discard()
+			_ = out.copy(conn) // nobody reads it
+		}
 		conn.Close()
 	}()
 	if s.Stdin != nil {
 		go func() {
-			if _, err := io.Copy(conn, s.Stdin); err != nil {
+			in := &clientInput{Reader: s.Stdin}
+			_, err := io.Copy(conn, in)
+			switch {
+			case in.failed:
 				cancel(errDetached)
-				return
+			case err == nil:
+				_ = conn.CloseWrite()
 			}
-			if err := conn.CloseWrite(); err != nil {
-				cancel(err)
-			}
+			// If it could not be written the process is gone, and its output, which
+			// may be on the way, comes to an end by itself.
 		}()
 	}
 	select {
@@ -49,6 +61,19 @@ func pump(ctx context.Context, conn *shim.Conn, s runner.Streams, linger func() 
 		conn.Close()
 	}
 	return context.Cause(ctx)
+}
+
+// clientInput knows whether an error was of the reader, and not of who writes what was
+// read.
+type clientInput struct {
+	io.Reader
+	failed bool
+}
+
+func (in *clientInput) Read(p []byte) (int, error) {
+	n, err := in.Reader.Read(p)
+	in.failed = err != nil && !errors.Is(err, io.EOF)
+	return n, err
 }
 
 // leave ends a connection that was not pumped, or lets it linger.
@@ -99,8 +124,10 @@ func (o *output) write(from shim.Stream, data []byte) error {
 	if w == nil {
 		return nil
 	}
-	_, err := w.Write(data)
-	return err
+	if _, err := w.Write(data); err != nil {
+		return fmt.Errorf("%w: %w", errWrite, err)
+	}
+	return nil
 }
 
 func (o *output) discard() {

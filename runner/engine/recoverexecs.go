@@ -13,7 +13,7 @@ import (
 
 // exitGrace is how long the exit of an exec whose process is gone may take to
 // become known, when an engine takes over.
-const exitGrace = 5 * time.Second
+const exitGrace = 3 * time.Second
 
 // recoverExecs registers the execs of containers that run, so that their exit
 // codes can still be asked for, and forgets the others.
