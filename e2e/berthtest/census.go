@@ -99,8 +99,10 @@ func (m *Machine) processes(tb testing.TB) []string {
 		if err != nil {
 			continue // it is no process, or has ended
 		}
-		if len(line) == 0 {
-			line, _ = os.ReadFile(proc(e.Name(), "comm")) // a zombie has no command line
+		if len(line) == 0 { // a zombie
+			line, _ = os.ReadFile(proc(e.Name(), "comm"))
+			found = append(found, zombie+strings.TrimSpace(string(line)))
+			continue
 		}
 		found = append(found, "process "+strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")))
 		tasks, _ := filepath.Glob(proc(e.Name(), "task/*/ns")) // none of one that has ended
@@ -109,6 +111,19 @@ func (m *Machine) processes(tb testing.TB) []string {
 		}
 	}
 	return found
+}
+
+const zombie = "zombie "
+
+// Zombies are the lines of processes that have ended, and that their parents
+// have not taken note of.
+func (c Census) Zombies() (lines []string) {
+	for _, line := range c {
+		if strings.HasPrefix(line, zombie) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // held lists the namespaces that a directory of /proc has links to.

@@ -42,6 +42,12 @@ func StartRunner(tb testing.TB, o RunnerOptions) *Runner {
 	}
 	r := &Runner{daemon: newDaemon(tb, "berth-runner", o.Machine, o.Env), Machine: o.Machine, Data: o.Data, Run: "/run/berth-runner", args: o.Args}
 	tb.Cleanup(r.end)
+	tb.Cleanup(func() {
+		if tb.Failed() { // while all is as it was
+			out, _, _ := NewCommand(tb, "ps").On(r.Machine).Try("-eo", "pid,ppid,stat,wchan:24,lstart,args")
+			tb.Logf("the machine's processes:\n%s", tail(out, 16<<10))
+		}
+	})
 	r.Restart()
 	return r
 }

@@ -2,8 +2,8 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -60,14 +60,16 @@ func (h *host) usedCensus() berthtest.Census {
 	}
 	h.docker.Run("run", "--rm", h.image("busybox"), "true")
 	c := h.Census(h.t)
-	_ = eventually(func() error { // the kernel takes its time with what is gone
+	if err := eventually(func() error { // the kernel takes its time with what is gone
 		last := c
 		c = h.Census(h.t)
-		if diff := last.Diff(c); diff != "" {
-			return errors.New(diff)
+		if diff := last.Diff(c); diff != "" || len(c.Zombies()) > 0 {
+			return fmt.Errorf("the host does not come to rest: %s%q", diff, c.Zombies())
 		}
 		return nil
-	})
+	}); err != nil {
+		h.t.Fatal(err)
+	}
 	return c
 }
 
