@@ -163,7 +163,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.binary, "berth", "", "berth to measure (default: built from the tree)")
 	f.StringVar(&o.runner, "runner", "", "berth-runner to measure (default: built from the tree)")
 	f.StringVar(&o.json, "json", filepath.Join("bench", "results.json"), "file for the results")
-	f.StringVar(&o.readme, "readme", "", "file whose section between "+sectionStart(partRegistry)+" and "+sectionEnd(partRegistry)+" gets the table; that of the runner is likewise")
+	f.StringVar(&o.readme, "readme", "", "file whose sections, such as from "+sectionStart(partRegistry)+" to "+sectionEnd(partRegistry)+", get the tables")
 	f.StringVar(&o.profiles, "profiles", "", "directory for CPU profiles of berth, one of each figure")
 	f.Int64Var(&o.memorySize, "memory-size", 0, "MB that each client of the work memory pushes and pulls (default 256, with -full 1024)")
 	f.Func("only", "works to do, separated by commas (default all): "+strings.Join(workNames(), ", ")+"; or all of "+strings.Join(parts, " or "), func(s string) error {

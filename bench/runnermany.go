@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -21,7 +22,7 @@ func many(ctx context.Context, b *bench) ([]*figure, error) {
 			began := time.Now()
 			ids, err := b.startMany(ctx, e)
 			took := time.Since(began)
-			if err != nil {
+			if err := errors.Join(err, e.list(ctx, runningPath, len(ids))); err != nil {
 				return 0, err
 			}
 			return took.Seconds(), e.removeAll(ctx, ids)
@@ -81,7 +82,7 @@ func listMany(ctx context.Context, b *bench) ([]*figure, error) {
 	command.ratio(nameRunner, nameBare, bound{})
 
 	api := &figure{Name: "of that the API" + with, Unit: "ms"}
-	if turns, err = b.engineTurns(engines, func(e *engine) error { return e.listAll(ctx, b.listed) }); err != nil {
+	if turns, err = b.engineTurns(engines, func(e *engine) error { return e.list(ctx, listPath, b.listed) }); err != nil {
 		return nil, err
 	}
 	if err := b.interleave(ctx, api, turns...); err != nil {
@@ -101,13 +102,16 @@ func (b *bench) createMany(ctx context.Context, e *engine) error {
 	})
 }
 
-// listPath is where the API lists containers that are not running too.
-const listPath = "/containers/json?all=1"
+// Where the API lists containers: all there are, and those that run.
+const (
+	listPath    = "/containers/json?all=1"
+	runningPath = "/containers/json"
+)
 
-// listAll lists n containers over the API.
-func (e *engine) listAll(ctx context.Context, n int) error {
+// list lists containers over the API, which must be at least n.
+func (e *engine) list(ctx context.Context, path string, n int) error {
 	var list []struct{ ID string }
-	if err := e.call(ctx, http.MethodGet, listPath, nil, &list); err != nil {
+	if err := e.call(ctx, http.MethodGet, path, nil, &list); err != nil {
 		return err
 	}
 	if len(list) < n {
