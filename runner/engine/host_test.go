@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/shim"
@@ -291,4 +292,14 @@ func files(t testing.TB) int {
 
 func contextOf(t testing.TB) (context.Context, context.CancelFunc) {
 	return context.WithCancel(t.Context())
+}
+
+// portOf publishes a port of the container on one of the host.
+func portOf(t testing.TB, port, host string) network.PortMap {
+	t.Helper()
+	p, err := network.ParsePort(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return network.PortMap{p: {{HostPort: host}}}
 }

@@ -144,10 +144,10 @@ func (e *Engine) specInput(rec *runner.Container, files spec.Files) (input, erro
 	in := input{Input: e.baseInput(rec)}
 	in.Files = files
 	var err error
-	if in.JoinPID, err = e.namespaceOf(rec.HostConfig.PidMode.Container(), "pid"); err != nil {
+	if in.JoinPID, err = e.namespaceOf(rec.HostConfig.PidMode.Container(), "pid", "PID"); err != nil {
 		return in, err
 	}
-	if in.JoinNet, err = e.namespaceOf(rec.HostConfig.NetworkMode.ConnectedContainer(), "net"); err != nil {
+	if in.JoinNet, err = e.namespaceOf(rec.HostConfig.NetworkMode.ConnectedContainer(), "net", "network"); err != nil {
 		return in, err
 	}
 	if in.root, err = shim.OpenRootfs(e.readOnly(rec)); err != nil {
@@ -193,7 +193,7 @@ func fileIn(root *os.File, path string) func() (io.ReadCloser, error) {
 
 // namespaceOf returns the path of a running container's namespace, or nothing
 // for no container.
-func (e *Engine) namespaceOf(ref, kind string) (string, error) {
+func (e *Engine) namespaceOf(ref, file, what string) (string, error) {
 	if ref == "" {
 		return "", nil
 	}
@@ -203,9 +203,9 @@ func (e *Engine) namespaceOf(ref, kind string) (string, error) {
 	}
 	_, st := c.snapshot()
 	if !st.Running() {
-		return "", runner.Errorf(runner.ErrConflict, "cannot join the %s namespace of a non running container: container %s is %s", kind, c.id, st.Status)
+		return "", runner.Errorf(runner.ErrConflict, "cannot join %s of a non running container: %s", what, c.id)
 	}
-	return fmt.Sprintf("/proc/%d/ns/%s", st.PID, kind), nil
+	return fmt.Sprintf("/proc/%d/ns/%s", st.PID, file), nil
 }
 
 // watchLog keeps the container's log within its bounds from now on.
