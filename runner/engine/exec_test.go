@@ -16,6 +16,7 @@ import (
 )
 
 func TestExec(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("exec sleep 1000"))
 	if code, out := h.exec(id, "/bin/sh", "-c", "echo out; echo err >&2; exit 3"); code != 3 || len(out) != 8 {
@@ -49,6 +50,7 @@ func TestExec(t *testing.T) {
 
 // Execs outlive their engine, and so do their exit codes.
 func TestExecAndReopen(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("exec sleep 1000"))
 	start := func(script string) string {
@@ -245,6 +247,7 @@ func TestLingeringIsBounded(t *testing.T) {
 
 // Input that the container does not take is no reason to lose its output.
 func TestInputThatNobodyReads(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for range 10 {
 		req := script("dd if=/dev/zero bs=64k count=4; echo done")
@@ -269,6 +272,7 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 // A client whose connection breaks while it is written to must not close the
 // container's input either, if it has none itself.
 func TestBrokenOutput(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	req := script("while [ ! -e /tmp/stop ]; do echo more; sleep 0.01; done; read x; echo got $x")
 	req.OpenStdin, req.StdinOnce = true, true
@@ -292,6 +296,7 @@ func (broken) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
 // The exit of an exec that is told when its container is gone is nobody's.
 func TestExecExitOfNobody(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.exited(h.lifetime(), shim.Exit{ID: newID(), ExecID: newID(), At: time.Now()})
 }

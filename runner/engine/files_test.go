@@ -35,6 +35,7 @@ func (h *host) get(id, name string) string {
 
 // Files are copied, compared, exported and committed whatever the container does.
 func TestFilesInEveryState(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("exec sleep 1000"))
 	check := func(state string) {
@@ -78,6 +79,7 @@ func TestFilesInEveryState(t *testing.T) {
 // Who reads slowly from a container that does not run is in nobody's way: it is
 // written to, started and removed meanwhile.
 func TestReadingBlocksNobody(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("exec sleep 1000"))
 	h.must(h.put(id, "/tmp", "big", strings.Repeat("x", 1<<20)))
@@ -96,6 +98,7 @@ func TestReadingBlocksNobody(t *testing.T) {
 }
 
 func TestVolumesAndBinds(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	source := t.TempDir()
 	if err := os.WriteFile(filepath.Join(source, "file"), []byte("of the host"), 0o600); err != nil {
@@ -132,6 +135,7 @@ func TestVolumesAndBinds(t *testing.T) {
 // A daemon that is killed while it makes a container leaves no volume that nobody
 // knows of.
 func TestInterruptedCreate(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	rec := &runner.Container{ID: newID(), HostConfig: &container.HostConfig{}, Mounts: []container.MountPoint{
 		{Type: mount.TypeVolume, Destination: "/data", Driver: "local", RW: true},
@@ -157,6 +161,7 @@ func TestInterruptedCreate(t *testing.T) {
 // An image that is removed by force lives as long as its containers; then its
 // disk is given back.
 func TestImageRemovedByForce(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("exit 8"))
 	_, err := h.RemoveImage(t.Context(), busybox, runner.ImageRemoveOptions{Force: true})
@@ -175,6 +180,7 @@ func TestImageRemovedByForce(t *testing.T) {
 }
 
 func TestUpdateLimits(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	req := script("exec sleep 1000", restarted("always", 0))
 	req.HostConfig.Memory, req.HostConfig.MemorySwap = 64<<20, 64<<20
@@ -222,6 +228,7 @@ func TestUpdateLimits(t *testing.T) {
 // A container in the network of another has the other's name and files, and
 // needs it to run.
 func TestNetworkOfAnother(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	req := script("exec sleep 1000", named("first"))
 	req.HostConfig.NetworkMode, req.Hostname = "bridge", "known"
@@ -242,6 +249,7 @@ func TestNetworkOfAnother(t *testing.T) {
 
 // A stopped container's ports are free at once.
 func TestPortsAreFreeAtOnce(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	publish := func(req *runner.CreateRequest) {
 		req.HostConfig.NetworkMode = "bridge"

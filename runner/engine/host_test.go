@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -42,7 +43,7 @@ func newHost(t testing.TB) *host {
 	}
 	h := &host{t: t, opts: Options{
 		Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Version: "test", Runtime: "crun",
-		Subnet: netip.MustParsePrefix("10.213.0.0/24"), LogMaxSize: 1 << 20, LogMaxFile: 2, StopTimeout: 10 * time.Second,
+		Subnet: subnetOf(t), LogMaxSize: 1 << 20, LogMaxFile: 2, StopTimeout: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}}
 	h.open()
@@ -63,6 +64,14 @@ func newHost(t testing.TB) *host {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// subnetOf gives every test another range of addresses.
+func subnetOf(t testing.TB) netip.Prefix {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(t.Name()))
+	n := sum.Sum32()
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(200 + n>>8%20), byte(n), 0}), 24)
 }
 
 func (h *host) open() {

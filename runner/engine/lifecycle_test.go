@@ -16,6 +16,7 @@ import (
 )
 
 func TestLife(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("echo ready; sleep 1000 & trap 'exit 7' TERM; wait", named("web")))
 	if st := h.state(id); st.Status != container.StateCreated {
@@ -64,6 +65,7 @@ func TestLife(t *testing.T) {
 // What is frozen when it is asked to end gets the signal, and is not said to be
 // paused any more.
 func TestStopOfPaused(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("trap 'echo got it' TERM; echo ready; while true; do sleep 0.05; done"))
 	h.saysReady(id)
@@ -81,6 +83,7 @@ func TestStopOfPaused(t *testing.T) {
 }
 
 func TestStopTimeout(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("trap '' TERM; echo ready; while true; do sleep 0.05; done"))
 	h.saysReady(id)
@@ -99,6 +102,7 @@ func TestStopTimeout(t *testing.T) {
 }
 
 func TestRemovedAtEnd(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("exit 3", removedAtEnd, named("once")))
 	removed, err := h.WaitContainer(t.Context(), id, container.WaitConditionRemoved)
@@ -135,6 +139,7 @@ func TestRemovedAtEnd(t *testing.T) {
 
 // A container that --rm removes must not take another with its name along.
 func TestRemoveMeansTheContainer(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for range 10 {
 		id := h.run(script("sleep 1000", removedAtEnd, named("web")))
@@ -156,6 +161,7 @@ func TestRemoveMeansTheContainer(t *testing.T) {
 
 // A container that ends by itself while it is removed by force is no error.
 func TestForceRacesWithExit(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for i := range 20 {
 		id := h.run(script("true"))
@@ -178,6 +184,7 @@ func TestForceRacesWithExit(t *testing.T) {
 
 // The exit of a start that failed is not taken for that of the next.
 func TestStaleExit(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("sleep 1000"))
 	c, err := h.find(id)
@@ -192,6 +199,7 @@ func TestStaleExit(t *testing.T) {
 }
 
 func TestWait(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("exit 4"))
 	if r := h.wait(id, container.WaitConditionNotRunning); r.StatusCode != 0 {
@@ -237,6 +245,7 @@ func TestWait(t *testing.T) {
 // Everything at once on the same containers: no error but that something is not
 // so any more, nothing stuck, and nothing left.
 func TestEverythingAtOnce(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()

@@ -15,6 +15,7 @@ import (
 
 // Containers go on while no engine is there, and what happened meanwhile is so.
 func TestReopen(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	runs := h.run(script("echo ready; exec sleep 1000", named("runs")))
 	paused := h.run(script("exec sleep 1000", named("paused")))
@@ -63,6 +64,7 @@ func (h *host) interrupted(id string, saved bool) {
 }
 
 func TestInterruptedStart(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	host := func(req *runner.CreateRequest) { req.HostConfig.NetworkMode = "host" } // it needs no file of ours
 	before := h.create(script("sleep 1000", host, named("before")))
@@ -88,6 +90,7 @@ func TestInterruptedStart(t *testing.T) {
 
 // The exit code is on disk before what told it is cleared away.
 func TestInterruptedEnd(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("exit 6"))
 	h.wait(id, container.WaitConditionNotRunning)
@@ -125,6 +128,7 @@ func (h *host) saved(id string) containers.Saved {
 // A daemon that was killed while it had frozen a container, for a commit or for a
 // pause that it had not acknowledged, leaves it running.
 func TestInterruptedFreeze(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("i=0; while true; do i=$((i+1)); echo $i > /tmp/n; sleep 0.02; done"))
 	h.must(h.shim.Pause(t.Context(), id))
@@ -138,6 +142,7 @@ func TestInterruptedFreeze(t *testing.T) {
 }
 
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	plain := h.run(script("exec sleep 1000", named("plain")))
 	always := h.run(script("exec sleep 1000", named("always"), restarted("always", 0)))
@@ -173,6 +178,7 @@ func TestReboot(t *testing.T) {
 
 // A create that fails leaves nothing, whatever it has made by then.
 func TestCreateLeavesNothing(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	volume := func(name, at string) mount.Mount {
 		return mount.Mount{Type: mount.TypeVolume, Source: name, Target: at}
@@ -198,6 +204,7 @@ func TestCreateLeavesNothing(t *testing.T) {
 
 // Close waits for what is under way, and nothing begins after it.
 func TestClose(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.create(script("exec sleep 1000"))
 	stubborn := h.run(script("trap '' TERM; echo ready; while true; do sleep 0.1; done"))

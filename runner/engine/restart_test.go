@@ -12,6 +12,7 @@ import (
 )
 
 func TestRestartPolicy(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("echo once; exit 1", restarted("on-failure", 2)))
 	h.eventually("it is given up", func() bool { return h.state(id).Status == container.StateExited })
@@ -27,6 +28,7 @@ func TestRestartPolicy(t *testing.T) {
 
 // While it waits for its next start a container counts as running.
 func TestWhileItRestarts(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("exit 1", restarted("always", 0), named("again")))
 	waits := func() {
@@ -67,6 +69,7 @@ func TestWhileItRestarts(t *testing.T) {
 // A container that is started again by a user does not wait for its turn in the
 // restart policy, and is not started twice.
 func TestStartWhileItRestarts(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	id := h.run(script("[ -e /tmp/good ] && exec sleep 1000; exit 1", restarted("always", 0)))
 	h.eventually("it waits", func() bool {
@@ -84,6 +87,7 @@ func TestStartWhileItRestarts(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	req := script("echo ready; exec sleep 1000")
 	req.Healthcheck = &container.HealthConfig{
