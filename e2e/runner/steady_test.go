@@ -145,7 +145,7 @@ func (s *steady) census() berthtest.Census {
 				return true
 			}
 		}
-		return strings.HasPrefix(line, "file "+s.host.Run+"/execs/") || line == "process sleep 0.02" || strings.HasPrefix(line, "process sh -c i=0;")
+		return strings.HasPrefix(line, "file "+s.host.Run+"/execs/") || line == "process sleep 0.02" || line == "zombie sleep" || strings.HasPrefix(line, "process sh -c i=0;")
 	})
 }
 
