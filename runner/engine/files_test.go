@@ -190,7 +190,7 @@ func TestUpdateLimits(t *testing.T) {
 		return err
 	}
 	limit := func(hierarchy, file, unified string) string {
-		if h.Engine.host.CgroupV2 {
+		if h.host.CgroupV2 {
 			hierarchy, file = "", unified
 		}
 		data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", hierarchy, h.cgroupParent(), id, file))
