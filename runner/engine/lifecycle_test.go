@@ -137,28 +137,6 @@ func TestRemovedAtEnd(t *testing.T) {
 	}
 }
 
-// A container that --rm removes must not take another with its name along.
-func TestRemoveMeansTheContainer(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	for range 10 {
-		id := h.run(script("sleep 1000", removedAtEnd, named("web")))
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if err := h.RemoveContainer(t.Context(), "web", runner.RemoveOptions{Force: true}); err != nil {
-				t.Error(err)
-			}
-		})
-		h.wait(id, container.WaitConditionRemoved)
-		next := h.create(script("true", named("web")))
-		wg.Wait()
-		if h.state(next).Status != container.StateCreated {
-			t.Fatal("another container of the name was removed")
-		}
-		h.must(h.RemoveContainer(t.Context(), "web", runner.RemoveOptions{}))
-	}
-}
-
 // A container that ends by itself while it is removed by force is no error.
 func TestForceRacesWithExit(t *testing.T) {
 	t.Parallel()
