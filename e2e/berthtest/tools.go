@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// commandTime is how long a command of Run may take.
+// commandTime is how long a command of Run may take, unless it is told otherwise.
 const commandTime = 5 * time.Minute
 
 // built holds the binaries that this process has built.
@@ -130,12 +130,14 @@ type Command struct {
 	env  []string
 	dir  string
 	on   *Machine // nil for this host
+
+	limit time.Duration // how long it may take
 }
 
 // NewCommand returns the program name, which Run gives args before its own.
 func NewCommand(tb testing.TB, name string, args ...string) *Command {
 	tb.Helper()
-	return &Command{tb: tb, path: Tool(tb, name), args: args}
+	return &Command{tb: tb, path: Tool(tb, name), args: args, limit: commandTime}
 }
 
 // Env adds KEY=VALUE to the program's environment.
@@ -153,6 +155,12 @@ func (c *Command) Dir(dir string) *Command {
 // On sets the machine that the program runs on.
 func (c *Command) On(m *Machine) *Command {
 	c.on = m
+	return c
+}
+
+// Within sets how long the program may take.
+func (c *Command) Within(limit time.Duration) *Command {
+	c.limit = limit
 	return c
 }
 
@@ -177,10 +185,10 @@ func (c *Command) Try(args ...string) (stdout, stderr string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	if p.wait(commandTime) != nil {
+	if p.wait(c.limit) != nil {
 		_ = cmd.Process.Kill()
 		<-p.done
-		return out.String(), errOut.String(), fmt.Errorf("still running after %v", commandTime)
+		return out.String(), errOut.String(), fmt.Errorf("still running after %v", c.limit)
 	}
 	return out.String(), errOut.String(), p.err
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
@@ -27,6 +28,7 @@ http: {addr: %q}
 func TestCredentials(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, berthtest.MachineOptions{})
+	h.docker.Within(time.Minute) // it asks for a password where it should not
 	guarded := guardedRegistry(t, h.Machine)
 	seed(t, h.Machine, guarded, "REGISTRY_USER=someone", "REGISTRY_PASS=correct horse")
 	image := guarded + "/seedtest/busybox"
