@@ -53,10 +53,10 @@ func hostRatios(ctx context.Context, b *bench) ([]*figure, error) {
 	for _, m := range b.measurements() {
 		f := &figure{Name: m.name, Unit: m.unit}
 		host, container := m.args(b.dir), m.args("/tmp")
-		err := b.interleave(ctx, f,
-			turn{nameContainer, e.server, func() (float64, error) { return m.best(b.tries, inContainer, container) }},
-			turn{nameHost, nil, func() (float64, error) { return m.best(b.tries, onHost, host) }})
-		if err != nil {
+		inside, outside := b.alternate(
+			func() (float64, error) { return m.once(inContainer, container) },
+			func() (float64, error) { return m.once(onHost, host) })
+		if err := b.interleave(ctx, f, turn{nameContainer, e.server, inside}, turn{nameHost, nil, outside}); err != nil {
 			return nil, err
 		}
 		f.ratio(nameContainer, nameHost, atLeast(m.goal))
@@ -103,28 +103,43 @@ func (b *bench) measurements() []measurement {
 	}
 }
 
-// best runs the program several times and returns the greatest value.
-func (m measurement) best(tries int, run func(...string) (string, error), args []string) (float64, error) {
-	var most float64
-	for range tries {
-		out, err := run(args...)
-		if err != nil {
-			return 0, err
-		}
-		found := m.value.FindStringSubmatch(out)
-		if found == nil {
-			return 0, fmt.Errorf("%v says: %s", args, out)
-		}
-		value, err := strconv.ParseFloat(found[1], 64)
-		if err != nil {
-			return 0, err
-		}
-		if m.amount > 0 {
-			value = m.amount / value
-		}
-		most = max(most, value)
+// once runs the program and returns its value.
+func (m measurement) once(run func(...string) (string, error), args []string) (float64, error) {
+	out, err := run(args...)
+	if err != nil {
+		return 0, err
 	}
-	return most, nil
+	found := m.value.FindStringSubmatch(out)
+	if found == nil {
+		return 0, fmt.Errorf("%v says: %s", args, out)
+	}
+	value, err := strconv.ParseFloat(found[1], 64)
+	if m.amount > 0 {
+		value = m.amount / value
+	}
+	return value, err
+}
+
+// alternate makes of two measurements what the two turns of a run measure: the
+// first turn lets one try follow the other, several times over, so that what
+// disturbs one disturbs both, and each turn has the greatest value of its own.
+func (b *bench) alternate(one, other func() (float64, error)) (first, second func() (float64, error)) {
+	var most [2]float64
+	first = func() (float64, error) {
+		most = [2]float64{}
+		for range b.tries {
+			for i, measure := range []func() (float64, error){one, other} {
+				syscall.Sync()
+				value, err := measure()
+				if err != nil {
+					return 0, err
+				}
+				most[i] = max(most[i], value)
+			}
+		}
+		return most[0], nil
+	}
+	return first, func() (float64, error) { return most[1], nil }
 }
 
 // networkRatio measures a stream from the host to a container.
@@ -147,17 +162,13 @@ func (b *bench) networkRatio(ctx context.Context, e *engine, r *images) (*figure
 		return nil, err
 	}
 	f := &figure{Name: "iperf3, host to container", Unit: "Mbit/s"}
-	var turns []turn
-	for _, t := range []struct {
-		of, addr string
-		server   *server
-	}{{nameContainer, bridged, e.server}, {nameVeth, plain, nil}} {
-		if err := b.awaitIperf(ctx, t.addr); err != nil {
-			return nil, err
-		}
-		turns = append(turns, turn{t.of, t.server, func() (float64, error) { return b.iperf(ctx, t.addr) }})
+	if err := errors.Join(b.awaitIperf(ctx, bridged), b.awaitIperf(ctx, plain)); err != nil {
+		return nil, err
 	}
-	if err := b.interleave(ctx, f, turns...); err != nil {
+	inside, outside := b.alternate(
+		func() (float64, error) { return b.iperf(ctx, bridged) },
+		func() (float64, error) { return b.iperf(ctx, plain) })
+	if err := b.interleave(ctx, f, turn{nameContainer, e.server, inside}, turn{nameVeth, nil, outside}); err != nil {
 		return nil, err
 	}
 	f.ratio(nameContainer, nameVeth, atLeast(0.96))
@@ -218,27 +229,21 @@ func address(h *netlink.Handle, name, cidr string) error {
 	return errors.Join(h.AddrAdd(link, addr), h.LinkSetUp(link))
 }
 
-// iperf returns the best of several streams, in Mbit/s.
+// iperf returns the rate of a stream, in Mbit/s.
 func (b *bench) iperf(ctx context.Context, addr string) (float64, error) {
-	var most float64
-	for range b.tries {
-		out, err := output(exec.CommandContext(ctx, "iperf3", "--client", addr, "--time", strconv.Itoa(b.trySeconds), "--json"))
-		if err != nil {
-			return 0, err
-		}
-		var result struct {
-			End struct {
-				Received struct {
-					Rate float64 `json:"bits_per_second"`
-				} `json:"sum_received"`
-			} `json:"end"`
-		}
-		if err := json.Unmarshal([]byte(out), &result); err != nil {
-			return 0, err
-		}
-		most = max(most, result.End.Received.Rate/1e6)
+	out, err := output(exec.CommandContext(ctx, "iperf3", "--client", addr, "--time", strconv.Itoa(b.trySeconds), "--json"))
+	if err != nil {
+		return 0, err
 	}
-	return most, nil
+	var result struct {
+		End struct {
+			Received struct {
+				Rate float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	err = json.Unmarshal([]byte(out), &result)
+	return result.End.Received.Rate / 1e6, err
 }
 
 // awaitIperf waits until a server answers.
