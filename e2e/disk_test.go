@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -39,9 +40,15 @@ func newDisk(t *testing.T, size int) *disk {
 	return d
 }
 
+// mount mounts the disk by a block device of its own: what was mounted before may
+// live on in the mount namespaces of others, such as containers, and would come
+// back as it was left.
 func (d *disk) mount() {
 	d.t.Helper()
-	berthtest.NewCommand(d.t, "mount").Run("-o", "loop", d.image, d.dir)
+	losetup := berthtest.NewCommand(d.t, "losetup")
+	device := strings.TrimSpace(losetup.Run("--find", "--show", d.image))
+	berthtest.NewCommand(d.t, "mount").Run(device, d.dir)
+	losetup.Run("--detach", device) // when it is unmounted
 }
 
 func (d *disk) unmount() {

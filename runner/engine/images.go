@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/distribution/reference"
@@ -57,8 +58,22 @@ func (e *Engine) ImportImage(ctx context.Context, req runner.ImportRequest, r io
 	return e.images.Import(ctx, req, r, progress)
 }
 
+// unasked makes an error of a registry that wants other credentials one without
+// that kind, as dockerd does: at the status 401 the docker command would ask for
+// a password, in the middle of a script too.
+func unasked(err error) error {
+	if errors.Is(err, runner.ErrUnauthorized) {
+		return errors.New(err.Error())
+	}
+	return err
+}
+
 // PullImage implements runner/api's ImageTransfers.
 func (e *Engine) PullImage(ctx context.Context, req runner.PullRequest, progress runner.Progress) error {
+	return unasked(e.pull(ctx, req, progress))
+}
+
+func (e *Engine) pull(ctx context.Context, req runner.PullRequest, progress runner.Progress) error {
 	ref, err := e.images.ParseRef(req.Ref)
 	if err != nil {
 		return err
@@ -91,6 +106,10 @@ func (e *Engine) PullImage(ctx context.Context, req runner.PullRequest, progress
 
 // PushImage implements runner/api's ImageTransfers.
 func (e *Engine) PushImage(ctx context.Context, req runner.PushRequest, progress runner.Progress) error {
+	return unasked(e.push(ctx, req, progress))
+}
+
+func (e *Engine) push(ctx context.Context, req runner.PushRequest, progress runner.Progress) error {
 	ref, err := e.images.ParseRef(req.Ref)
 	if err != nil {
 		return err
@@ -134,7 +153,8 @@ func (e *Engine) pushOne(ctx context.Context, repo *remote.Repo, ref reference.N
 
 // SearchImages implements runner/api's ImageTransfers.
 func (e *Engine) SearchImages(ctx context.Context, req runner.SearchRequest) ([]registry.SearchResult, error) {
-	return e.remote.Search(ctx, req)
+	found, err := e.remote.Search(ctx, req)
+	return found, unasked(err)
 }
 
 // InspectDistribution implements runner/api's ImageTransfers.
