@@ -149,6 +149,10 @@ func TestPrivateAddress(t *testing.T) {
 	seed(t, m, addr, "PREFIX=library")
 	r := berthtest.StartRunner(t, berthtest.RunnerOptions{Machine: m, Env: []string{"BERTH_RUNNER_REGISTRY_DEFAULT=" + addr}})
 	docker := r.Docker(t)
+	docker.Run("pull", addr+"/library/busybox")
+	docker.Run("tag", addr+"/library/busybox", addr+"/busybox")
+	docker.Run("push", addr+"/busybox")
+	docker.Run("rmi", addr+"/busybox", addr+"/library/busybox")
 	for _, ref := range []string{addr + "/library/busybox", "busybox", "busybox:latest"} {
 		if out := docker.Run("run", "--rm", ref, "echo", "hello"); out != "hello\n" {
 			t.Errorf("docker run %s wrote %q", ref, out)

@@ -8,11 +8,18 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// parseName is ParseRef without the default tag.
+// parseName is ParseRef without the default tag. A default registry takes the
+// place of Docker Hub: when the docker command pulls mongo, it has made
+// docker.io/library/mongo of it.
 func (s *Store) parseName(ref string) (reference.Named, error) {
 	full := ref
-	if host := s.opts.DefaultRegistry; host != "" && !hasHost(ref) {
-		full = host + "/" + ref
+	if host := s.opts.DefaultRegistry; host != "" {
+		if hub, ok := strings.CutPrefix(ref, "docker.io/"); ok {
+			ref = strings.TrimPrefix(hub, "library/")
+		}
+		if !hasHost(ref) {
+			full = host + "/" + ref
+		}
 	}
 	named, err := reference.ParseNormalizedNamed(full)
 	if err != nil {
