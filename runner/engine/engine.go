@@ -176,7 +176,6 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	e.network, err = network.Open(ctx, network.Options{
 		Instance: e.instance,
 		StateDir: filepath.Join(e.opts.Data, "network"),
-		RunDir:   e.opts.Run,
 		Subnet:   e.opts.Subnet,
 		Subnet6:  e.opts.Subnet6,
 		Bridge:   e.opts.Bridge,

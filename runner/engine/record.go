@@ -100,7 +100,7 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 		return notYet("--ipc " + string(hc.IpcMode))
 	}
 	if mode := hc.NetworkMode; !mode.IsBridge() && !mode.IsHost() && !mode.IsNone() && !mode.IsContainer() {
-		return runner.Errorf(runner.ErrNotFound, "network %s not found", mode)
+		return runner.Errorf(runner.ErrInvalid, "network %s not found", mode) // a 404 would make the docker command pull the image
 	}
 	return nil
 }

@@ -132,8 +132,7 @@ func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *conta
 	if opts.NoCopy {
 		return nil
 	}
-	entries, err := os.ReadDir(v.Mountpoint)
-	if err != nil || len(entries) > 0 {
+	if fresh, err := rootfs.Populates(v.Mountpoint); !fresh || err != nil {
 		return err
 	}
 	root, err := shim.OpenRootfs(shim.Rootfs{Lower: rec.Lower, ReadOnly: true})

@@ -21,7 +21,6 @@ import (
 type Options struct {
 	Instance string // 6 hexadecimal digits, in the name of everything on the host
 	StateDir string // for what must be durable
-	RunDir   string // for what a reboot may take; nothing is kept there yet
 	// Subnet and Subnet6 are those of the bridge network. If they are zero, free
 	// ones are chosen, and remembered.
 	Subnet, Subnet6 netip.Prefix
