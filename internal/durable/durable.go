@@ -11,8 +11,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Rename renames a file and syncs the directory that it then is in. The
@@ -87,30 +89,52 @@ var ErrLocked = errors.New("locked by another process")
 
 // Lock makes the directory dir, if need be, and locks it against every other
 // process that calls Lock, until the returned function is called or the process
-// ends. It fails with ErrLocked, naming the holder.
+// ends. It fails with ErrLocked, naming the holder. If that one has ended, a child
+// that it was about to make into another program can have the lock for a moment
+// longer: Lock waits for it, up to two seconds.
 func Lock(dir string) (unlock func() error, err error) {
+	const patience, again = 2 * time.Second, 20 * time.Millisecond
 	if err := MkdirAll(dir); err != nil {
 		return nil, err
 	}
+	for begin := time.Now(); ; time.Sleep(again) {
+		unlock, holder, err := tryLock(dir)
+		if !errors.Is(err, ErrLocked) || holder == 0 || lives(holder) || time.Since(begin) > patience {
+			return unlock, err
+		}
+	}
+}
+
+// lives says whether there is a process of that number.
+func lives(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+
+// tryLock locks the directory at once, or says who has the lock, if it can.
+func tryLock(dir string) (unlock func() error, holder int, err error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return nil, 0, fmt.Errorf("lock %s: %w", path, err)
 		}
-		pid, _ := os.ReadFile(path) // only to say more
-		return nil, fmt.Errorf("%s: %w (process %s)", dir, ErrLocked, strings.TrimSpace(string(pid)))
+		text, _ := os.ReadFile(path) // only to say more
+		pid := strings.TrimSpace(string(text))
+		holder, _ = strconv.Atoi(pid)
+		return nil, holder, fmt.Errorf("%s: %w (process %s)", dir, ErrLocked, pid)
 	}
 	// The number is for whoever finds the lock held; failing to write it, on a
 	// full disk for example, does no harm.
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
-	return f.Close, nil
+	unlock = func() error {
+		// Closing alone would leave it to a child that is just being forked.
+		return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+	}
+	return unlock, os.Getpid(), nil
 }
 
 // SyncParent makes the name of a file durable.

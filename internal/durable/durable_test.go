@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-registry/berth/internal/durable"
 )
@@ -104,5 +106,33 @@ func TestLock(t *testing.T) {
 		if err := unlock(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// The lock of a process that was killed is waited for while a child of it still
+// has it, and that of one that lives is not.
+func TestLockOfTheDead(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := durable.Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := durable.Lock(dir); !errors.Is(err, durable.ErrLocked) {
+		t.Errorf("locked twice: %v", err)
+	}
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lock"), []byte(strconv.Itoa(dead.Process.Pid)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = unlock() })
+	again, err := durable.Lock(dir)
+	if err != nil {
+		t.Fatalf("the lock of a dead process: %v", err)
+	}
+	if err := again(); err != nil {
+		t.Error(err)
 	}
 }

@@ -94,7 +94,7 @@ func TestErrors(t *testing.T) {
 		{"POST", "/containers/create", "{", 400, "invalid JSON: unexpected end of JSON input"},
 		{"POST", "/containers/create", "{}x", 400, "invalid JSON: invalid character 'x' after top-level value"},
 		{"POST", "/containers/create", "{}", 400, "config cannot be empty in order to create a container"},
-		{"POST", "/containers/create", `{"Image":"` + long + `"}`, 400, "reading the request body: it is larger than 8 MiB"},
+		{"POST", "/containers/create", `{"Image":"` + long + `"}`, 400, "reading the request body: it is larger than 4 MiB"},
 		{"POST", "/containers/create", strings.Repeat("[", 100000), 400, "invalid JSON: invalid character '[' exceeded max depth"},
 		{"POST", "/containers/create?name=xy", `{"Image":"absent"}`, 404, "No such image: absent:latest"},
 		{"POST", "/containers/create?name=xy", `{"Image":"UPPER"}`, 400, "invalid reference format: repository name (library/UPPER) must be lowercase"},

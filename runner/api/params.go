@@ -21,7 +21,11 @@ import (
 
 const (
 	// maxBody bounds bodies that are read into memory.
-	maxBody = 8 << 20
+	maxBody = 4 << 20
+	// smallBody is what a body may have without waiting for one of largeBodies
+	// places: read and decoded, a larger one takes many times its size.
+	smallBody   = 64 << 10
+	largeBodies = 2
 	// bodyTimeout is how long a client may take for such a body.
 	bodyTimeout = time.Minute
 )
@@ -202,10 +206,8 @@ func (x *exchange) body(v any) (found bool, err error) {
 	if err := rc.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return false, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(x.r.Body, maxBody+1))
-	if len(raw) > maxBody {
-		err = errors.New("it is larger than 8 MiB")
-	}
+	raw, done, err := x.readBody()
+	defer done()
 	// The deadline must not end what comes after: the server watches the
 	// connection for the client's leaving.
 	_ = rc.SetReadDeadline(time.Time{})
@@ -219,4 +221,27 @@ func (x *exchange) body(v any) (found bool, err error) {
 		return false, runner.Errorf(runner.ErrInvalid, "invalid JSON: %w", err)
 	}
 	return true, nil
+}
+
+// readBody reads the request's body. A large one waits for a place until done is
+// called, or is refused.
+func (x *exchange) readBody() (raw []byte, done func(), err error) {
+	done = func() {}
+	raw, err = io.ReadAll(io.LimitReader(x.r.Body, smallBody))
+	if err != nil || len(raw) < smallBody {
+		return raw, done, err
+	}
+	select {
+	case x.large <- struct{}{}:
+		done = func() { <-x.large }
+	case <-time.After(bodyTimeout / 2):
+		return nil, done, errors.New("there are too many large ones at once: try again later")
+	case <-x.r.Context().Done():
+		return nil, done, x.r.Context().Err()
+	}
+	rest, err := io.ReadAll(io.LimitReader(x.r.Body, maxBody-smallBody+1))
+	if err == nil && len(rest) > maxBody-smallBody {
+		err = errors.New("it is larger than 4 MiB")
+	}
+	return append(raw, rest...), done, err
 }

@@ -26,7 +26,7 @@ func New(e Engine, o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &server{engine: e, o: o, router: newRouter()}
+	return &server{engine: e, o: o, router: newRouter(), large: make(chan struct{}, largeBodies)}
 }
 
 // Configure sets what a server of the handler needs: HTTP/1.1 only, since streams
@@ -43,6 +43,7 @@ type server struct {
 	engine Engine
 	o      Options
 	router *router
+	large  chan struct{} // places of large bodies
 }
 
 // exchange is one request and its answer.

@@ -45,7 +45,7 @@ func (x *exchange) info() error {
 }
 
 func (x *exchange) auth() error {
-	c, err := authconfig.DecodeRequestBody(http.MaxBytesReader(x.w, x.r.Body, maxBody))
+	c, err := authconfig.DecodeRequestBody(http.MaxBytesReader(x.w, x.r.Body, smallBody))
 	if err != nil {
 		return runner.Errorf(runner.ErrInvalid, "%w", err)
 	}

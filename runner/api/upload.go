@@ -46,6 +46,8 @@ func (x *exchange) drain(u *upload) {
 	if rc.SetReadDeadline(time.Now().Add(linger)) != nil {
 		return
 	}
-	_, _ = io.Copy(io.Discard, u)
-	_ = rc.SetReadDeadline(time.Time{})
+	if _, err := io.Copy(io.Discard, u); err == nil {
+		_ = rc.SetReadDeadline(time.Time{})
+	}
+	// Else the deadline stays: the server reads on until it, and then hangs up.
 }

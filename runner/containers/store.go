@@ -162,13 +162,17 @@ func (s *Store) Create(c *runner.Container) (err error) {
 	if err := writeJSON(filepath.Join(tmp, recordFile), c); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(tmp, noteFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if err := durable.SyncDir(tmp); err != nil {
 		return err
 	}
-	return durable.Rename(tmp, s.Dir(c.ID))
+	if err := durable.Rename(tmp, s.Dir(c.ID)); err != nil {
+		return err
+	}
+	// The note counts until the container is there, and not from then on.
+	if err := os.Remove(filepath.Join(s.Dir(c.ID), noteFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // SaveRecord replaces the record of a container.

@@ -92,7 +92,8 @@ func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) 
 		if err := e.change(c, unstarted(rec, st)); err != nil {
 			return nil, err
 		}
-		return c, e.shim.Delete(ctx, rec.ID)
+		e.clear(ctx, rec.ID)
+		return c, nil
 	default:
 		return c, e.adoptRunning(ctx, c, st, now)
 	}
@@ -159,11 +160,18 @@ func (e *Engine) clearUnknown(ctx context.Context) error {
 		if _, known := e.containers[id]; known {
 			continue
 		}
-		if err := e.shim.Delete(ctx, id); err != nil {
-			return err
-		}
+		e.clear(ctx, id)
 	}
 	return nil
+}
+
+// clear removes what is left of a container's run. What cannot be cleared, such as
+// a process that does not end, must not keep all others from their engine: the
+// next one tries again.
+func (e *Engine) clear(ctx context.Context, id string) {
+	if err := e.shim.Delete(ctx, id); err != nil {
+		e.log.ErrorContext(ctx, "clear what a container left", "container", id, "error", err)
+	}
 }
 
 // resume does what the options of containers want when an engine starts: those

@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -108,7 +107,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		blobs: map[digest.Digest]blob{}, pins: map[string]int{}, holds: map[string]int{},
 		flights: map[flightKey]*flight{}, unsynced: make(chan struct{}, 1),
 	}
-	if s.unlock, err = lock(ctx, o.Root); err != nil {
+	if s.unlock, err = durable.Lock(o.Root); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -138,23 +137,6 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s.stop = stop
 	s.tasks.Go(func() { s.writeOut(tasks) })
 	return s, nil
-}
-
-// lock locks the store's directory. Of a process that was killed a child may have
-// the lock for a moment longer: one that was about to become a decompressor.
-func lock(ctx context.Context, dir string) (unlock func() error, err error) {
-	const patience = 2 * time.Second
-	for begin := time.Now(); ; {
-		unlock, err = durable.Lock(dir)
-		if !errors.Is(err, durable.ErrLocked) || time.Since(begin) > patience {
-			return unlock, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // Close ends what the store does in the background and gives up its directory.

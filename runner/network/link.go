@@ -243,7 +243,7 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 // CPUs anew. The group is a number that nothing else uses.
 func deleteLinks(host *rtnl, names []string, group uint32) error {
 	if len(names) == 1 {
-		return host.do(deleteLink(names[0]))
+		return unlessGone(host.do(deleteLink(names[0])))
 	}
 	attr := nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group))
 	const batch = 100 // what the socket's buffers hold
@@ -257,5 +257,14 @@ func deleteLinks(host *rtnl, names []string, group uint32) error {
 		names = names[n:]
 		_ = host.do(requests...) // one that is gone by itself meanwhile is no error
 	}
-	return host.do(newRequest("delete interfaces", unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), attr))
+	return unlessGone(host.do(newRequest("delete interfaces", unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), attr)))
+}
+
+// unlessGone leaves out the error of what has gone by itself: an interface does
+// with its container's namespace.
+func unlessGone(err error) error {
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
 }

@@ -27,8 +27,9 @@ func (s *Shim) recover(ctx context.Context) error {
 			return fmt.Errorf("container %s: %w", id, err)
 		}
 		if gone {
+			// One that does not go must not keep the others from being taken up.
 			if err := s.clear(ctx, b); err != nil {
-				return fmt.Errorf("finish deletion of container %s: %w", id, err)
+				s.log.ErrorContext(ctx, "finish the deletion of a container", "container", id, "error", err)
 			}
 			continue
 		}
