@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -14,7 +15,7 @@ type upload struct {
 
 func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
-	if err != nil {
+	if errors.Is(err, io.EOF) {
 		u.ended = true
 	}
 	return n, err
@@ -46,8 +47,8 @@ func (x *exchange) drain(u *upload) {
 	if rc.SetReadDeadline(time.Now().Add(linger)) != nil {
 		return
 	}
-	if _, err := io.Copy(io.Discard, u); err == nil {
-		_ = rc.SetReadDeadline(time.Time{})
+	if _, err := io.Copy(io.Discard, u); err != nil {
+		panic(http.ErrAbortHandler) // the connection is of no more use
 	}
-	// Else the deadline stays: the server reads on until it, and then hangs up.
+	_ = rc.SetReadDeadline(time.Time{})
 }

@@ -143,19 +143,34 @@ func (s *Shim) killHelpers(ctx context.Context, b *bundle) error {
 	if b.finished {
 		return nil // it was whole, and all its monitors were ended
 	}
-	if b.record.Cgroup != "" {
-		s.cgroups.thaw(b.record.Cgroup) // whoever froze it may have been killed
-	}
 	for {
 		p, err := helper(b)
 		if p == nil || err != nil {
 			return err
 		}
 		_ = p.signal(unix.SIGKILL)
-		ended := p.wait(ctx, unmountWait)
+		ended := s.waitThawed(ctx, b, p)
 		p.release()
 		if !ended {
 			return fmt.Errorf("process %d of container %s does not end", p.pid, b.id)
+		}
+	}
+}
+
+// waitThawed waits for the end of a process that was killed. It may be in the
+// container's cgroup already, and that be frozen, now or in a moment, by somebody
+// who was killed too: then it dies when it is thawed.
+func (s *Shim) waitThawed(ctx context.Context, b *bundle, p *process) bool {
+	const again = 100 * time.Millisecond
+	for deadline := time.Now().Add(unmountWait); ; {
+		if b.record.Cgroup != "" {
+			s.cgroups.thaw(b.record.Cgroup)
+		}
+		if p.wait(ctx, again) {
+			return true
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return false
 		}
 	}
 }
