@@ -184,7 +184,8 @@ func (m *monitor) size() (sum int64) {
 }
 
 // wantTail checks that text is the last lines of all, whole and in order, and
-// returns how many.
+// returns how many. Of the first only the end may be there, if others are gone:
+// its beginning was in a file that is.
 func wantTail(t *testing.T, text string, lines int) int {
 	t.Helper()
 	n := strings.Count(text, "\n")
@@ -192,7 +193,11 @@ func wantTail(t *testing.T, text string, lines int) int {
 		t.Fatalf("%d lines of %d", n, lines)
 	}
 	for i, got := range strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n") {
-		if want := numbered(lines - n + i); got != want && got+"\n" != want {
+		want := numbered(lines - n + i)
+		if i == 0 && n < lines && strings.HasSuffix(want, got) {
+			continue
+		}
+		if got != want && got+"\n" != want {
 			t.Fatalf("line %d of %d is %.20q, want %.20q", i, n, got, want)
 		}
 	}
