@@ -29,7 +29,7 @@ tools: ## install what the tests and the linter need
 	hack/install-tools.sh
 
 test: tools lint build ## check the code, run all tests
-	$(GO_TEST) -count=1 -timeout 25m $(TESTFLAGS) ./...
+	$(GO_TEST) -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
 
 lint: ## check the code
 	hack/install-tools.sh golangci-lint

@@ -21,6 +21,8 @@ type process struct {
 // startProcess starts a command on a machine, or with nil on this host. Should
 // the test itself be killed, so is what it started.
 func startProcess(cmd *exec.Cmd, m *Machine) (*process, error) {
+	// A child may have its output for longer than the program lives.
+	cmd.WaitDelay = 10 * time.Second
 	start := m.start
 	if m == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

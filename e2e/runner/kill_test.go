@@ -31,8 +31,10 @@ const (
 // create, start, stop, remove, run, exec and pull, and starts it again: what was
 // acknowledged is so, what runs goes on running with nothing lost, and of what
 // was half done nothing is left.
+//
+// It runs alone: how soon the runner is killed is what counts here, and others
+// would only make that later.
 func TestKill(t *testing.T) {
-	t.Parallel()
 	h := newHost(t, berthtest.MachineOptions{})
 	k := &killer{host: h, rand: rand.New(rand.NewPCG(*seeds, 0))}
 	t.Logf("seed %d: repeat with -seed", *seeds)
