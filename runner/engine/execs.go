@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -278,10 +279,18 @@ func (e *Engine) endExec(x *exec, code int) {
 }
 
 // endExecs ends the execs of a container that has ended: their processes went
-// with its first, whether or not their exits are known yet.
+// with its first. Their exits are on the way, so each has a moment to tell its
+// own code: one that was done just before its container was not killed.
 func (e *Engine) endExecs(containerID string) {
+	const grace = 2 * time.Second
 	for _, x := range e.execs.of(containerID) {
-		e.endExec(x, execKilled)
+		switch st := x.snapshot(); {
+		case st.ExitCode != nil:
+		case !st.Started: // and it must not be in the next run
+			e.endExec(x, execKilled)
+		default:
+			time.AfterFunc(grace, func() { e.endExec(x, execKilled) })
+		}
 	}
 }
 

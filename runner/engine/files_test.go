@@ -117,9 +117,10 @@ func TestVolumesAndBinds(t *testing.T) {
 	h.must(h.put(id, "/data", "early", "text"))
 	h.must(h.StartContainer(t.Context(), id))
 	h.eventually("it has written", func() bool { return strings.Contains(h.get(id, "/data/file"), "mine") })
-	if out := h.logs(id); !strings.HasPrefix(out, "of the hostof the image") || !strings.Contains(out, "refused") {
-		t.Errorf("it saw %q", out)
-	}
+	h.eventually("its log says what it saw", func() bool {
+		out := h.logs(id)
+		return strings.HasPrefix(out, "of the hostof the image") && strings.Contains(out, "refused")
+	})
 	// The anonymous volume goes with the container if that is asked for.
 	list, err := h.ListVolumes(t.Context(), nil)
 	h.must(err)
