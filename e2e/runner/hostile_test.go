@@ -205,8 +205,7 @@ func TestHeaders(t *testing.T) {
 }
 
 // TestSlowClients opens connections on which hardly anything is said.
-func TestSlowClients(t *testing.T) {
-	t.Parallel()
+func TestSlowClients(t *testing.T) { // alone: it would slow others down beyond their patience
 	b := besiege(t)
 	began, idle := time.Now(), make([]net.Conn, 1000)
 	for i := range idle {
@@ -233,8 +232,7 @@ func TestSlowClients(t *testing.T) {
 // without end: the runner keeps little of it, and those that do read get theirs.
 // Who is attached and does not read may hold up that container, as with Docker,
 // until it is stopped.
-func TestDeafClients(t *testing.T) {
-	t.Parallel()
+func TestDeafClients(t *testing.T) { // alone: it would slow others down beyond their patience
 	b := besiege(t)
 	ctx, api := t.Context(), b.api
 	hold := func(c io.Closer, err error) {

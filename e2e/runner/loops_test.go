@@ -26,8 +26,7 @@ const (
 
 // TestLoops runs containers in a hundred loops at once, as docker run --rm does:
 // none fails, no output is lost, and in the end nothing is left.
-func TestLoops(t *testing.T) {
-	t.Parallel()
+func TestLoops(t *testing.T) { // alone: it would slow others down beyond their patience
 	h := newHost(t, berthtest.MachineOptions{})
 	before := h.usedCensus()
 	h.loop(2*apiLoops, time.Now()) // as many connections as there will be
