@@ -117,7 +117,7 @@ var keys = []settings.Key[Config]{
 		Value: func(c *Config) *settings.Value { return settings.Format(&c.Log.Format) },
 	}, {
 		Path: "registry.default",
-		Doc:  "Where an image is whose name says no registry, host[:port]; \"\" is Docker Hub.",
+		Doc:  "Where an image is whose name says no registry or docker.io, host[:port]; \"\" is Docker Hub.",
 		Value: func(c *Config) *settings.Value {
 			return settings.Match(&c.Registry.Default, `host[:port], or ""`, hostOrNone)
 		},
