@@ -44,6 +44,17 @@ var (
 	// Uploads: id of an upload session that has received a byte, or that has
 	// ended and must not be used again.
 	Uploads = Table[Upload]{"uploads"}
+
+	// Accounts: name of the account.
+	Accounts = Table[Account]{"accounts"}
+	// APIKeys: id of the key.
+	APIKeys = Table[APIKey]{"api-keys"}
+	// RefreshTokens: id of the token.
+	RefreshTokens = Table[RefreshToken]{"refresh-tokens"}
+	// Signers: id of the key that signs tokens.
+	Signers = Table[Signer]{"signers"}
+	// Outbox: name of a webhook, number of the event (NumberPart of CountEvents).
+	Outbox = Table[Delivery]{"outbox"}
 )
 
 // Tables lists the name of each table, for drivers that create them.
@@ -51,6 +62,7 @@ func Tables() []string {
 	return []string{
 		Settings.name, Counters.name, Repos.name, Stored.name, Links.name, Holders.name, Manifests.name,
 		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Uploads.name,
+		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
 	}
 }
 
@@ -116,6 +128,63 @@ type (
 	}
 )
 
+type (
+	// Account is somebody whom the registry itself knows.
+	Account struct {
+		Robot    bool      `cbor:"1,keyasint,omitempty"` // has no password, only API keys
+		Password []byte    `cbor:"2,keyasint,omitempty"` // bcrypt's
+		Groups   []string  `cbor:"3,keyasint,omitempty"`
+		Epoch    int64     `cbor:"4,keyasint"` // grows with each change of the password
+		Created  time.Time `cbor:"5,keyasint"`
+		Disabled bool      `cbor:"6,keyasint,omitempty"`
+	}
+	// APIKey is a secret that an account signs in with, and what it may be used for.
+	APIKey struct {
+		Account string     `cbor:"1,keyasint"`
+		Source  string     `cbor:"2,keyasint"` // that vouched for the account
+		Groups  []string   `cbor:"3,keyasint,omitempty"`
+		Hash    []byte     `cbor:"4,keyasint"` // SHA-256 of the secret
+		Grants  []KeyGrant `cbor:"5,keyasint,omitempty"`
+		Created time.Time  `cbor:"6,keyasint"`
+		Expires time.Time  `cbor:"7,keyasint,omitempty"` // zero for never
+		Used    time.Time  `cbor:"8,keyasint,omitempty"` // about when it was used last
+		Note    string     `cbor:"9,keyasint,omitempty"` // what it is for
+	}
+	// KeyGrant limits a key to actions in the repositories that a pattern matches.
+	KeyGrant struct {
+		Repos   string `cbor:"1,keyasint"`
+		Actions uint8  `cbor:"2,keyasint"` // set
+	}
+	// RefreshToken is what a client gets new registry tokens with.
+	RefreshToken struct {
+		Account string            `cbor:"1,keyasint"`
+		Source  string            `cbor:"2,keyasint"`
+		Groups  []string          `cbor:"3,keyasint,omitempty"`
+		Claims  map[string]string `cbor:"4,keyasint,omitempty"`
+		Key     string            `cbor:"5,keyasint,omitempty"` // id of the API key that it was got with
+		Epoch   string            `cbor:"6,keyasint,omitempty"`
+		Grants  []KeyGrant        `cbor:"7,keyasint,omitempty"`
+		Limited bool              `cbor:"8,keyasint,omitempty"` // Grants limit it, even if there are none
+		Hash    []byte            `cbor:"9,keyasint"`           // SHA-256 of the secret
+		Created time.Time         `cbor:"10,keyasint"`
+		Expires time.Time         `cbor:"11,keyasint"`
+	}
+	// Signer is a key that signs tokens.
+	Signer struct {
+		Private []byte    `cbor:"1,keyasint"` // PKCS #8
+		Created time.Time `cbor:"2,keyasint"`
+		Retired time.Time `cbor:"3,keyasint,omitempty"` // from when on it signs no more, only verifies
+	}
+	// Delivery is an event on its way to a webhook.
+	Delivery struct {
+		ID    string    `cbor:"1,keyasint"` // of the event
+		Body  []byte    `cbor:"2,keyasint"` // what is sent
+		Tries int       `cbor:"3,keyasint,omitempty"`
+		Due   time.Time `cbor:"4,keyasint,omitempty"` // not to be sent before
+		Made  time.Time `cbor:"5,keyasint"`
+	}
+)
+
 // UploadState says what has become of an upload session.
 type UploadState uint8
 
@@ -134,6 +203,7 @@ const (
 	CountRepos     = "repos"     // repositories with a manifest
 	CountUploads   = "uploads"   // upload sessions that hold bytes
 	CountMoves     = "moves"     // moves of tags that there ever were
+	CountEvents    = "events"    // events for webhooks that there ever were
 )
 
 // Count adds delta to a counter and returns its new value.
