@@ -119,6 +119,13 @@ type Source interface {
 	Current(id *Identity) bool
 }
 
+// Refresher is a Source that can look an account up again without its password.
+type Refresher interface {
+	// Refresh returns the identity as it is now: in other groups, perhaps. It
+	// fails with ErrUnknown if there is no such account any more.
+	Refresh(ctx context.Context, id *Identity) (*Identity, error)
+}
+
 // Session is the caller of one request.
 type Session struct {
 	// Identity is who it is, Anonymous included; never nil.

@@ -53,6 +53,10 @@ var (
 	ErrBusy                = &Error{"TOOMANYREQUESTS", http.StatusTooManyRequests, "too many large manifests at once; try again"}
 	ErrReferenced          = &Error{"DENIED", http.StatusMethodNotAllowed, "a manifest of the repository references it"}
 	ErrDenied              = &Error{"DENIED", http.StatusForbidden, "requested access to the resource is denied"}
+	ErrUnauthorized        = &Error{"UNAUTHORIZED", http.StatusUnauthorized, "authentication required"}
+	ErrTooMany             = &Error{"TOOMANYREQUESTS", http.StatusTooManyRequests, "too many requests; try again later"}
+	ErrTooLarge            = &Error{"SIZE_INVALID", http.StatusRequestEntityTooLarge, "content is larger than this registry takes"}
+	ErrTagImmutable        = &Error{"DENIED", http.StatusForbidden, "tag is immutable"}
 	ErrRouteUnknown        = &Error{"UNSUPPORTED", http.StatusNotFound, "no such route: this is an OCI registry, its API starts at /v2/"}
 	ErrMethod              = &Error{"UNSUPPORTED", http.StatusMethodNotAllowed, "method not allowed on this route"}
 	ErrRequestBroken       = &Error{"BLOB_UPLOAD_INVALID", http.StatusBadRequest, "request body ended before its length"}
