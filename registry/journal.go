@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -40,4 +41,37 @@ type Journal interface {
 	// Done is called when the changes are durable, before the method that made them
 	// returns. It should be quick.
 	Done(ctx context.Context, changes []Change)
+}
+
+// changing is a transaction that changes what a repository shows, and what it has
+// changed so far.
+type changing struct {
+	storage.Tx
+	local   *Local
+	now     time.Time
+	changes []Change
+}
+
+func (c *changing) note(change Change) {
+	if c.local.journal != nil {
+		c.changes = append(c.changes, change)
+	}
+}
+
+// change runs fn in a transaction, and tells the journal what it has changed.
+func (l *Local) change(ctx context.Context, fn func(*changing) error) error {
+	var done []Change
+	err := l.meta.Update(ctx, func(tx storage.Tx) error {
+		c := &changing{Tx: tx, local: l, now: time.Now()}
+		err := fn(c)
+		done = c.changes
+		if err != nil || len(done) == 0 {
+			return err
+		}
+		return l.journal.Write(ctx, tx, done)
+	})
+	if err == nil && len(done) > 0 {
+		l.journal.Done(ctx, done)
+	}
+	return err
 }

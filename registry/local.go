@@ -26,8 +26,11 @@ type Local struct {
 	blobs    storage.Blobs
 	meta     storage.Meta
 	log      *slog.Logger
+	journal  Journal      // or nil
 	expiry   atomic.Int64 // nanoseconds
-	key      []byte       // signs ids of upload sessions
+	limits   atomic.Pointer[Limits]
+	fixed    atomic.Pointer[func(repo, tag string) bool]
+	key      []byte // signs ids of upload sessions
 	cache    *cache
 	known    known
 	sessions sessions
@@ -41,14 +44,24 @@ var _ Registry = (*Local)(nil)
 type Options struct {
 	// UploadExpiry is how long an upload session that nobody writes to is kept.
 	UploadExpiry time.Duration
+	// Journal, if set, is told of what changes.
+	Journal Journal
 	// Log receives what goes wrong in the background.
 	Log *slog.Logger
+}
+
+// Limits are how large content may be; 0 is no limit but that of the protocol.
+type Limits struct {
+	Blob     int64 // bytes
+	Manifest int64 // bytes, at most MaxManifest
 }
 
 // NewLocal makes a registry over blobs and meta, which stay the caller's to
 // close, after Close.
 func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
-	l := &Local{blobs: blobs, meta: meta, log: o.Log, cache: newCache(cacheBytes)}
+	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes)}
+	l.SetLimits(Limits{})
+	l.SetImmutable(func(string, string) bool { return false })
 	l.known.meta, _ = meta.(storage.Versioner)
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
@@ -74,6 +87,13 @@ func (l *Local) Close() {
 
 // SetUploadExpiry changes Options.UploadExpiry.
 func (l *Local) SetUploadExpiry(d time.Duration) { l.expiry.Store(int64(d)) }
+
+// SetLimits sets how large content may be from now on.
+func (l *Local) SetLimits(limits Limits) { l.limits.Store(&limits) }
+
+// SetImmutable sets which tags can be created, and then neither moved nor
+// removed. It is asked within transactions.
+func (l *Local) SetImmutable(immutable func(repo, tag string) bool) { l.fixed.Store(&immutable) }
 
 func (l *Local) uploadExpiry() time.Duration { return time.Duration(l.expiry.Load()) }
 

@@ -57,7 +57,11 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 	if err != nil {
 		return Descriptor{}, err
 	}
-	size, err := fill(stage, d, r)
+	limited, err := l.limit(r, 0)
+	var size int64
+	if err == nil {
+		size, err = fill(stage, d, limited)
+	}
 	if err == nil {
 		err = stage.Commit(d)
 	}
@@ -130,8 +134,9 @@ func anyLink(tx storage.Tx, d digest.Digest) (storage.Link, error) {
 
 // DeleteBlob removes a blob from a repository.
 func (l *Local) DeleteBlob(ctx context.Context, repo string, d digest.Digest) error {
-	return l.meta.Update(ctx, func(tx storage.Tx) error {
-		if _, err := getLink(tx, repo, d); err != nil {
+	return l.change(ctx, func(tx *changing) error {
+		link, err := getLink(tx, repo, d)
+		if err != nil {
 			return err
 		}
 		if err := unreferenced(tx, repo, d, "blob"); err != nil {
@@ -141,6 +146,7 @@ func (l *Local) DeleteBlob(ctx context.Context, repo string, d digest.Digest) er
 		if err := storage.Links.Delete(tx, storage.Key(repo, part)); err != nil {
 			return err
 		}
+		tx.note(Change{Kind: DeletedBlob, Repo: repo, Digest: d, Size: link.Size})
 		return dropHolder(tx, repo, part)
 	})
 }

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -12,17 +11,17 @@ import (
 
 // DeleteTag removes a tag.
 func (l *Local) DeleteTag(ctx context.Context, repo, tag string) error {
-	return l.meta.Update(ctx, func(tx storage.Tx) error {
+	return l.change(ctx, func(tx *changing) error {
 		if _, err := getTag(tx, repo, tag); err != nil {
 			return err
 		}
-		return moveTag(tx, repo, tag, "", time.Now())
+		return moveTag(tx, repo, tag, "")
 	})
 }
 
 // DeleteManifest removes a manifest and its tags.
 func (l *Local) DeleteManifest(ctx context.Context, repo string, d digest.Digest) error {
-	return l.meta.Update(ctx, func(tx storage.Tx) error {
+	return l.change(ctx, func(tx *changing) error {
 		row, err := getManifest(tx, repo, d)
 		if err != nil {
 			return err
@@ -30,15 +29,17 @@ func (l *Local) DeleteManifest(ctx context.Context, repo string, d digest.Digest
 		if err := unreferenced(tx, repo, d, "manifest"); err != nil {
 			return err
 		}
-		return errors.Join(
+		err = errors.Join(
 			deleteTags(tx, repo, d),
 			deleteManifestRows(tx, repo, d, row),
 			leaveRepo(tx, repo))
+		tx.note(Change{Kind: DeletedManifest, Repo: repo, Digest: d, MediaType: row.MediaType, Size: row.Size})
+		return err
 	})
 }
 
 // deleteTags removes the tags that point to a manifest.
-func deleteTags(tx storage.Tx, repo string, d digest.Digest) error {
+func deleteTags(tx *changing, repo string, d digest.Digest) error {
 	var tags []string
 	for e, err := range storage.Tagged.Scan(tx, storage.Key(repo, storage.DigestPart(d), ""), nil) {
 		if err != nil {
@@ -46,9 +47,8 @@ func deleteTags(tx storage.Tx, repo string, d digest.Digest) error {
 		}
 		tags = append(tags, string(e.Rest))
 	}
-	now := time.Now()
 	for _, tag := range tags {
-		if err := moveTag(tx, repo, tag, "", now); err != nil {
+		if err := moveTag(tx, repo, tag, ""); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -70,6 +69,9 @@ func getManifest(tx storage.Tx, repo string, d digest.Digest) (storage.Manifest,
 
 // PushManifest stores a manifest.
 func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush) (ManifestPushed, error) {
+	if most := l.limits.Load().Manifest; most > 0 && int64(len(push.Data)) > most {
+		return ManifestPushed{}, ErrManifestTooLarge.With("manifest is larger than the %d bytes that this registry takes", most)
+	}
 	if len(push.Data) > MaxManifest {
 		return ManifestPushed{}, ErrManifestTooLarge
 	}
@@ -93,11 +95,10 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 	if err := l.store(ctx, push.Digest, push.Data); err != nil {
 		return ManifestPushed{}, err
 	}
-	err = l.meta.Update(ctx, func(tx storage.Tx) error {
+	err = l.change(ctx, func(tx *changing) error {
 		if err := w.checkRefs(tx); err != nil {
 			return err
 		}
-		w.now = time.Now()
 		return w.write(tx)
 	})
 	if err != nil {
@@ -153,7 +154,6 @@ type manifestWrite struct {
 	manifest    manifest
 	repo        string
 	description string
-	now         time.Time
 }
 
 // checkRefs fails unless all that the manifest references is in the repository,
@@ -189,7 +189,7 @@ func presentSize(tx storage.Tx, key []byte, index bool) (int64, error) {
 }
 
 // write writes all the rows that a manifest has.
-func (w *manifestWrite) write(tx storage.Tx) error {
+func (w *manifestWrite) write(tx *changing) error {
 	part := storage.DigestPart(w.Digest)
 	key := storage.Key(w.repo, part)
 	known, err := storage.Manifests.Has(tx, key)
@@ -197,7 +197,7 @@ func (w *manifestWrite) write(tx storage.Tx) error {
 		return err
 	}
 	size := int64(len(w.Data))
-	row := storage.Manifest{MediaType: w.manifest.MediaType, Size: size, Pushed: w.now, Subject: string(w.manifest.Subject)}
+	row := storage.Manifest{MediaType: w.manifest.MediaType, Size: size, Pushed: tx.now, Subject: string(w.manifest.Subject)}
 	for _, d := range w.manifest.Refs {
 		ref := storage.DigestPart(d.Digest)
 		row.Refs = append(row.Refs, ref...)
@@ -208,14 +208,15 @@ func (w *manifestWrite) write(tx storage.Tx) error {
 	err = errors.Join(
 		storage.Manifests.Put(tx, key, row),
 		storage.Holders.Put(tx, storage.Key(part, w.repo), storage.Mark{}),
-		putStored(tx, w.Digest, size, w.now),
+		putStored(tx, w.Digest, size, tx.now),
 		w.putReferrer(tx),
 		w.putRepo(tx, !known))
 	if err != nil {
 		return err
 	}
+	tx.note(Change{Kind: PushedManifest, Repo: w.repo, Digest: w.Digest, MediaType: w.manifest.MediaType, Size: size})
 	for _, tag := range w.Tags {
-		if err := moveTag(tx, w.repo, tag, w.Digest, w.now); err != nil {
+		if err := moveTag(tx, w.repo, tag, w.Digest); err != nil {
 			return err
 		}
 	}
@@ -233,7 +234,7 @@ func (w *manifestWrite) putReferrer(tx storage.Tx) error {
 	})
 }
 
-func (w *manifestWrite) putRepo(tx storage.Tx, added bool) error {
+func (w *manifestWrite) putRepo(tx *changing, added bool) error {
 	row, err := storage.Repos.Get(tx, storage.Key(w.repo))
 	if isNotFound(err) {
 		_, err = storage.Count(tx, storage.CountRepos, 1)
@@ -250,13 +251,13 @@ func (w *manifestWrite) putRepo(tx storage.Tx, added bool) error {
 	if len(w.Tags) > 0 {
 		row.Description = w.description
 	}
-	row.Updated = w.now
+	row.Updated = tx.now
 	return storage.Repos.Put(tx, storage.Key(w.repo), row)
 }
 
 // moveTag points a tag at a manifest, or removes it if d is empty, and writes
-// that down in its history.
-func moveTag(tx storage.Tx, repo, tag string, d digest.Digest, now time.Time) error {
+// that down in its history. An immutable tag is only ever created.
+func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	key := storage.Key(repo, tag)
 	old, err := storage.Tags.Get(tx, key)
 	if err != nil && !isNotFound(err) {
@@ -266,6 +267,9 @@ func moveTag(tx storage.Tx, repo, tag string, d digest.Digest, now time.Time) er
 		return nil
 	}
 	if old.Digest != "" {
+		if (*tx.local.fixed.Load())(repo, tag) {
+			return ErrTagImmutable.With("tag %s of %s is immutable: it names %s, and can be neither moved nor removed", tag, repo, old.Digest)
+		}
 		if err := storage.Tagged.Delete(tx, storage.Key(repo, storage.DigestPart(digest.Digest(old.Digest)), tag)); err != nil {
 			return err
 		}
@@ -274,13 +278,15 @@ func moveTag(tx storage.Tx, repo, tag string, d digest.Digest, now time.Time) er
 	if err != nil {
 		return err
 	}
-	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.NumberPart(n)), storage.TagMove{Digest: string(d), Moved: now}); err != nil {
+	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.NumberPart(n)), storage.TagMove{Digest: string(d), Moved: tx.now}); err != nil {
 		return err
 	}
 	if d == "" {
+		tx.note(Change{Kind: DeletedTag, Repo: repo, Tag: tag, Digest: digest.Digest(old.Digest)})
 		return storage.Tags.Delete(tx, key)
 	}
+	tx.note(Change{Kind: MovedTag, Repo: repo, Tag: tag, Digest: d, Was: digest.Digest(old.Digest)})
 	return errors.Join(
-		storage.Tags.Put(tx, key, storage.Tag{Digest: string(d), Moved: now}),
+		storage.Tags.Put(tx, key, storage.Tag{Digest: string(d), Moved: tx.now}),
 		storage.Tagged.Put(tx, storage.Key(repo, storage.DigestPart(d), tag), storage.Mark{}))
 }

@@ -158,6 +158,10 @@ func (u *upload) append(ctx context.Context, chunk Chunk, r io.Reader) error {
 	if err := u.open(ctx); err != nil {
 		return err
 	}
+	r, err := u.local.limit(r, before)
+	if err != nil {
+		return err
+	}
 	n, err := receive(u.stage, u.hash, r)
 	u.row.Size += n
 	var broken readError

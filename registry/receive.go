@@ -69,7 +69,44 @@ func outcome(werr, rerr error) error {
 		return werr
 	case rerr == nil, errors.Is(rerr, io.EOF):
 		return nil
+	case errors.Is(rerr, ErrTooLarge):
+		return rerr
 	default:
 		return readError{rerr}
 	}
+}
+
+// Lengther is a reader that may know how many bytes it has; -1 if it does not.
+type Lengther interface{ Length() int64 }
+
+// limit returns r as it may be appended to held bytes of a blob: it fails with
+// ErrTooLarge, at once if r says how long it is.
+func (l *Local) limit(r io.Reader, held int64) (io.Reader, error) {
+	most := l.limits.Load().Blob
+	if most == 0 {
+		return r, nil
+	}
+	b := &bounded{r: r, left: most - held, err: ErrTooLarge.With("blob is larger than the %d bytes that this registry takes", most)}
+	if known, ok := r.(Lengther); ok && known.Length() > b.left {
+		return nil, b.err
+	}
+	return b, nil
+}
+
+// bounded reads r, and fails with err if there is more of it than left.
+type bounded struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return max(0, n-1), b.err
+	}
+	return n, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -52,6 +53,7 @@ type body struct {
 	control     *http.ResponseController
 	timeout     time.Duration
 	n           int64 // bytes read
+	length      int64 // that the client says the body has, or -1
 	due         int64 // how many there must be before the client gets more time
 	interrupted atomic.Bool
 }
@@ -72,6 +74,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Length implements Lengther.
+func (b *body) Length() int64 { return b.length }
 
 // Interrupt implements Interrupter.
 func (b *body) Interrupt() {
@@ -101,6 +106,10 @@ func (x *exchange) fail(err error, id string) error {
 	}
 	if kind == ErrUnavailable || kind == ErrReadOnly || kind == ErrBusy {
 		h.Set("Retry-After", "5")
+	}
+	var told interface{ Header() http.Header } // an error may bring headers of its answer
+	if errors.As(err, &told) {
+		maps.Copy(h, told.Header())
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")

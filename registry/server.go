@@ -26,8 +26,8 @@ type ServerOptions struct {
 	// for 1 MiB of a blob, before its connection is given up. That a client takes
 	// no answer at all the listener should find out (TCP_USER_TIMEOUT).
 	BodyTimeout time.Duration
-	// Observe, if set, is called after each request.
-	Observe func(Record)
+	// Observe, if set, is called after each request, with its context.
+	Observe func(context.Context, Record)
 	// Log receives failures that are not the client's.
 	Log *slog.Logger
 }
@@ -116,9 +116,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{
 		Server: s, r: r,
 		w:    response{ResponseWriter: w},
-		body: body{r: r.Body, control: http.NewResponseController(w), timeout: s.o.BodyTimeout},
+		body: body{r: r.Body, control: http.NewResponseController(w), timeout: s.o.BodyTimeout, length: r.ContentLength},
 	}
-	id := requestID(r)
+	id := RequestID(r)
 	w.Header()["X-Request-Id"] = []string{id}
 	err := x.serve()
 	if err != nil {
@@ -128,7 +128,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := &routes[x.Kind]
-	s.o.Observe(Record{
+	s.o.Observe(x.ctx(), Record{
 		ID: id, Client: clientAddr(r), Method: r.Method, Path: r.URL.Path, Route: route.name, Action: route.action,
 		Repo: x.Repo, Status: x.w.status, In: x.body.n, Out: x.w.n, Duration: time.Since(start), Err: err,
 	})
@@ -159,8 +159,9 @@ type panicError struct {
 
 func (p *panicError) Error() string { return "panic while serving a request" }
 
-// requestID is the client's own id for the request, if it has a plain one.
-func requestID(r *http.Request) string {
+// RequestID is the client's own id for the request, in X-Request-Id, if that is a
+// plain one, or a new one.
+func RequestID(r *http.Request) string {
 	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 64 {
 		plain := true
 		for i := range len(id) {

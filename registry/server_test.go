@@ -33,7 +33,7 @@ type site struct {
 func newSite(t *testing.T, r registry.Registry, o registry.ServerOptions) *site {
 	t.Helper()
 	s := &site{t: t, records: make(chan registry.Record, 1000)}
-	o.Observe = func(rec registry.Record) { s.records <- rec }
+	o.Observe = func(_ context.Context, rec registry.Record) { s.records <- rec }
 	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	server := httptest.NewServer(registry.NewServer(r, o))
 	t.Cleanup(server.Close)
