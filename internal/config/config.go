@@ -19,6 +19,13 @@ type Config struct {
 	Metrics Metrics
 	Log     Log
 	Storage Storage
+	Auth    Auth
+	Policy  []Rule // in order; see Restricted
+	// Immutable are REPOSITORY:TAG patterns of tags that are created once.
+	Immutable []string
+	Limits    Limits
+	Audit     Audit
+	Webhooks  map[string]*Webhook
 }
 
 // HTTP configures the registry's listener.
@@ -28,6 +35,11 @@ type HTTP struct {
 	BodyTimeout     time.Duration // without a byte of a request's body
 	IdleTimeout     time.Duration // between the requests of a connection
 	ShutdownTimeout time.Duration // for requests in flight after SIGTERM
+	PublicURL       string        // what clients call the registry, or empty
+	RedirectAddr    string        // host:port of plain HTTP, or empty
+	TrustedProxies  []string      // addresses or ranges
+	ProxyProtocol   bool
+	TLS             TLS
 }
 
 // Metrics configures the listener for metrics and health.
@@ -71,6 +83,16 @@ func Default() Config {
 		Metrics: Metrics{Addr: "localhost:5001"},
 		Log:     Log{Level: slog.LevelInfo, Format: LogAuto, Access: true},
 		Storage: Storage{Data: "./data", UploadExpiry: 24 * time.Hour},
+		Auth: Auth{
+			Challenge:    "bearer",
+			Tokens:       Tokens{Service: "berth", TTL: 5 * time.Minute, RefreshTTL: 30 * 24 * time.Hour, Rotate: 30 * 24 * time.Hour},
+			Certificates: Certificates{Account: "none", Groups: "none"},
+			LDAP: LDAP{
+				UserFilter: "(uid=%s)", Account: "uid", GroupFilter: "(|(member=%s)(uniqueMember=%s))", Group: "cn", Timeout: 10 * time.Second,
+			},
+		},
+		Limits: Limits{Burst: 100},
+		Audit:  Audit{MaxSize: 100_000_000, Keep: 10},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"log/slog"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,11 +30,11 @@ func TestExample(t *testing.T) {
 		t.Error("config.example.yaml is not what Example returns; go test ./internal/config -rewrite writes it")
 	}
 	c, err := Load(examplePath, nil)
-	if err != nil || c != Default() {
+	if err != nil || !reflect.DeepEqual(c, Default()) {
 		t.Errorf("Load of the example = %+v, %v, want the defaults", c, err)
 	}
 	for _, k := range keys {
-		if !strings.Contains(string(file), "\n  "+k.Name()+": ") {
+		if !strings.Contains(string(file), " "+k.Name()+":") && !strings.Contains(string(file), "\n"+k.Name()+":") {
 			t.Errorf("the example does not set %s", k.Path)
 		}
 	}
@@ -55,17 +56,20 @@ func TestKeys(t *testing.T) {
 
 // TestFields checks that each key has a field of its own.
 func TestFields(t *testing.T) {
-	other := map[string]string{
-		"log.level": "error", "log.format": "text", "log.access": "false", "metrics.addr": "other:1", "http.addr": "other:2", "storage.data": "other",
-	}
+	bare := schema
+	bare.Conflicts = nil // one key by itself may make no sense
+	texts := []string{"7h", "17", "7m", "error", "text", "true", "false", "other:2", "https://other", "ldaps://other", "10.0.0.1", "basic", "cn", "ou", "**:v*", "other"}
 	for _, k := range keys {
-		text, ok := other[k.Path]
-		if !ok {
-			text = "7h"
+		if k.Value == nil {
+			continue
 		}
-		c, err := Load("", nil, Setting{Key: k.Path, Value: text})
-		if err != nil {
-			t.Errorf("%s cannot be set to %s: %v", k.Path, text, err)
+		set := func(text string) (Config, error) { return bare.Load("", nil, Setting{Key: k.Path, Value: text}) }
+		c := Default()
+		for _, text := range texts {
+			if other, err := set(text); err == nil && !reflect.DeepEqual(other, Default()) {
+				c = other
+				break
+			}
 		}
 		changed, needRestart := Reloadable(Default(), c)
 		if got := append(changed, needRestart...); !slices.Equal(got, []string{k.Path}) {
@@ -81,10 +85,10 @@ func TestReloadable(t *testing.T) {
 	}
 	c := Config{}
 	changed, needRestart = Reloadable(Default(), c)
-	if want := []string{"log.access", "storage.upload_expiry"}; !slices.Equal(changed, want) {
+	if want := []string{"log.access", "storage.upload_expiry", "limits.burst"}; !slices.Equal(changed, want) {
 		t.Errorf("can be reloaded: %q, want %q", changed, want)
 	}
-	if len(needRestart) != 8 || slices.Contains(needRestart, "log.level") {
+	if !slices.Contains(needRestart, "http.addr") || !slices.Contains(needRestart, "auth.tokens.ttl") || slices.Contains(needRestart, "log.level") {
 		t.Errorf("needs a restart: %q", needRestart)
 	}
 	c = Default()
@@ -109,7 +113,7 @@ func TestValidate(t *testing.T) {
 		`log.format: expected one of auto, text, json, found "xml"`,
 		`storage.data: expected the path of a directory, found " "`,
 		`metrics.addr: expected two addresses that differ, found "localhost:5000" for metrics.addr and "localhost:5000" for http.addr`))
-	if c != before {
+	if !reflect.DeepEqual(c, before) {
 		t.Error("Validate changes the configuration")
 	}
 }

@@ -14,6 +14,9 @@ func FuzzLoad(f *testing.F) {
 		"log: {<<: {level: info}}", "log: {level: !!int info, access: !!bool x, format: !!binary YXV0bw==}", "storage: {data: \"\\0\"}",
 		"'a\n\nb': 1", "\xff\xfe", "\xef\xbb\xbfhttp: {}", "%YAML 1.1\n---\nlog: {access: yes}", "http: |\n  addr", "[[[[", "http: {addr: 0x10}",
 		"log: {level: 2001-01-01}", "storage: {upload_expiry: 1e3s}", "storage: {upload_expiry: 9999999999h}", "http:\n\taddr: x", "!!null",
+		"policy: [{who: [a], repos: ['**'], may: [pull]}]", "policy: {a: b}\nimmutable: ['**:v*', x]", "policy:\n- a\n- {who: b}\n- ~\n",
+		"auth: {oidc: {a: {issuer: 'https://a', client_secret: \"x\\n\"}}, workload: {b: {claims: [c=d]}}}", "webhooks: {a: ~, b: {events: [pull]}}",
+		"http: {trusted_proxies: [10.0.0.0/8, x], tls: {acme: {domains: a}}}",
 	} {
 		f.Add(text)
 	}

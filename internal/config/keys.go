@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/berth-registry/berth/internal/settings"
 )
@@ -25,7 +26,9 @@ var schema = settings.Schema[Config]{
 }
 
 // keys lists every key there is. Keys of a section stand together.
-var keys = []settings.Key[Config]{
+var keys = slices.Concat(httpKeys, edgeKeys, serverKeys, accessKeys)
+
+var httpKeys = []settings.Key[Config]{
 	{
 		Path:  "http.addr",
 		Doc:   "Where the registry listens, host:port. Without a host it listens on all\naddresses of the machine.",
@@ -46,7 +49,11 @@ var keys = []settings.Key[Config]{
 		Path:  "http.shutdown_timeout",
 		Doc:   "How long requests in flight may go on after SIGTERM; 0s ends them at once.",
 		Value: func(c *Config) *settings.Value { return settings.DurationOrZero(&c.HTTP.ShutdownTimeout) },
-	}, {
+	},
+}
+
+var serverKeys = []settings.Key[Config]{
+	{
 		Path:  "metrics.addr",
 		Doc:   "Where metrics, health and profiles are served, host:port; \"\" turns it off.",
 		Value: func(c *Config) *settings.Value { return settings.AddressOrNone(&c.Metrics.Addr) },
@@ -78,12 +85,13 @@ var keys = []settings.Key[Config]{
 
 // conflicts checks the rules that concern several keys.
 func conflicts(c Config) []settings.Conflict {
+	found := accessConflicts(c)
 	if !settings.Overlap(c.HTTP.Addr, c.Metrics.Addr) {
-		return nil
+		return found
 	}
-	return []settings.Conflict{{
+	return append(found, settings.Conflict{
 		Keys: []string{"metrics.addr", "http.addr"},
 		Message: fmt.Sprintf("expected two addresses that differ, found %s for metrics.addr and %s for http.addr",
 			settings.Quote(c.Metrics.Addr), settings.Quote(c.HTTP.Addr)),
-	}}
+	})
 }

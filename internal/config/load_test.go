@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -38,17 +39,16 @@ func TestFile(t *testing.T) {
 		"sections without keys": "http:\n  # addr: x\nlog: {}\nmetrics: ~\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c, err := load(text); err != nil || c != Default() {
+			if c, err := load(text); err != nil || !reflect.DeepEqual(c, Default()) {
 				t.Errorf("load = %+v, %v, want the defaults", c, err)
 			}
 		})
 	}
-	want := Config{
-		HTTP:    HTTP{"[::1]:80", time.Second, 1500 * time.Millisecond, time.Hour, 0},
-		Metrics: Metrics{""},
-		Log:     Log{slog.LevelDebug, LogJSON, false},
-		Storage: Storage{"/var/lib/berth data", 90 * time.Minute},
-	}
+	want := Default()
+	want.HTTP = HTTP{Addr: "[::1]:80", HeaderTimeout: time.Second, BodyTimeout: 1500 * time.Millisecond, IdleTimeout: time.Hour}
+	want.Metrics = Metrics{""}
+	want.Log = Log{slog.LevelDebug, LogJSON, false}
+	want.Storage = Storage{"/var/lib/berth data", 90 * time.Minute}
 	got, err := load(lines(
 		`http: {addr: "[::1]:80", header_timeout: 1s, body_timeout: 1.5s, idle_timeout: "1h", shutdown_timeout: 0s}`,
 		`metrics:`,
@@ -61,7 +61,7 @@ func TestFile(t *testing.T) {
 		`  data: /var/lib/berth data`,
 		`  upload_expiry: 1h30m`,
 	))
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("load = %+v, %v, want %+v", got, err, want)
 	}
 }
@@ -72,11 +72,11 @@ func TestFileErrors(t *testing.T) {
 		{"unknown section", "logs:\n  level: info\n", `berth.yaml:1: logs: unknown key (did you mean log?)`},
 		{"section forgotten", "\nlevel: info\n", `berth.yaml:2: level: unknown key (did you mean log.level?)`},
 		{"nothing like it", "metrics:\n  path: /m\n", `berth.yaml:2: metrics.path: unknown key (expected one of addr)`},
-		{"no section like it", "tls: {}", `berth.yaml:1: tls: unknown key (expected one of http, metrics, log, storage)`},
+		{"no section like it", "tls: {}", `berth.yaml:1: tls: unknown key (expected one of http, metrics, log, storage, auth, policy, immutable, limits, audit, webhooks)`},
 		{"path as key", "http.addr: x", `berth.yaml:1: http.addr: unknown key (write addr below http)`},
 		{"odd keys", "? 'a\nb'\n: 1\n'': 2\n", lines(
-			`berth.yaml:1: "a b": unknown key (expected one of http, metrics, log, storage)`,
-			`berth.yaml:4: "": unknown key (expected one of http, metrics, log, storage)`)},
+			`berth.yaml:1: "a b": unknown key (expected one of http, metrics, log, storage, auth, policy, immutable, limits, audit, webhooks)`,
+			`berth.yaml:4: "": unknown key (expected one of http, metrics, log, storage, auth, policy, immutable, limits, audit, webhooks)`)},
 		{"list as key", "? [a]\n: b\n", `berth.yaml:1: expected a key, found a list`},
 		{"merge", "log:\n  <<: {level: info}\n", `berth.yaml:2: "log.<<": unknown key (expected one of level, format, access)`},
 		{
@@ -84,8 +84,8 @@ func TestFileErrors(t *testing.T) {
 			`berth.yaml:4: log.level: expected once, found again after line 2`,
 		},
 		{"section twice", "log: {}\nhttp: {}\nlog:\n  level: info\n", `berth.yaml:3: log: expected once, found again after line 1`},
-		{"list as file", "- a\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, found a list`},
-		{"text as file", "hello\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, found the text "hello"`},
+		{"list as file", "- a\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, auth, policy, immutable, limits, audit, webhooks, found a list`},
+		{"text as file", "hello\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, auth, policy, immutable, limits, audit, webhooks, found the text "hello"`},
 		{
 			"text as section", "log: debug\n",
 			`berth.yaml:1: log: expected a mapping with the keys level, format, access, found the text "debug"`,
@@ -169,7 +169,7 @@ func TestEnvironment(t *testing.T) {
 			if c.set != nil {
 				c.set(&want)
 			}
-			if err == nil && got != want {
+			if err == nil && !reflect.DeepEqual(got, want) {
 				t.Errorf("Load = %+v, want %+v", got, want)
 			}
 		})
@@ -183,7 +183,7 @@ func TestPrecedence(t *testing.T) {
 	want := Default()
 	want.HTTP.Addr, want.HTTP.IdleTimeout, want.Log.Level, want.Storage.Data = "flag:1", time.Second, slog.LevelWarn, "environment"
 	got, err := Load(path, environ, Setting{Key: "http.addr", Value: "flag:1", Source: "flag --addr"})
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("Load = %+v, %v, want %+v", got, err, want)
 	}
 }

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -42,22 +43,39 @@ func (k Key[T]) example(b *strings.Builder, c *T, indent string) {
 	for line := range strings.SplitSeq(doc, "\n") {
 		fmt.Fprintf(b, "%s# %s\n", indent, line)
 	}
-	if k.Named == nil {
-		fmt.Fprintf(b, "%s%s: %s\n", indent, k.Name(), scalarText(k.Value(c)))
+	if k.Value != nil {
+		fmt.Fprintf(b, "%s%s: %s\n", indent, k.Name(), valueText(k.Value(c)))
 		return
 	}
 	fmt.Fprintf(b, "%s%s:\n", indent, k.Name())
-	for line := range strings.Lines(k.Named(c).Example) {
+	var example string
+	if k.Items != nil {
+		example = k.Items(c).Example
+	} else {
+		example = k.Named(c).Example
+	}
+	for line := range strings.Lines(example) {
 		fmt.Fprintf(b, "%s#  %s", indent, line)
 	}
 }
 
-// scalarText is a value as YAML, in quotes if it needs them.
-func scalarText(v *Value) string {
+// valueText is a value as YAML, in quotes if it needs them.
+func valueText(v *Value) string {
+	if v.tag == seqTag {
+		var items []string
+		for _, item := range v.items() {
+			items = append(items, strconv.Quote(item))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	}
 	if v.tag != strTag {
 		return v.text()
 	}
-	node := yaml.Node{Kind: yaml.ScalarNode, Tag: strTag, Value: v.text()}
+	return textNode(v.text())
+}
+
+func textNode(s string) string {
+	node := yaml.Node{Kind: yaml.ScalarNode, Tag: strTag, Value: s}
 	out, err := yaml.Marshal(&node)
 	if err != nil {
 		panic(err) // a string can always be written

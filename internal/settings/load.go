@@ -88,7 +88,7 @@ func (l *loader[T]) report(source, key, format string, args ...any) {
 // set sets a key to what source says.
 func (l *loader[T]) set(k Key[T], text, source string, problem Problem) {
 	v := k.Value(&l.config)
-	if !v.set(text) {
+	if !v.assign(text) {
 		problem.Message = v.expected(Quote(text))
 		l.problems = append(l.problems, &problem)
 		return

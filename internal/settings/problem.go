@@ -36,7 +36,7 @@ func Quote(s string) string {
 	return strconv.Quote(s)
 }
 
-var plain = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+var plain = regexp.MustCompile(`^[A-Za-z0-9_.\[\]-]+$`)
 
 // show shows the name of a key or variable, in quotes only if need be.
 func show(name string) string {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -35,10 +36,20 @@ type Key[T any] struct {
 	Path   string // section.name
 	Doc    string // lines of the example's comment
 	Reload bool   // a running program takes a new value on SIGHUP
-	// Value is the field of a configuration that the key sets. Named, in its
-	// place, is a part of it that only a file can set.
+	// Value is the field of a configuration that the key sets. Named or Items, in
+	// its place, is a part of it that only a file can set.
 	Value func(*T) *Value
 	Named func(*T) *Named
+	Items func(*T) *Items
+}
+
+// Items is a part of a configuration that is a list of entries.
+type Items struct {
+	Want    string // what the entries are, for people
+	Example string // lines of YAML, which stand in the example as a comment
+	Len     int
+	// Entry returns the fields of the entry i, which it makes if i is Len.
+	Entry func(i int) []Field
 }
 
 // Named is a part of a configuration whose names are the user's own.
@@ -73,7 +84,7 @@ func (s *Schema[T]) Validate(c T) error {
 			continue
 		}
 		v := k.Value(&c) // c is a copy, so setting what is set does no harm
-		if text := v.text(); !v.set(text) {
+		if text := v.text(); !v.possible() {
 			problems = append(problems, &Problem{Key: k.Path, Message: v.expected(Quote(text))})
 		}
 	}
@@ -127,8 +138,14 @@ func (s *Schema[T]) Check() error {
 		if kubernetes.MatchString(v) {
 			report("may be a variable of Kubernetes")
 		}
-		if (k.Value == nil) == (k.Named == nil) {
-			report("neither a value nor named entries, or both")
+		kinds := 0
+		for _, has := range []bool{k.Value != nil, k.Named != nil, k.Items != nil} {
+			if has {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			report("not one of a value, named entries and a list of entries")
 		}
 		last = k.Section()
 		seen[k.Path], seen[v], sections[last] = true, true, true
@@ -142,11 +159,21 @@ func (k Key[T]) text(c *T) string {
 		return k.Value(c).text()
 	}
 	var b strings.Builder
+	write := func(name string, fields []Field) {
+		for _, f := range fields {
+			fmt.Fprintf(&b, "%q %q %q\n", name, f.Name, f.Value.text())
+		}
+	}
+	if k.Items != nil {
+		items := k.Items(c)
+		for i := range items.Len {
+			write(strconv.Itoa(i), items.Entry(i))
+		}
+		return b.String()
+	}
 	named := k.Named(c)
 	for _, name := range named.Names {
-		for _, f := range named.Entry(name) {
-			b.WriteString(name + "\x00" + f.Name + "\x00" + f.Value.text() + "\x00")
-		}
+		write(name, named.Entry(name))
 	}
 	return b.String()
 }

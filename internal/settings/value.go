@@ -19,6 +19,11 @@ type Value struct {
 	want string            // what is possible, for people
 	text func() string     // the field as text
 	set  func(string) bool // sets the field (adds to a list), or says that the text is impossible
+
+	also   string          // another type of YAML nodes that will do
+	items  func() []string // of a list
+	clear  func()          // empties a list
+	secret bool            // is never shown
 }
 
 // The YAML types of values.
@@ -27,10 +32,52 @@ const (
 	boolTag = "!!bool"
 	intTag  = "!!int"
 	seqTag  = "!!seq"
+
+	floatTag = "!!float"
 )
 
 // expected is a message about something else than the value wants.
-func (v *Value) expected(found string) string { return "expected " + v.want + ", found " + found }
+func (v *Value) expected(found string) string {
+	if v.secret {
+		return "expected " + v.want
+	}
+	return "expected " + v.want + ", found " + found
+}
+
+// takes says whether a YAML node of the type tag can set the field.
+func (v *Value) takes(tag string) bool { return tag == v.tag || tag == v.also }
+
+// assign sets the field to text: for a list, items that are separated by commas.
+func (v *Value) assign(text string) bool {
+	if v.tag != seqTag {
+		return v.set(text)
+	}
+	v.clear()
+	if text == "" {
+		return true
+	}
+	for item := range strings.SplitSeq(text, ",") {
+		if !v.set(strings.TrimSpace(item)) {
+			return false
+		}
+	}
+	return true
+}
+
+// possible says whether what the field holds can be set.
+func (v *Value) possible() bool {
+	if v.tag != seqTag {
+		return v.set(v.text())
+	}
+	items := v.items()
+	v.clear()
+	for _, item := range items {
+		if !v.set(item) {
+			return false
+		}
+	}
+	return true
+}
 
 // Text returns a value whose YAML type is a string. want is what is possible, for
 // people.
@@ -194,19 +241,29 @@ func Match(p *string, want string, pattern *regexp.Regexp) *Value {
 	return Text(p, want, same, func(s string) (string, bool) { return s, pattern.MatchString(s) })
 }
 
-// List is a list of texts, each of which valid accepts.
+// Secret is text that no message shows.
+func Secret(p *string) *Value {
+	v := Text(p, "a text without line breaks", same, func(s string) (string, bool) { return s, !strings.ContainsAny(s, "\x00\r\n") })
+	v.secret = true
+	return v
+}
+
+// List is a list of texts, each of which valid accepts. In the environment and in
+// flags they are separated by commas.
 func List(p *[]string, want string, valid func(string) bool) *Value {
 	return &Value{
 		tag:  seqTag,
 		want: want,
-		text: func() string { return strings.Join(*p, "\x00") },
+		text: func() string { return strings.Join(*p, ", ") },
 		set: func(s string) bool { // adds one
 			ok := valid(s)
 			if ok {
-				*p = append(*p, s)
+				*p = append(slices.Clip(*p), s)
 			}
 			return ok
 		},
+		items: func() []string { return *p },
+		clear: func() { *p = nil },
 	}
 }
 
@@ -223,12 +280,19 @@ func Count(p *int, low int) *Value {
 // size matches a number and its unit.
 var size = regexp.MustCompile(`^([0-9]+)([kmgt]?)b?$`)
 
+const wantSize = "a size such as 512k, 10m or 1g"
+
 // units are those of sizes, each a thousand times the one before.
 const units = " kmgt"
 
 // Size is a number of bytes above 0, in units of 1000 bytes and its powers, as
 // --log-opt max-size is.
-func Size(p *int64) *Value {
+func Size(p *int64) *Value { return sizeFrom(p, 1, wantSize) }
+
+// SizeOrZero is a Size, or 0.
+func SizeOrZero(p *int64) *Value { return sizeFrom(p, 0, wantSize+", or 0") }
+
+func sizeFrom(p *int64, low int64, want string) *Value {
 	format := func(n int64) string {
 		unit := ""
 		for _, u := range units[1:] {
@@ -239,7 +303,7 @@ func Size(p *int64) *Value {
 		}
 		return strconv.FormatInt(n, 10) + unit
 	}
-	return Text(p, "a size such as 512k, 10m or 1g", format, func(s string) (int64, bool) {
+	v := Text(p, want, format, func(s string) (int64, bool) {
 		m := size.FindStringSubmatch(strings.ToLower(s))
 		if m == nil {
 			return 0, false
@@ -251,8 +315,23 @@ func Size(p *int64) *Value {
 			}
 			n *= 1000
 		}
-		return n, err == nil && n > 0
+		return n, err == nil && n >= low
 	})
+	if low == 0 {
+		v.also = intTag
+	}
+	return v
+}
+
+// Number is a number of at least 0, perhaps with a fraction.
+func Number(p *float64) *Value {
+	format := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+	v := Text(p, "a number from 0", format, func(s string) (float64, bool) {
+		f, err := strconv.ParseFloat(s, 64)
+		return f, err == nil && f >= 0 && !math.IsInf(f, 0)
+	})
+	v.tag, v.also = intTag, floatTag
+	return v
 }
 
 // Subnet is a range of addresses, or none.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -91,11 +92,14 @@ func (l *loader[T]) entry(name, section string, k, v *yaml.Node) {
 	path := join(section, k.Value)
 	nested := !strings.Contains(k.Value, ".")
 	if known, ok := l.schema.Lookup(path); ok && nested {
-		if known.Named != nil {
+		switch {
+		case known.Named != nil:
 			l.named(name, known, v)
-			return
+		case known.Items != nil:
+			l.items(name, known, v)
+		default:
+			l.value(name, known, v)
 		}
-		l.scalar(name, known, v)
 		return
 	}
 	if nested && l.schema.isSection(path) {
@@ -105,11 +109,20 @@ func (l *loader[T]) entry(name, section string, k, v *yaml.Node) {
 	l.report(at(name, k.Line), show(path), "unknown key%s", l.schema.hint(section, path))
 }
 
-// scalar sets a key. Types are checked here and not left to the parser, for
+// value sets a key. Types are checked here and not left to the parser, for
 // which 10 and "10" are one.
-func (l *loader[T]) scalar(name string, k Key[T], node *yaml.Node) {
+func (l *loader[T]) value(name string, k Key[T], node *yaml.Node) {
 	source := at(name, node.Line)
-	if v := k.Value(&l.config); node.Kind != yaml.ScalarNode || node.ShortTag() != v.tag {
+	v := k.Value(&l.config)
+	if v.tag == seqTag {
+		v.clear()
+		l.sources[k.Path] = source
+		if !isNull(node) {
+			l.field(name, k.Path, v, node)
+		}
+		return
+	}
+	if node.Kind != yaml.ScalarNode || !v.takes(node.ShortTag()) {
 		l.report(source, k.Path, "%s", v.expected(describe(node)))
 		return
 	}
@@ -136,18 +149,45 @@ func (l *loader[T]) named(name string, key Key[T], node *yaml.Node) {
 		case fields[0].Name == "":
 			l.field(name, path, fields[0].Value, v)
 		case isNull(v):
-		case v.Kind != yaml.MappingNode:
-			l.report(at(name, v.Line), show(path), "expected a mapping with the keys %s, found %s", fieldNames(fields), describe(v))
 		default:
-			l.pairs(name, path, v, func(k, v *yaml.Node) {
-				i := slices.IndexFunc(fields, func(f Field) bool { return f.Name == k.Value })
-				if i < 0 {
-					l.report(at(name, k.Line), show(join(path, k.Value)), "unknown key (expected one of %s)", fieldNames(fields))
-					return
-				}
-				l.field(name, join(path, k.Value), fields[i].Value, v)
-			})
+			l.fields(name, path, fields, v)
 		}
+	})
+}
+
+// items sets a part of the configuration that is a list.
+func (l *loader[T]) items(name string, key Key[T], node *yaml.Node) {
+	if isNull(node) {
+		return
+	}
+	items := key.Items(&l.config)
+	if node.Kind != yaml.SequenceNode {
+		l.report(at(name, node.Line), key.Path, "expected a list of %s, found %s", items.Want, describe(node))
+		return
+	}
+	l.sources[key.Path] = at(name, node.Line)
+	for i, v := range node.Content {
+		if len(l.problems) >= maxProblems {
+			l.report(at(name, v.Line), "", "too many problems; what follows is not checked")
+			return
+		}
+		l.fields(name, key.Path+"["+strconv.Itoa(i+1)+"]", items.Entry(i), v)
+	}
+}
+
+// fields sets the fields of an entry.
+func (l *loader[T]) fields(name, path string, fields []Field, node *yaml.Node) {
+	if node.Kind != yaml.MappingNode {
+		l.report(at(name, node.Line), show(path), "expected a mapping with the keys %s, found %s", fieldNames(fields), describe(node))
+		return
+	}
+	l.pairs(name, path, node, func(k, v *yaml.Node) {
+		i := slices.IndexFunc(fields, func(f Field) bool { return f.Name == k.Value })
+		if i < 0 {
+			l.report(at(name, k.Line), show(join(path, k.Value)), "unknown key (expected one of %s)", fieldNames(fields))
+			return
+		}
+		l.field(name, join(path, k.Value), fields[i].Value, v)
 	})
 }
 
@@ -167,12 +207,12 @@ func (l *loader[T]) field(name, path string, v *Value, node *yaml.Node) {
 		items = node.Content
 	}
 	for _, item := range items {
-		tag := v.tag
+		fits := v.takes(item.ShortTag())
 		if list {
-			tag = strTag
+			fits = item.ShortTag() == strTag
 		}
 		switch {
-		case list && node.Kind != yaml.SequenceNode, item.Kind != yaml.ScalarNode, item.ShortTag() != tag:
+		case list && node.Kind != yaml.SequenceNode, item.Kind != yaml.ScalarNode, !fits:
 			l.report(at(name, item.Line), show(path), "%s", v.expected(describe(item)))
 		case !v.set(item.Value):
 			l.report(at(name, item.Line), show(path), "%s", v.expected(Quote(item.Value)))
@@ -207,7 +247,7 @@ func describe(node *yaml.Node) string {
 		return "the text " + Quote(node.Value)
 	case boolTag:
 		return "the truth value " + show(node.Value)
-	case "!!int", "!!float":
+	case intTag, floatTag:
 		return "the number " + show(node.Value)
 	default:
 		return "a value of type " + show(tag)
