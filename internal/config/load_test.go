@@ -94,6 +94,7 @@ func TestFileErrors(t *testing.T) {
 		{
 			"alias", "log: &l {level: info}\nhttp: *l\n",
 			`berth.yaml:2: http: expected a mapping with the keys addr, header_timeout, body_timeout, idle_timeout, shutdown_timeout, ` +
+				`public_url, redirect_addr, trusted_proxies, proxy_protocol, tls, ` +
 				`found an alias, which is not supported here`,
 		},
 		{
