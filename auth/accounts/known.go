@@ -1,0 +1,214 @@
+package accounts
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/storage"
+)
+
+// changes is the name of the counter that grows with every change of an account
+// or a key but that of its last use. It is how a process learns that another has
+// changed something, and where epochs come from: no two passwords have the same,
+// even if an account was removed in between.
+const changes = "accounts"
+
+// known is what must be known without waiting: which accounts and keys there
+// are. With 100,000 keys it holds some 10 MB.
+type known struct {
+	mu       sync.RWMutex
+	at       int64 // changes that were seen
+	accounts map[string]account
+	keys     map[string]key
+}
+
+// account is what is known of a storage.Account.
+type account struct {
+	epoch    int64
+	disabled bool
+}
+
+// key is what is known of a storage.APIKey.
+type key struct {
+	account, source string
+	expires         time.Time // zero for never
+}
+
+func (k key) expired(now time.Time) bool { return !k.expires.IsZero() && !k.expires.After(now) }
+
+func knownAccount(row storage.Account) account { return account{row.Epoch, row.Disabled} }
+
+func knownKey(row storage.APIKey) key { return key{row.Account, row.Source, row.Expires} }
+
+// delta is what a change makes of what is known: rows that are new or changed,
+// and the names of those that are gone.
+type delta struct {
+	accounts map[string]account
+	keys     map[string]key
+	gone     []string // accounts
+	revoked  []string // keys
+}
+
+// apply follows the change number at. It returns false if others before it were
+// not seen yet.
+func (k *known) apply(at int64, d delta) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := at == k.at+1
+	if next {
+		k.at = at
+	}
+	for name, a := range d.accounts {
+		k.accounts[name] = a
+	}
+	for id, v := range d.keys {
+		k.keys[id] = v
+	}
+	for _, name := range d.gone {
+		delete(k.accounts, name)
+	}
+	for _, id := range d.revoked {
+		delete(k.keys, id)
+	}
+	return next
+}
+
+func (k *known) seen() int64 {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.at
+}
+
+// current is Current for an identity, in memory.
+func (k *known) current(id *auth.Identity, now time.Time) bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if id.Key != "" {
+		v, ok := k.keys[id.Key]
+		return ok && v.account == id.Account && v.source == id.Source && k.works(v, now)
+	}
+	a, ok := k.accounts[id.Account]
+	return ok && id.Source == Source && !a.disabled && epochText(a.epoch) == id.Epoch
+}
+
+func (k *known) keyCurrent(id string, now time.Time) bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	v, ok := k.keys[id]
+	return ok && k.works(v, now)
+}
+
+// works says whether a key can be signed in with. k.mu is held.
+func (k *known) works(v key, now time.Time) bool {
+	if v.source == Source {
+		if a, ok := k.accounts[v.account]; !ok || a.disabled {
+			return false
+		}
+	}
+	return !v.expired(now)
+}
+
+// expired lists the keys that have expired before t.
+func (k *known) expired(t time.Time) (ids []string) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for id, v := range k.keys {
+		if v.expired(t) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// update makes a change of the store, with its number, and follows it in memory.
+func (s *Store) update(ctx context.Context, fn func(tx storage.Tx, number int64) (delta, error)) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	var number int64
+	var d delta
+	err := s.meta.Update(ctx, func(tx storage.Tx) (err error) {
+		if number, err = storage.Count(tx, changes, 1); err != nil {
+			return err
+		}
+		d, err = fn(tx, number)
+		return err
+	})
+	if err == nil && s.known.apply(number, d) {
+		return nil
+	}
+	// Another replica has changed something too; or the change failed in a way
+	// that leaves it in force, as when the connection is lost in a commit. What
+	// cannot be read now is left to Run.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rereadTime)
+	defer cancel()
+	if err := s.rereadLocked(ctx); err != nil {
+		s.log.WarnContext(ctx, "cannot read the accounts anew", "error", err)
+	}
+	return err
+}
+
+// rereadTime is how long a change waits for what others have changed.
+const rereadTime = 10 * time.Second
+
+// catchUp follows what others have changed, up to the number at.
+func (s *Store) catchUp(ctx context.Context, at int64) error {
+	if s.known.seen() >= at {
+		return nil
+	}
+	return s.reread(ctx)
+}
+
+// reread follows what others have changed.
+func (s *Store) reread(ctx context.Context) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	return s.rereadLocked(ctx)
+}
+
+func (s *Store) rereadLocked(ctx context.Context) error {
+	k := known{}
+	seen, first := s.known.seen(), s.known.accounts == nil
+	err := s.meta.View(ctx, func(tx storage.Tx) (err error) {
+		if k.at, err = storage.Total(tx, changes); err != nil || k.at == seen && !first {
+			return err
+		}
+		return k.read(tx)
+	})
+	if err != nil || k.accounts == nil {
+		return err
+	}
+	s.known.mu.Lock()
+	defer s.known.mu.Unlock()
+	s.known.at, s.known.accounts, s.known.keys = k.at, k.accounts, k.keys
+	return nil
+}
+
+// read reads all accounts and keys.
+func (k *known) read(tx storage.Tx) error {
+	k.accounts, k.keys = map[string]account{}, map[string]key{}
+	names := map[string]string{} // so that an account's keys share its name
+	share := func(s string) string {
+		if t, ok := names[s]; ok {
+			return t
+		}
+		names[s] = s
+		return s
+	}
+	for e, err := range storage.Accounts.Scan(tx, nil, nil) {
+		if err != nil {
+			return err
+		}
+		k.accounts[share(string(e.Key))] = knownAccount(e.Value)
+	}
+	for e, err := range storage.APIKeys.Scan(tx, nil, nil) {
+		if err != nil {
+			return err
+		}
+		v := knownKey(e.Value)
+		v.account, v.source = share(v.account), share(v.source)
+		k.keys[string(e.Key)] = v
+	}
+	return nil
+}
