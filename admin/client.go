@@ -1,0 +1,226 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/berth-registry/berth/registry"
+)
+
+// maxAnswer is how many bytes of an answer are read.
+const maxAnswer = 256 << 20
+
+// Doer sends requests, with what proves who the client is. An *http.Client is one.
+type Doer interface {
+	Do(*http.Request) (*http.Response, error)
+}
+
+// Client speaks to a server of the API. Its methods return the errors of this
+// package and of package registry that the server has told, or what went wrong on
+// the way.
+type Client struct {
+	do   Doer
+	base string
+}
+
+// NewClient returns a client of the server at base, "https://host".
+func NewClient(do Doer, base string) *Client {
+	return &Client{do: do, base: strings.TrimSuffix(base, "/")}
+}
+
+// NewSocketClient returns a client of the server that listens on a socket.
+func NewSocketClient(path string) *Client {
+	t := &http.Transport{
+		DisableKeepAlives: true, // nobody closes a Client
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return DialSocket(ctx, path) },
+	}
+	return NewClient(&http.Client{Transport: t}, "http://berth")
+}
+
+// NewHandlerClient returns a client of a server in the same process.
+func NewHandlerClient(h http.Handler) *Client {
+	return NewClient(&http.Client{Transport: inProcess{h}}, "http://berth")
+}
+
+// WhoAmI says who the server takes the client for.
+func (c *Client) WhoAmI(ctx context.Context) (s Self, err error) {
+	err = c.call(ctx, "GET", "whoami", nil, &s)
+	return s, err
+}
+
+// Users lists the accounts by name.
+func (c *Client) Users(ctx context.Context) ([]User, error) {
+	var list userList
+	err := c.call(ctx, "GET", "users", nil, &list)
+	return list.Users, err
+}
+
+// User returns an account.
+func (c *Client) User(ctx context.Context, name string) (u User, err error) {
+	err = c.callNamed(ctx, "GET", "users/", name, "", ErrAccountUnknown, nil, &u)
+	return u, err
+}
+
+// CreateUser makes an account.
+func (c *Client) CreateUser(ctx context.Context, n NewUser) (u User, err error) {
+	err = c.call(ctx, "POST", "users", n, &u)
+	return u, err
+}
+
+// ChangeUser changes an account, and returns what it is then.
+func (c *Client) ChangeUser(ctx context.Context, name string, change UserChange) (u User, err error) {
+	err = c.callNamed(ctx, "PATCH", "users/", name, "", ErrAccountUnknown, change, &u)
+	return u, err
+}
+
+// SetPassword sets an account's password.
+func (c *Client) SetPassword(ctx context.Context, name string, change PasswordChange) error {
+	return c.callNamed(ctx, "PUT", "users/", name, "/password", ErrAccountUnknown, change, nil)
+}
+
+// RemoveUser removes an account and its keys.
+func (c *Client) RemoveUser(ctx context.Context, name string) error {
+	return c.callNamed(ctx, "DELETE", "users/", name, "", ErrAccountUnknown, nil, nil)
+}
+
+// Tokens lists the API keys of an account; if it is empty, the client's own.
+func (c *Client) Tokens(ctx context.Context, account string) ([]Token, error) {
+	query := ""
+	if account != "" {
+		query = "?account=" + url.QueryEscape(account)
+	}
+	return c.tokens(ctx, query)
+}
+
+// AllTokens lists all API keys, by account.
+func (c *Client) AllTokens(ctx context.Context) ([]Token, error) { return c.tokens(ctx, "?all=true") }
+
+func (c *Client) tokens(ctx context.Context, query string) ([]Token, error) {
+	var list tokenList
+	err := c.call(ctx, "GET", "tokens"+query, nil, &list)
+	return list.Tokens, err
+}
+
+// CreateToken makes an API key. Its secret is told this once.
+func (c *Client) CreateToken(ctx context.Context, n NewToken) (t Token, err error) {
+	err = c.call(ctx, "POST", "tokens", n, &t)
+	return t, err
+}
+
+// RevokeToken makes an API key useless.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.callNamed(ctx, "DELETE", "tokens/", id, "", ErrTokenUnknown, nil, nil)
+}
+
+// RotateSigningKeys has a new key sign registry tokens from now on.
+func (c *Client) RotateSigningKeys(ctx context.Context) error {
+	return c.call(ctx, "POST", "signing-keys/rotate", struct{}{}, nil)
+}
+
+// callNamed calls a route with a name in its path. A name that a proxy on the way
+// could take for another path is none.
+func (c *Client) callNamed(ctx context.Context, method, before, name, after string, unknown error, in, out any) error {
+	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
+		return unknown
+	}
+	return c.call(ctx, method, before+url.PathEscape(name)+after, in, out)
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+Prefix+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.do.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return readError(resp)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+		return fmt.Errorf("the server's answer: %w", err)
+	}
+	return nil
+}
+
+// readError makes the error of the answer, as the server has met it.
+func readError(resp *http.Response) error {
+	var list errorList
+	err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&list)
+	if err != nil || len(list.Errors) == 0 {
+		return fmt.Errorf("the server answers %s: it has no such API", resp.Status)
+	}
+	told := list.Errors[0]
+	for _, kind := range known {
+		if kind.Status == resp.StatusCode && kind.Code == told.Code {
+			return kind.With("%s", told.Message)
+		}
+	}
+	return (&registry.Error{Code: told.Code, Status: resp.StatusCode}).With("%s", told.Message)
+}
+
+// inProcess hands requests to a handler.
+type inProcess struct{ h http.Handler }
+
+// RoundTrip implements http.RoundTripper.
+func (p inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
+	r := req.Clone(req.Context())
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	defer r.Body.Close()
+	r.RequestURI, r.Host = r.URL.RequestURI(), r.URL.Host
+	w := &kept{header: http.Header{}}
+	p.h.ServeHTTP(w, r)
+	if w.status == 0 {
+		return nil, errors.New("no answer")
+	}
+	return &http.Response{
+		StatusCode: w.status, Status: fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: req,
+	}, nil
+}
+
+// kept is an answer in memory.
+type kept struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (k *kept) Header() http.Header { return k.header }
+
+func (k *kept) WriteHeader(status int) {
+	if k.status == 0 {
+		k.status = status
+	}
+}
+
+func (k *kept) Write(p []byte) (int, error) {
+	k.WriteHeader(http.StatusOK)
+	return k.body.Write(p)
+}

@@ -1,0 +1,62 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/auth/accounts"
+	"github.com/berth-registry/berth/registry"
+)
+
+// The errors of the API beside those of package registry: ErrUnauthorized,
+// ErrDenied, ErrRouteUnknown, ErrMethod, ErrUnavailable. A Client's methods return
+// the same errors as the server has met.
+var (
+	ErrRequestInvalid  = &registry.Error{Code: "REQUEST_INVALID", Status: http.StatusBadRequest, Message: "request invalid"}
+	ErrRequestTooLarge = &registry.Error{Code: "REQUEST_INVALID", Status: http.StatusRequestEntityTooLarge, Message: "request is larger than 64 KiB"}
+	ErrRequestSlow     = &registry.Error{Code: "REQUEST_INVALID", Status: http.StatusRequestTimeout, Message: "request body came too slowly"}
+	ErrMediaType       = &registry.Error{Code: "REQUEST_INVALID", Status: http.StatusUnsupportedMediaType, Message: "want Content-Type: application/json"}
+	ErrAccountUnknown  = &registry.Error{Code: "ACCOUNT_UNKNOWN", Status: http.StatusNotFound, Message: "no such account"}
+	ErrAccountExists   = &registry.Error{Code: "ACCOUNT_EXISTS", Status: http.StatusConflict, Message: "there is such an account"}
+	ErrAccountInvalid  = &registry.Error{Code: "ACCOUNT_INVALID", Status: http.StatusBadRequest, Message: "invalid account"}
+	ErrPasswordInvalid = &registry.Error{Code: "PASSWORD_INVALID", Status: http.StatusBadRequest, Message: "invalid password"}
+	ErrPasswordWrong   = &registry.Error{Code: "PASSWORD_WRONG", Status: http.StatusForbidden, Message: "the old password is wrong"}
+	ErrTokenUnknown    = &registry.Error{Code: "TOKEN_UNKNOWN", Status: http.StatusNotFound, Message: "no such API key"}
+	ErrTokenInvalid    = &registry.Error{Code: "TOKEN_INVALID", Status: http.StatusBadRequest, Message: "invalid API key"}
+	ErrTooManyTokens   = &registry.Error{Code: "TOKEN_INVALID", Status: http.StatusConflict, Message: "the account has too many API keys; revoke some"}
+	ErrNoTokens        = &registry.Error{Code: "UNSUPPORTED", Status: http.StatusNotImplemented, Message: "the registry signs no tokens"}
+)
+
+// known lists all errors that a client can get.
+var known = []*registry.Error{
+	ErrRequestInvalid, ErrRequestTooLarge, ErrRequestSlow, ErrMediaType, ErrAccountUnknown, ErrAccountExists, ErrAccountInvalid,
+	ErrPasswordInvalid, ErrPasswordWrong, ErrTokenUnknown, ErrTokenInvalid, ErrTooManyTokens, ErrNoTokens,
+	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrRouteUnknown, registry.ErrMethod, registry.ErrUnavailable,
+	registry.ErrTooMany,
+}
+
+// classify makes an error of the protocol of one of the store. It reports false
+// for a failure whose text is not for a client.
+func classify(err error) (error, bool) {
+	kind := (*registry.Error)(nil)
+	switch {
+	case errors.As(err, &kind):
+		return err, true
+	case errors.Is(err, auth.ErrUnknown):
+		return ErrAccountUnknown, true
+	case errors.Is(err, accounts.ErrExists):
+		return ErrAccountExists, true
+	case errors.Is(err, accounts.ErrName):
+		return ErrAccountInvalid.With("%v", err), true
+	case errors.Is(err, accounts.ErrPassword):
+		return ErrPasswordInvalid.With("%v", err), true
+	case errors.Is(err, accounts.ErrKey):
+		return ErrTokenInvalid.With("%v", err), true
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return registry.ErrUnavailable.With("the request was given up"), true
+	default:
+		return registry.ErrUnavailable, false
+	}
+}
