@@ -3,7 +3,7 @@
 # versions below into bin/tools. What is there already is left alone.
 #
 #	hack/install-tools.sh                  everything
-#	hack/install-tools.sh golangci-lint    only that Go program
+#	hack/install-tools.sh golangci-lint    only that Go program; idp too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BERTH_TOOLS:-$PWD/bin/tools}
@@ -13,6 +13,7 @@ bin=${BERTH_TOOLS:-$PWD/bin/tools}
 debian='
 	awk             mawk
 	busybox         busybox-static
+	chromium        chromium
 	conmon          conmon
 	containerd      containerd
 	crun            crun
@@ -21,6 +22,7 @@ debian='
 	docker-registry docker-registry
 	dockerd         docker.io
 	hostname        hostname
+	htpasswd        apache2-utils
 	igzip           isal
 	ip              iproute2
 	iperf3          iperf3
@@ -82,11 +84,23 @@ install_buildkit() {
 	done
 }
 
+# The identity provider of the tests is a module of this repository: it is built
+# anew when it has changed.
+install_idp() {
+	local version
+	version=$(cat e2e/idp/*.go e2e/idp/go.* | sha256sum | cut -c -16)
+	installed idp "$version" && return
+	echo "building idp"
+	CGO_ENABLED=0 go build -C e2e/idp -trimpath -o "$bin/idp" .
+	built idp "$version"
+}
+
 mkdir -p "$bin"
 if [ $# -gt 0 ]; then
-	install_programs "$1"
+	if [ "$1" = idp ]; then install_idp; else install_programs "$1"; fi
 	exit
 fi
 install_debian "$debian"
 install_programs
 install_buildkit
+install_idp
