@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -60,12 +61,8 @@ func (k *known) apply(at int64, d delta) bool {
 	if next {
 		k.at = at
 	}
-	for name, a := range d.accounts {
-		k.accounts[name] = a
-	}
-	for id, v := range d.keys {
-		k.keys[id] = v
-	}
+	maps.Copy(k.accounts, d.accounts)
+	maps.Copy(k.keys, d.keys)
 	for _, name := range d.gone {
 		delete(k.accounts, name)
 	}

@@ -37,9 +37,7 @@ func (s *Store) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
-			defer cancel()
-			s.writeUses(ctx)
+			s.writeLast(ctx)
 			return
 		case <-follow.C:
 			f.follow(ctx)
@@ -143,6 +141,13 @@ func (s *Store) writeUses(ctx context.Context) {
 		s.used.note(id, t)
 	}
 	s.log.WarnContext(ctx, "cannot write down when API keys were used", "error", err)
+}
+
+// writeLast is writeUses for when ctx has ended.
+func (s *Store) writeLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
+	defer cancel()
+	s.writeUses(ctx)
 }
 
 // sweep removes keys that have expired long ago.

@@ -83,7 +83,7 @@ func (k *NewKey) check(now time.Time) error {
 	case k.Source == Source && !wellFormed(k.Account):
 		return auth.ErrUnknown
 	case k.Account == "" || !plain(k.Account):
-		return bad("whose it is is no name of an account")
+		return bad("its account has no name that there can be")
 	case !plain(k.Source):
 		return bad("its source is no name")
 	case !plain(k.Note):

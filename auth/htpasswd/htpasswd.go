@@ -41,9 +41,9 @@ const Source = "htpasswd"
 const (
 	maxFile     = 16 << 20 // bytes
 	maxPassword = 72       // bytes: bcrypt ignores all behind them
-	// maxUnsettled is how many times a file that keeps changing is looked at
-	// before it is taken as it is.
-	maxUnsettled = 10
+	// maxLooks is how many times a file that keeps changing is looked at before it
+	// is taken as it is.
+	maxLooks = 10
 )
 
 // Options change how a File works. The zero value is usable.
@@ -51,7 +51,7 @@ type Options struct {
 	// Log is told what the file was taken for when it changed. Nil for nobody.
 	Log *slog.Logger
 	// Interval is how often the file is looked at; watch.Interval if it is 0. A
-	// change is in force when the file has stayed the same for as long.
+	// change is in force once the file has stayed the same for as long.
 	Interval time.Duration
 }
 
@@ -129,43 +129,43 @@ func (f *File) take(data []byte) error {
 // errEmpty is what is said of a file that had users and has no byte any more.
 var errEmpty = errors.New("the file is empty, as if it was being written; to have no users, leave a comment in it")
 
-// changed reads the file when it has changed.
+// changed reads the file when it has changed, and is twice the same: one that is
+// written in pieces may be cut between two lines, and then it looks whole.
 func (f *File) changed(ctx context.Context) {
+	last, _ := read(f.path)
+	tick := time.NewTicker(f.interval)
+	defer tick.Stop()
+	for looks := 1; ; looks++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if f.follow(ctx, &last, looks == maxLooks) {
+			return
+		}
+	}
+}
+
+// follow reads the file and puts it in force if it is still as it was last, or in
+// any case if it must.
+func (f *File) follow(ctx context.Context, last *[]byte, must bool) (done bool) {
 	f.loading.Lock()
 	defer f.loading.Unlock()
-	data, err := f.settled(ctx)
-	if ctx.Err() != nil {
-		return
+	data, err := read(f.path)
+	if !must && !bytes.Equal(data, *last) {
+		*last = data
+		return false
 	}
 	if err == nil {
 		err = f.take(data)
 	}
 	if err != nil {
 		f.log.ErrorContext(ctx, "the password file is wrong; the last good one stays in force", "error", err)
-		return
+		return true
 	}
-	f.log.InfoContext(ctx, "the password file has changed", "file", f.path, "users", len(*f.users.Load()))
-}
-
-// settled reads the file until it is twice the same: one that is written in
-// pieces may be cut between two lines, and then it looks whole.
-func (f *File) settled(ctx context.Context) ([]byte, error) {
-	data, err := read(f.path)
-	tick := time.NewTicker(f.interval)
-	defer tick.Stop()
-	for range maxUnsettled {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-tick.C:
-		}
-		last, lastErr := data, err
-		data, err = read(f.path)
-		if bytes.Equal(data, last) && (err == nil) == (lastErr == nil) {
-			break
-		}
-	}
-	return data, err
+	f.log.InfoContext(ctx, "the password file was read", "file", f.path, "users", len(*f.users.Load()))
+	return true
 }
 
 // read reads a whole file, unless it is too large or none.
