@@ -3,12 +3,17 @@
 // token; and it tells webhooks of pushes, pulls and deletions.
 //
 // It promises that an event of a push or deletion is in the outbox, from which
-// webhooks are told at least once, if and only if the change itself is durable. A
-// line of the log is written before the client has its answer; it is not synced.
+// webhooks are told at least once and in order, if and only if the change itself is
+// durable. A line of the log is written before the client has its answer; it is not
+// synced, and a line that cannot be written (a full disk) does not fail the request:
+// it goes to the program's own log as an error, and is counted. Pulls are told to
+// webhooks only, and those of the last second are lost in a crash.
 package audit
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 )
 
@@ -29,6 +34,7 @@ type Event struct {
 	Actor   Actor     `json:"-"` // the encoding has its fields beside the event's
 	Repo    string    `json:"repository,omitempty"`
 	Tag     string    `json:"tag,omitempty"`
+	Tags    []string  `json:"tags,omitempty"` // all of them, Tag included, if a push had several
 	Digest  string    `json:"digest,omitempty"`
 	Was     string    `json:"was,omitempty"`     // digest that a tag named before
 	Action  string    `json:"action,omitempty"`  // that was refused
@@ -68,6 +74,37 @@ const (
 // (from the context) where they are not set.
 type Recorder interface {
 	Record(ctx context.Context, e Event)
+}
+
+// Func is a Recorder that is a function.
+type Func func(ctx context.Context, e Event)
+
+// Record calls f.
+func (f Func) Record(ctx context.Context, e Event) { f(ctx, e) }
+
+// Recorders returns a Recorder that tells each of r, but for those that are nil.
+func Recorders(r ...Recorder) Recorder {
+	r = slices.DeleteFunc(slices.Clone(r), func(r Recorder) bool { return r == nil })
+	return Func(func(ctx context.Context, e Event) {
+		e = e.complete(ctx, time.Now) // so that all say the same
+		for _, r := range r {
+			r.Record(ctx, e)
+		}
+	})
+}
+
+// complete fills in what is not set: when, who, and that it went well.
+func (e Event) complete(ctx context.Context, now func() time.Time) Event {
+	if e.Time.IsZero() {
+		e.Time = now()
+	}
+	if e.Actor == (Actor{}) {
+		if a := FromContext(ctx); a != nil {
+			e.Actor = *a
+		}
+	}
+	e.Outcome = cmp.Or(e.Outcome, OK)
+	return e
 }
 
 type actorKey struct{}

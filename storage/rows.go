@@ -182,6 +182,7 @@ type (
 		Tries int       `cbor:"3,keyasint,omitempty"`
 		Due   time.Time `cbor:"4,keyasint,omitempty"` // not to be sent before
 		Made  time.Time `cbor:"5,keyasint"`
+		Taken bool      `cbor:"6,keyasint,omitempty"` // somebody sends it and those behind it, until Due at most
 	}
 )
 
