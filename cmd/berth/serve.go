@@ -123,7 +123,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stderr io.Wr
 	}
 	api := registry.NewServer(local, registry.ServerOptions{
 		BodyTimeout: cfg.HTTP.BodyTimeout, Log: log,
-		Observe: func(_ context.Context, r registry.Record) { metrics.Observe(r); access.Observe(r) },
+		Observe: func(_ context.Context, r registry.Record) { metrics.Observe(r); access.Observe(r, "") },
 	})
 	return d.run(ctx, api, metrics.Handler(d.ready), signals)
 }

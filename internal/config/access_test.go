@@ -2,7 +2,9 @@ package config
 
 import (
 	"net/netip"
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -107,5 +109,25 @@ func TestAccessErrors(t *testing.T) {
 			_, err := load(c.file)
 			checkError(t, err, c.want)
 		})
+	}
+}
+
+// TestSetups loads each set-up, which the example and the README show.
+func TestSetups(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range Setups() {
+		c, err := load(s.Text)
+		if err != nil {
+			t.Errorf("%s: %v", s.Title, err)
+		}
+		if c.Restricted() != (i > 0) {
+			t.Errorf("%s: restricted is %v", s.Title, c.Restricted())
+		}
+		if i > 0 && !strings.Contains(string(readme), s.Text) {
+			t.Errorf("the README does not show the set-up %q as it is", s.Title)
+		}
 	}
 }

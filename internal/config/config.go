@@ -121,6 +121,3 @@ func (c Config) Validate() error { return schema.Validate(c) }
 func Reloadable(before, after Config) (changed, needRestart []string) {
 	return schema.Reloadable(before, after)
 }
-
-// Example returns a configuration file with every key, its default and a comment.
-func Example() []byte { return schema.Example() }

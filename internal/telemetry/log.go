@@ -30,15 +30,15 @@ func NewAccessLog(log *slog.Logger, json io.Writer) *AccessLog {
 // SetEnabled turns the log on, as it is at first, or off.
 func (a *AccessLog) SetEnabled(on bool) { a.off.Store(!on) }
 
-// Observe logs a request.
-func (a *AccessLog) Observe(r registry.Record) {
+// Observe logs a request of an account, or of nobody.
+func (a *AccessLog) Observe(r registry.Record, account string) {
 	ctx := context.Background()
 	if a.off.Load() || !a.log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	if a.json != nil {
 		line := lines.Get().(*[]byte)
-		*line = appendRecord((*line)[:0], time.Now(), r)
+		*line = appendRecord((*line)[:0], time.Now(), r, account)
 		_, _ = a.json.Write(*line) // a log that cannot be written has nowhere to say so
 		lines.Put(line)
 		return
@@ -47,6 +47,9 @@ func (a *AccessLog) Observe(r registry.Record) {
 		slog.String("id", r.ID), slog.String("client", r.Client), slog.String("method", r.Method), slog.String("path", r.Path),
 		slog.String("repository", r.Repo), slog.String("action", r.Action), slog.Int("status", r.Status),
 		slog.Int64("in", r.In), slog.Int64("out", r.Out), slog.Float64("seconds", r.Duration.Seconds()),
+	}
+	if account != "" {
+		attrs = append(attrs, slog.String("account", account))
 	}
 	if r.Err != nil {
 		attrs = append(attrs, slog.String("error", r.Err.Error()))
@@ -57,7 +60,7 @@ func (a *AccessLog) Observe(r registry.Record) {
 var lines = sync.Pool{New: func() any { return new([]byte) }}
 
 // appendRecord appends a record as a line of JSON.
-func appendRecord(b []byte, now time.Time, r registry.Record) []byte {
+func appendRecord(b []byte, now time.Time, r registry.Record, account string) []byte {
 	b = append(append(b, `{"time":"`...), second(now)...)
 	b = append(b, '.', byte('0'+now.Nanosecond()/1e8), byte('0'+now.Nanosecond()/1e7%10), byte('0'+now.Nanosecond()/1e6%10))
 	b = append(b, `Z","level":"INFO","msg":"request"`...)
@@ -70,6 +73,9 @@ func appendRecord(b []byte, now time.Time, r registry.Record) []byte {
 	b = strconv.AppendInt(append(b, `,"in":`...), r.In, 10)
 	b = strconv.AppendInt(append(b, `,"out":`...), r.Out, 10)
 	b = strconv.AppendFloat(append(b, `,"seconds":`...), r.Duration.Seconds(), 'f', 6, 64)
+	if account != "" {
+		b = appendString(b, "account", account)
+	}
 	if r.Err != nil {
 		b = appendString(b, "error", r.Err.Error())
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/registry"
 )
 
@@ -25,6 +26,7 @@ type Metrics struct {
 	received *prometheus.CounterVec   // bytes, by route
 	sent     *prometheus.CounterVec   // bytes, by route
 	store    *prometheus.HistogramVec // seconds, by store and operation
+	events   *prometheus.CounterVec   // of the audit, by event and outcome
 
 	mu     sync.RWMutex
 	series map[seriesKey]*series
@@ -64,12 +66,15 @@ func NewMetrics(version string, stats func(context.Context) (registry.Stats, err
 			Name: "berth_store_duration_seconds", Help: "Time of an operation of the blob store or the metadata, by store and operation.",
 			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 12),
 		}, []string{"store", "operation"}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_events_total", Help: "Events of the audit, by event and outcome: logins, refusals, pushes, deletions, changes of accounts.",
+		}, []string{"event", "outcome"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "berth_build_info", Help: "1, with the version that runs.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.requests, m.duration, m.received, m.sent, m.store, build, newStored(stats),
+	m.registry.MustRegister(m.requests, m.duration, m.received, m.sent, m.store, m.events, build, newStored(stats),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -85,6 +90,20 @@ func (m *Metrics) Observe(r registry.Record) {
 	if r.Out > 0 {
 		c.sent.Add(float64(r.Out))
 	}
+}
+
+// Events is a recorder that counts events.
+func (m *Metrics) Events() audit.Recorder {
+	return audit.Func(func(_ context.Context, e audit.Event) { m.events.WithLabelValues(string(e.Kind), string(e.Outcome)).Inc() })
+}
+
+// Gauge adds a metric whose value is asked for whenever somebody scrapes.
+func (m *Metrics) Gauge(name, help string, value func(context.Context) float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+		defer cancel()
+		return value(ctx)
+	}))
 }
 
 func (m *Metrics) of(k seriesKey) *series {

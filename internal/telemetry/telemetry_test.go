@@ -30,8 +30,8 @@ var record = registry.Record{
 // The fast form of a line has the fields of the slow one, whatever clients send.
 func TestAccessLog(t *testing.T) {
 	var fast, slow bytes.Buffer
-	telemetry.NewAccessLog(slog.New(slog.NewTextHandler(t.Output(), nil)), &fast).Observe(record)
-	telemetry.NewAccessLog(slog.New(slog.NewJSONHandler(&slow, nil)), nil).Observe(record)
+	telemetry.NewAccessLog(slog.New(slog.NewTextHandler(t.Output(), nil)), &fast).Observe(record, "alice")
+	telemetry.NewAccessLog(slog.New(slog.NewJSONHandler(&slow, nil)), nil).Observe(record, "alice")
 	var a, b map[string]any
 	if err := json.Unmarshal(fast.Bytes(), &a); err != nil {
 		t.Fatalf("%v: %s", err, fast.Bytes())
@@ -58,10 +58,10 @@ func TestAccessLogOff(t *testing.T) {
 	level := new(slog.LevelVar)
 	a := telemetry.NewAccessLog(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: level})), &out)
 	a.SetEnabled(false)
-	a.Observe(record)
+	a.Observe(record, "alice")
 	a.SetEnabled(true)
 	level.Set(slog.LevelWarn)
-	a.Observe(record)
+	a.Observe(record, "alice")
 	if out.Len() > 0 {
 		t.Errorf("logged %s", out.String())
 	}
