@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -29,6 +30,8 @@ type Options struct {
 	Addr    string   // host:port; empty for a free port of the loopback
 	Env     []string // KEY=VALUE, besides the test's own environment
 	Args    []string // of berth serve, besides address and data
+	Config  string   // YAML of its configuration file; empty for none
+	CA      *CA      // of the certificate that Config names, if it speaks TLS
 	Machine *Machine // where it runs; nil for this host
 }
 
@@ -39,7 +42,9 @@ type Server struct {
 	URL  string // http://host:port
 	Data string // directory
 
-	args []string
+	args   []string
+	config string       // path, or empty
+	client *http.Client // that reaches it
 }
 
 // Start starts a server and waits until it is ready. It is stopped when the test
@@ -53,10 +58,35 @@ func Start(tb testing.TB, o Options) *Server {
 		o.Addr = FreeAddr(tb)
 	}
 	s := &Server{daemon: newDaemon(tb, "berth", o.Machine, o.Env), Addr: o.Addr, Data: o.Data, args: o.Args}
-	s.URL = "http://" + s.Addr
+	s.URL, s.client = "http://"+s.Addr, o.Machine.Client()
+	if o.CA != nil {
+		s.URL, s.client = "https://"+s.Addr, o.CA.HTTP()
+	}
+	if o.Config != "" {
+		s.Configure(o.Config)
+	}
 	tb.Cleanup(s.end)
 	s.Restart()
 	return s
+}
+
+// Configure writes the file of the server's configuration anew, for the next
+// Restart or Reload.
+func (s *Server) Configure(yaml string) {
+	s.tb.Helper()
+	if s.config == "" {
+		s.config = filepath.Join(s.tb.TempDir(), "berth.yaml")
+		s.args = append([]string{"--config", s.config}, s.args...)
+	}
+	if err := os.WriteFile(s.config, []byte(yaml), 0o600); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// Berth is the berth command, for the administration of this server.
+func (s *Server) Berth(args ...string) *Command {
+	s.tb.Helper()
+	return &Command{tb: s.tb, path: Binary(s.tb, "berth"), args: args, limit: commandTime, env: []string{"BERTH_STORAGE_DATA=" + s.Data}}
 }
 
 // Port is the port of Addr.
@@ -70,9 +100,8 @@ func (s *Server) Port() string {
 func (s *Server) Restart() {
 	s.tb.Helper()
 	s.start(s.argv(s.Addr)...)
-	client := s.machine.Client()
-	defer client.CloseIdleConnections()
-	s.await(func() bool { return answersOK(client, s.URL+"/readyz") })
+	defer s.client.CloseIdleConnections()
+	s.await(func() bool { return answersOK(s.client, s.URL+"/readyz") })
 }
 
 func (s *Server) argv(addr string) []string {
