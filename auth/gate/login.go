@@ -1,0 +1,291 @@
+package gate
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/berth-registry/berth/audit"
+	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/auth/tokens"
+)
+
+// proof is what was found out of credentials, and until when that need not be
+// done again.
+type proof struct {
+	id    *auth.Identity
+	until time.Time
+}
+
+// digest stands for an account and a password: without the gate's key, it tells
+// nothing of them.
+type digest [sha256.Size]byte
+
+func (g *Gate) digest(account, password string) (d digest) {
+	h := hmac.New(sha256.New, g.seed)
+	buf := make([]byte, 0, 256)
+	buf = binary.BigEndian.AppendUint64(buf, uint64(len(account)))
+	buf = append(append(buf, account...), password...)
+	_, _ = h.Write(buf) // never fails: hash.Hash
+	h.Sum(d[:0])
+	return d
+}
+
+const (
+	// quantum is what the time of a refusal is a multiple of.
+	quantum = 250 * time.Millisecond
+	// loginTime is how long sources may take to check a password.
+	loginTime = 30 * time.Second
+	// maxPassword is the greatest length of a password in bytes, of those that are
+	// no token.
+	maxPassword = 1024
+)
+
+// Login returns who proves to be the account by a password, an API key or a
+// workload's ID token, for the client at an address. It fails with ErrCredentials,
+// a *ThrottledError, or as a source fails.
+func (g *Gate) Login(ctx context.Context, client, account, password string) (*auth.Identity, error) {
+	f := from{client: client}
+	if a := audit.FromContext(ctx); a != nil {
+		f.request = a.Request
+	}
+	return g.login(ctx, f, account, password)
+}
+
+// login returns whose an account and a password are. A refusal takes its time, so
+// that what it took to find out does not show.
+func (g *Gate) login(ctx context.Context, f from, account, password string) (*auth.Identity, error) {
+	key := g.digest(account, password)
+	if p, ok := g.basic.get(key, g.o.Now()); ok {
+		if g.o.Now().Before(p.until) && g.Current(p.id) {
+			return p.id, nil
+		}
+		g.basic.drop(key)
+	}
+	start := time.Now()
+	id, err := g.loginOnce(ctx, f, key, account, password)
+	if err == nil {
+		return id, nil
+	}
+	e := audit.Event{Kind: audit.Login, Outcome: audit.Failed, Subject: shown(account), Reason: "the source of the account failed"}
+	switch {
+	case errors.Is(err, ErrThrottled):
+		e.Outcome, e.Reason = audit.Denied, "too many failed logins"
+	case errors.Is(err, ErrCredentials):
+		e.Outcome, e.Reason = audit.Denied, ErrCredentials.Error()
+	}
+	g.record(ctx, f, auth.Anonymous, e)
+	if errors.Is(err, ErrCredentials) {
+		_ = sleep(ctx, quantum-time.Since(start)%quantum) // the answer to one who has gone may come at any time
+	}
+	return nil, err
+}
+
+// shown is what is recorded of an account that somebody claims to be: nothing if
+// it is a secret that came into the wrong field.
+func shown(account string) string {
+	if !soundName(account) || isKey(account) || isJWT(account) {
+		return ""
+	}
+	return account
+}
+
+// loginOnce checks a password once for all who send it from the same place at the
+// same time. It goes on without a client that does not wait for the answer.
+func (g *Gate) loginOnce(ctx context.Context, f from, key digest, account, password string) (*auth.Identity, error) {
+	done := g.flights.DoChan(string(key[:])+network(f.client), func() (_ any, err error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loginTime)
+		defer cancel()
+		defer recovered(&err)
+		p, err := g.check(ctx, f.client, account, password)
+		if err != nil {
+			return nil, err
+		}
+		g.basic.put(key, p, g.o.Now())
+		g.record(ctx, f, p.id, audit.Event{Kind: audit.Login, Outcome: audit.OK})
+		return p.id, nil
+	})
+	select {
+	case res := <-done:
+		id, _ := res.Val.(*auth.Identity)
+		return id, res.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// recovered makes an error of a panic, which in a goroutine of its own would end
+// the process. What a source panics with may tell a secret.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = errors.New("panic while checking credentials")
+	}
+}
+
+// check checks a password, as far as the throttle allows.
+func (g *Gate) check(ctx context.Context, client, account, password string) (proof, error) {
+	try, err := g.throttle.begin(account, client)
+	if err != nil {
+		return proof{}, err
+	}
+	ended := unknown
+	defer func() { try.end(ended) }()
+	if err := sleep(ctx, try.wait); err != nil {
+		return proof{}, err
+	}
+	if g.waiting.Add(1) > maxLogins {
+		g.waiting.Add(-1)
+		return proof{}, &ThrottledError{After: time.Second}
+	}
+	defer g.waiting.Add(-1)
+	p, err := g.ask(ctx, account, password)
+	switch {
+	case err == nil && !g.Current(p.id), errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
+		ended = wrong
+		return proof{}, ErrCredentials
+	case err != nil:
+		return proof{}, err
+	}
+	ended = right
+	return p, nil
+}
+
+// ask asks those who know what the password looks like.
+func (g *Gate) ask(ctx context.Context, account, password string) (proof, error) {
+	until := g.o.Now().Add(g.o.PasswordCache)
+	switch {
+	case g.o.Keys != nil && isKey(password):
+		id, err := g.o.Keys.LoginKey(ctx, account, password)
+		return proof{id, until}, some(id, err)
+	case g.o.Workload != nil && isJWT(password):
+		id, expires, err := g.o.Workload.Login(ctx, password)
+		if expires.Before(until) {
+			until = expires
+		}
+		return proof{id, until}, some(id, err)
+	case !soundName(account) || password == "" || len(password) > maxPassword:
+		return proof{}, auth.ErrWrong // an empty one is no password to LDAP: RFC 4513, section 5.1.2
+	}
+	for _, s := range g.chain {
+		id, err := s.login(ctx, account, password)
+		if !errors.Is(err, auth.ErrUnknown) {
+			return proof{id, until}, some(id, err)
+		}
+	}
+	return proof{}, auth.ErrUnknown
+}
+
+// some fails if there is neither an identity nor an error.
+func some(id *auth.Identity, err error) error {
+	if err == nil && id == nil {
+		return errors.New("a source named nobody")
+	}
+	return err
+}
+
+func (s *source) login(ctx context.Context, account, password string) (*auth.Identity, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	id, err := s.Login(ctx, account, password)
+	if err != nil && !errors.Is(err, auth.ErrUnknown) && !errors.Is(err, auth.ErrWrong) {
+		err = fmt.Errorf("source %s: %w", s.Name(), err)
+	}
+	return id, err
+}
+
+func (s *source) enter(ctx context.Context) error {
+	select {
+	case s.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *source) leave() { <-s.slots }
+
+// nobody is the source of accounts that there are not. It takes as long as others
+// take to compare a password.
+type nobody struct{}
+
+// nobodysHash is of a random password, at the cost that is usual (bcrypt's
+// default), which is what is left to compare with.
+const nobodysHash = "$2a$10$Dgm1Nbh7xSjIu.mV3RtdJewT7hF0PavE2eczCRb8L8G9ezYzos2fW"
+
+func (nobody) Name() string                { return "" }
+func (nobody) Current(*auth.Identity) bool { return false }
+
+func (nobody) Login(_ context.Context, _, password string) (*auth.Identity, error) {
+	_ = bcrypt.CompareHashAndPassword([]byte(nobodysHash), []byte(password)) // only the time it takes counts
+	return nil, auth.ErrUnknown
+}
+
+// verify returns whose a Bearer token is: a registry token, or an API key.
+func (g *Gate) verify(ctx context.Context, f from, raw string) (*auth.Identity, error) {
+	if g.o.Keys != nil && isKey(raw) {
+		id, err := g.login(ctx, f, "", raw)
+		if errors.Is(err, ErrCredentials) {
+			err = errToken
+		}
+		return id, err
+	}
+	now := g.o.Now()
+	p, ok := g.bearer.get(raw, now)
+	if !ok {
+		var err error
+		if p, err = g.read(ctx, raw); err != nil {
+			return nil, err
+		}
+		g.bearer.put(raw, p, now)
+	}
+	if !now.Before(p.until) {
+		g.bearer.drop(raw)
+		return nil, errExpired
+	}
+	if !g.Current(p.id) {
+		return nil, errToken
+	}
+	return p.id, nil
+}
+
+// read verifies a registry token.
+func (g *Gate) read(ctx context.Context, raw string) (p proof, err error) {
+	switch {
+	case g.o.External != nil:
+		p.id, p.until, err = g.o.External.Verify(ctx, raw)
+	case g.o.Tokens != nil:
+		p.id, p.until, err = g.o.Tokens.Verify(raw)
+	default:
+		return p, errToken
+	}
+	switch {
+	case errors.Is(err, tokens.ErrExpired):
+		return p, errExpired
+	case errors.Is(err, tokens.ErrInvalid):
+		return p, errToken
+	}
+	return p, some(p.id, err)
+}
+
+// sleep waits, or fails when ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,182 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/berth-registry/berth/audit"
+	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/auth/tokens"
+	"github.com/berth-registry/berth/registry"
+)
+
+// TokenHandler is the token endpoint (distribution token specification): GET with
+// a password, an API key, a client certificate or nothing; POST as RFC 6749 has
+// it, with a password or a refresh token, and with the ID token of a workload (RFC
+// 8693). Without tokens of our own there is none.
+//
+// A registry token lives as long as tokens.Options say, also if the certificate or
+// the ID token that it was got with expires earlier. Those who came with one of
+// these get no refresh token: it would outlive what proved who they are.
+func (g *Gate) TokenHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := arrived(w, r)
+		h := w.Header()
+		h.Set("Cache-Control", "no-store") // RFC 6749, section 5.1
+		h.Set("Pragma", "no-cache")
+		switch {
+		case g.o.Open || g.o.External != nil || g.o.Tokens == nil:
+			g.refuse(w, r, f, registry.ErrRouteUnknown.With("this registry has no token endpoint"))
+		case r.Method == http.MethodGet:
+			g.tokenGet(w, r, f)
+		case r.Method == http.MethodPost:
+			g.tokenPost(w, r, f)
+		default:
+			h.Set("Allow", "GET, POST")
+			g.refuse(w, r, f, registry.ErrMethod)
+		}
+	})
+}
+
+// answer is the token endpoint's (token specification, "Token Response Fields";
+// RFC 6749, section 5.1; RFC 8693, section 2.2.1).
+type answer struct {
+	Token           string `json:"token,omitempty"`
+	AccessToken     string `json:"access_token"`
+	TokenType       string `json:"token_type"`
+	IssuedTokenType string `json:"issued_token_type,omitempty"`
+	Scope           string `json:"scope"`
+	ExpiresIn       int64  `json:"expires_in"` // seconds
+	IssuedAt        string `json:"issued_at"`
+	RefreshToken    string `json:"refresh_token,omitempty"`
+}
+
+// tokenGet is the form that every client knows. Docker signs in with it, and
+// takes a 401 for a wrong password.
+func (g *Gate) tokenGet(w http.ResponseWriter, r *http.Request, f from) {
+	a, err := g.get(r, f)
+	if err == nil {
+		writeJSON(w, r, http.StatusOK, a)
+		return
+	}
+	out := explain(err)
+	g.note(r.Context(), f, out, err)
+	if out.kind.Status == http.StatusUnauthorized {
+		w.Header()["WWW-Authenticate"] = []string{g.basicChallenge()}
+	}
+	out.write(w, r, map[string]any{"errors": out.errors()})
+}
+
+func (g *Gate) get(r *http.Request, f from) (*answer, error) {
+	if len(r.URL.RawQuery) > maxForm {
+		return nil, errBadRequest.With("the query is too long")
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, errBadRequest.With("malformed query in the URL")
+	}
+	if s := q["service"]; len(s) > 1 || len(s) == 1 && s[0] != "" && s[0] != g.o.Service {
+		return nil, errBadRequest.With("this is not the token endpoint of that service")
+	}
+	id, err := g.whose(r, f)
+	if err == nil && (id.Scoped || id.Final) { // a token that renews itself would never end
+		err = errToken
+	}
+	err = g.metered(id, f, err)
+	if err != nil {
+		return nil, err
+	}
+	a, err := g.issue(r.Context(), f, id, q["scope"], q.Get("offline_token") == "true")
+	if err != nil {
+		return nil, err
+	}
+	a.Token = a.AccessToken // older clients know this name only
+	return a, nil
+}
+
+// metered counts a request of an account or, if err says that there is none, of a
+// client. It returns err, unless there were too many.
+func (g *Gate) metered(id *auth.Identity, f from, err error) error {
+	if err != nil {
+		id = nil
+	}
+	if m := g.meters.of(id, f.client); m != nil {
+		if after := m.request(); after > 0 {
+			return &ThrottledError{After: after}
+		}
+	}
+	return err
+}
+
+// issue makes the answer that has what an identity is granted of the scopes.
+func (g *Gate) issue(ctx context.Context, f from, id *auth.Identity, scopes []string, offline bool) (*answer, error) {
+	asked, err := tokens.ParseScopes(scopes)
+	if err != nil {
+		return nil, err
+	}
+	access := g.granted(id, asked)
+	t, err := g.o.Tokens.Issue(id, access)
+	if err != nil {
+		return nil, err
+	}
+	a := &answer{
+		AccessToken: t.Text, TokenType: "Bearer", Scope: scopeText(access),
+		ExpiresIn: int64(t.Expires.Sub(t.Issued) / time.Second), IssuedAt: t.Issued.UTC().Format(time.RFC3339),
+	}
+	if offline && g.mayStay(id) {
+		if a.RefreshToken, err = g.o.Tokens.IssueRefresh(ctx, id); err != nil {
+			return nil, err
+		}
+		g.record(ctx, f, id, audit.Event{Kind: audit.TokenChange, Outcome: audit.OK, Subject: id.Account, Reason: "refresh token issued"})
+	}
+	return a, nil
+}
+
+// mayStay says whether an identity may have a refresh token: if a source or its
+// API key goes on vouching for it.
+func (g *Gate) mayStay(id *auth.Identity) bool {
+	return !id.IsAnonymous() && g.sources[id.Source] != nil
+}
+
+// renew returns whose a refresh token is, as its source knows it now.
+func (g *Gate) renew(ctx context.Context, raw string) (*auth.Identity, error) {
+	id, err := g.o.Tokens.Refresh(ctx, raw)
+	switch {
+	case errors.Is(err, tokens.ErrInvalid), errors.Is(err, tokens.ErrExpired):
+		return nil, errRefresh
+	case err != nil:
+		return nil, err
+	case !g.mayStay(id) || !g.Current(id):
+		return nil, errRefresh
+	}
+	s := g.sources[id.Source]
+	r, ok := s.Source.(auth.Refresher)
+	if !ok {
+		return id, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, loginTime)
+	defer cancel()
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	fresh, err := r.Refresh(ctx, id)
+	switch {
+	case errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
+		return nil, errRefresh
+	case some(fresh, err) != nil:
+		return nil, some(fresh, err)
+	}
+	now := *fresh
+	now.Account, now.Source, now.Key = id.Account, id.Source, id.Key
+	if id.Grants != nil { // what the token was got with limits it for ever
+		now.Grants = id.Grants
+	}
+	if !g.Current(&now) {
+		return nil, errRefresh
+	}
+	return &now, nil
+}
