@@ -37,5 +37,6 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newServeCmd(), cli.NewVersionCmd("berth", version),
 		cli.NewConfigCmd("berth", "BERTH", "/etc/berth.yaml", check, config.Example))
 	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
+	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
 	return root
 }
