@@ -128,15 +128,14 @@ func glob(pattern, s string) bool {
 // literals returns what every name starts with, and ends with, that a pattern
 // matches.
 func literals(pattern string) (prefix, suffix string) {
-	first := strings.IndexByte(pattern, '*')
-	if first < 0 {
+	prefix, _, wild := strings.Cut(pattern, "*")
+	if !wild {
 		return pattern, pattern
 	}
 	last := strings.LastIndexByte(pattern, '*')
 	suffix = pattern[last+1:]
 	if last > 0 && pattern[last-1] == '*' {
-		// "**/web" matches "web".
-		suffix = strings.TrimPrefix(suffix, "/")
+		suffix = strings.TrimPrefix(suffix, "/") // "**/web" matches "web"
 	}
-	return pattern[:first], suffix
+	return prefix, suffix
 }

@@ -3,6 +3,7 @@ package auth
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -87,27 +88,18 @@ func plain(s string) bool {
 
 // is says whether an identity is the subject.
 func (s *subject) is(id *Identity) bool {
+	if id.IsAnonymous() {
+		return s.kind == everyone || s.kind == anonymous
+	}
 	switch s.kind {
-	case everyone:
+	case everyone, authenticated:
 		return true
 	case anonymous:
-		return id.IsAnonymous()
-	}
-	if id.IsAnonymous() {
 		return false
-	}
-	switch s.kind {
-	case authenticated:
-		return true
 	case user:
 		return id.Account == s.name
 	case group:
-		for _, g := range id.Groups {
-			if g == s.name {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(id.Groups, s.name)
 	case claim:
 		v, ok := id.Claims[s.name]
 		return ok && v == s.text

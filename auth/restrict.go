@@ -43,7 +43,7 @@ func Restrict(r registry.Registry, a Authority, denied func(ctx context.Context,
 	if denied == nil {
 		denied = func(context.Context, Denial) {}
 	}
-	return &restricted{inner: r, auth: a, denied: denied}
+	return &restricted{refuseAll: refuseAll{}, inner: r, auth: a, denied: denied}
 }
 
 // restricted has every method of a registry from refuseAll, which refuses, until
