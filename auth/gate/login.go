@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -70,9 +71,14 @@ func (g *Gate) login(ctx context.Context, f from, account, password string) (*au
 	}
 	start := time.Now()
 	id, err := g.loginOnce(ctx, f, key, account, password)
-	if err == nil {
-		return id, nil
+	if errors.Is(err, ErrCredentials) {
+		_ = sleep(ctx, quantum-time.Since(start)%quantum) // the answer to one who has gone may come at any time
 	}
+	return id, err
+}
+
+// failed tells the audit of a login that failed.
+func (g *Gate) failed(ctx context.Context, f from, account string, err error) {
 	e := audit.Event{Kind: audit.Login, Outcome: audit.Failed, Subject: shown(account), Reason: "the source of the account failed"}
 	switch {
 	case errors.Is(err, ErrThrottled):
@@ -81,10 +87,6 @@ func (g *Gate) login(ctx context.Context, f from, account, password string) (*au
 		e.Outcome, e.Reason = audit.Denied, ErrCredentials.Error()
 	}
 	g.record(ctx, f, auth.Anonymous, e)
-	if errors.Is(err, ErrCredentials) {
-		_ = sleep(ctx, quantum-time.Since(start)%quantum) // the answer to one who has gone may come at any time
-	}
-	return nil, err
 }
 
 // shown is what is recorded of an account that somebody claims to be: nothing if
@@ -97,14 +99,15 @@ func shown(account string) string {
 }
 
 // loginOnce checks a password once for all who send it from the same place at the
-// same time. It goes on without a client that does not wait for the answer.
+// same time. It goes on without a client that does not wait for the answer, and
+// tells the audit what came of it.
 func (g *Gate) loginOnce(ctx context.Context, f from, key digest, account, password string) (*auth.Identity, error) {
-	done := g.flights.DoChan(string(key[:])+network(f.client), func() (_ any, err error) {
+	done := g.flights.DoChan(string(key[:])+network(f.client), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loginTime)
 		defer cancel()
-		defer recovered(&err)
 		p, err := g.check(ctx, f.client, account, password)
 		if err != nil {
+			g.failed(ctx, f, account, err)
 			return nil, err
 		}
 		g.basic.put(key, p, g.o.Now())
@@ -129,8 +132,9 @@ func recovered(err *error) {
 }
 
 // check checks a password, as far as the throttle allows.
-func (g *Gate) check(ctx context.Context, client, account, password string) (proof, error) {
-	try, err := g.throttle.begin(account, client)
+func (g *Gate) check(ctx context.Context, client, account, password string) (p proof, err error) {
+	defer recovered(&err)
+	try, err := g.throttle.begin(guessed(account, password), client)
 	if err != nil {
 		return proof{}, err
 	}
@@ -144,7 +148,7 @@ func (g *Gate) check(ctx context.Context, client, account, password string) (pro
 		return proof{}, &ThrottledError{After: time.Second}
 	}
 	defer g.waiting.Add(-1)
-	p, err := g.ask(ctx, account, password)
+	p, err = g.ask(ctx, account, password)
 	switch {
 	case err == nil && !g.Current(p.id), errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
 		ended = wrong
@@ -154,6 +158,19 @@ func (g *Gate) check(ctx context.Context, client, account, password string) (pro
 	}
 	ended = right
 	return p, nil
+}
+
+// guessed is what somebody would have to guess a secret of: the account, or the
+// API key. Many who share an address sign in with keys as "token". What a token of
+// an identity provider says nobody can guess.
+func guessed(account, password string) string {
+	switch {
+	case isKey(password):
+		return password[:strings.LastIndexByte(password, '_')]
+	case isJWT(password):
+		return password
+	}
+	return account
 }
 
 // ask asks those who know what the password looks like.
@@ -233,7 +250,7 @@ func (g *Gate) verify(ctx context.Context, f from, raw string) (*auth.Identity, 
 	if g.o.Keys != nil && isKey(raw) {
 		id, err := g.login(ctx, f, "", raw)
 		if errors.Is(err, ErrCredentials) {
-			err = errToken
+			err = errKey
 		}
 		return id, err
 	}

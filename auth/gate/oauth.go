@@ -99,7 +99,7 @@ func (g *Gate) post(w http.ResponseWriter, r *http.Request, f from) (*answer, er
 			return nil, errOnce
 		}
 	}
-	for _, name := range []string{"service", "audience"} { // RFC 8693, section 2.1
+	for _, name := range []string{"service", "audience", "resource"} { // RFC 8693, section 2.1
 		if s := form.Get(name); s != "" && s != g.o.Service {
 			return nil, errService
 		}

@@ -36,6 +36,7 @@ func (credentialsError) Unwrap() error { return auth.ErrWrong }
 var (
 	errNone        = errors.New("authentication required")
 	errToken       = errors.New("the token is not valid, or no longer")
+	errKey         = errors.New("the API key is not valid, or no longer")
 	errExpired     = errors.New("the token has expired")
 	errCertificate = errors.New("the client certificate has expired")
 )
@@ -60,7 +61,7 @@ func explain(err error) refusal {
 	switch {
 	case errors.As(err, &throttled):
 		return refusal{kind: registry.ErrTooMany, text: registry.ErrTooMany.Message, after: throttled.After}
-	case errors.Is(err, errToken), errors.Is(err, errExpired):
+	case errors.Is(err, errToken), errors.Is(err, errExpired), errors.Is(err, errKey):
 		return refusal{kind: registry.ErrUnauthorized, text: err.Error(), failure: invalidToken}
 	case errors.Is(err, errSeveral), errors.Is(err, errHuge):
 		return refusal{kind: errBadRequest, text: err.Error()}
@@ -102,6 +103,7 @@ func (g *Gate) note(ctx context.Context, f from, out refusal, err error) {
 	case out.kind.Status >= http.StatusInternalServerError && ctx.Err() == nil:
 		g.o.Log.LogAttrs(ctx, slog.LevelError, "cannot find out who a client is",
 			slog.String("request", f.request), slog.String("client", f.client), slog.Any("error", err))
+	case errors.Is(err, errKey): // its login was told of
 	case out.failure != "", unreadable(err), errors.Is(err, errCertificate):
 		g.record(ctx, f, auth.Anonymous, audit.Event{Kind: audit.Access, Outcome: audit.Denied, Reason: err.Error()})
 	}
