@@ -37,26 +37,26 @@ var known = []*registry.Error{
 	registry.ErrTooMany,
 }
 
-// classify makes an error of the protocol of one of the store. It reports false
-// for a failure whose text is not for a client.
-func classify(err error) (error, bool) {
+// classify makes a *registry.Error of one of the store. Any other is a failure
+// whose text is not for a client, and is returned as it is.
+func classify(err error) error {
 	kind := (*registry.Error)(nil)
 	switch {
 	case errors.As(err, &kind):
-		return err, true
+		return err
 	case errors.Is(err, auth.ErrUnknown):
-		return ErrAccountUnknown, true
+		return ErrAccountUnknown
 	case errors.Is(err, accounts.ErrExists):
-		return ErrAccountExists, true
+		return ErrAccountExists
 	case errors.Is(err, accounts.ErrName):
-		return ErrAccountInvalid.With("%v", err), true
+		return ErrAccountInvalid.With("%v", err)
 	case errors.Is(err, accounts.ErrPassword):
-		return ErrPasswordInvalid.With("%v", err), true
+		return ErrPasswordInvalid.With("%v", err)
 	case errors.Is(err, accounts.ErrKey):
-		return ErrTokenInvalid.With("%v", err), true
+		return ErrTokenInvalid.With("%v", err)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return registry.ErrUnavailable.With("the request was given up"), true
+		return registry.ErrUnavailable.With("the request was given up")
 	default:
-		return registry.ErrUnavailable, false
+		return err
 	}
 }

@@ -79,8 +79,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.record(rt, err)
 	}
 	if err != nil {
-		told, known := classify(err)
-		if !known {
+		kind, told := (*registry.Error)(nil), classify(err)
+		if !errors.As(told, &kind) {
 			h.Log.ErrorContext(r.Context(), "administration failed", "path", r.URL.Path, "request", r.Header.Get("X-Request-Id"), "error", err)
 		}
 		refuse(w, told)
@@ -159,9 +159,12 @@ func (c *call) record(rt route, err error) {
 	}
 	e := audit.Event{Kind: rt.kind, Action: rt.action, Subject: clean(c.subject), Outcome: audit.OK}
 	if err != nil {
-		told, _ := classify(err)
+		kind, told := (*registry.Error)(nil), classify(err)
 		e.Outcome, e.Reason = audit.Failed, told.Error()
-		if errors.Is(told, registry.ErrUnauthorized) || errors.Is(told, registry.ErrDenied) || errors.Is(told, ErrPasswordWrong) {
+		switch {
+		case !errors.As(told, &kind):
+			e.Reason = registry.ErrUnavailable.Message
+		case kind == registry.ErrUnauthorized, kind == registry.ErrDenied, kind == ErrPasswordWrong:
 			e.Outcome = audit.Denied
 		}
 	}

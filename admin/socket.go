@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -83,7 +82,8 @@ func claim(dir directory, path string) error {
 	if fi.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s is in the way: it is no socket", path)
 	}
-	c, err := net.DialTimeout("unix", dir.path(filepath.Base(path)), liveTime)
+	dialer := net.Dialer{Timeout: liveTime}
+	c, err := dialer.DialContext(context.Background(), "unix", dir.path(filepath.Base(path)))
 	if err == nil {
 		_ = c.Close()
 		return fmt.Errorf("%s: %w", path, ErrLive)
@@ -173,7 +173,7 @@ func openDir(path string) (directory, error) {
 
 func (d directory) path(name string) string {
 	if d.long {
-		return filepath.Join("/proc/self/fd", strconv.Itoa(int(d.Fd())), name)
+		return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name)
 	}
 	return filepath.Join(d.name, name)
 }
