@@ -106,14 +106,25 @@ func epoch(parts ...string) string {
 // Name is the provider's key in the configuration.
 func (p *Provider) Name() string { return p.o.Name }
 
-// Source is the source of identities that the provider vouches for.
-func (p *Provider) Source() string { return "oidc:" + p.o.Name }
+// Source vouches for the identities of the provider, and takes no passwords.
+func (p *Provider) Source() auth.Source { return source{p} }
+
+// source is a Provider as an auth.Source.
+type source struct{ p *Provider }
+
+// Name is "oidc:" and the provider's name.
+func (s source) Name() string { return "oidc:" + s.p.o.Name }
+
+// Login knows nobody by a password.
+func (s source) Login(context.Context, string, string) (*auth.Identity, error) {
+	return nil, auth.ErrUnknown
+}
 
 // Current says whether an identity that the provider has vouched for still holds:
 // it is of the provider that is configured now. One that signed in with an API
 // key has no epoch, and holds as long as its key does.
-func (p *Provider) Current(id *auth.Identity) bool {
-	return id.Source == p.Source() && (id.Epoch == p.epoch || id.Epoch == "" && id.Key != "")
+func (s source) Current(id *auth.Identity) bool {
+	return id.Source == s.Name() && (id.Epoch == s.p.epoch || id.Epoch == "" && id.Key != "")
 }
 
 // AuthURL is where a browser goes to sign in: it comes back to redirectURL with a
@@ -256,7 +267,7 @@ func (p *Provider) identity(c claims) (*auth.Identity, error) {
 	if err != nil {
 		return nil, wrong("%v", err)
 	}
-	return &auth.Identity{Account: account, Groups: groups, Claims: flat, Source: p.Source(), Epoch: p.epoch}, nil
+	return &auth.Identity{Account: account, Groups: groups, Claims: flat, Source: p.Source().Name(), Epoch: p.epoch}, nil
 }
 
 // account names the account of those whom the claims are of.
