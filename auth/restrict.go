@@ -30,7 +30,9 @@ type Denial struct {
 // repository that it comes from, or everywhere if that is not named; deleting
 // Delete. Lists of repositories leave out what the caller may not pull; there, the
 // scope of a registry token counts for nothing, as no client could name the
-// repositories that it does not know yet.
+// repositories that it does not know yet; but who has been granted the list by an
+// external token server (Identity.Final, and a Grant of Pull with no pattern) has
+// all of it.
 //
 // Who has not signed in, or comes with a registry token whose scope lacks what
 // policy allows, gets registry.ErrUnauthorized with the challenge of its session
@@ -100,24 +102,26 @@ func (r *restricted) refuse(ctx context.Context, s *Session, d Denial) error {
 	case s == nil:
 		return registry.ErrDenied
 	case d.Insufficient:
-		return challenge(s, d, registry.ErrUnauthorized.With("the token's scope does not let you %s repository %s", verb(d.Action), d.Repo))
+		return challenge(s, d, registry.ErrUnauthorized.With("the token's scope does not let you %s", deed(d)))
 	case d.Anonymous:
 		return challenge(s, d, registry.ErrUnauthorized)
 	case d.Action == Pull:
 		return errHidden
 	}
-	return registry.ErrDenied.With("you may not %s repository %s", verb(d.Action), d.Repo)
+	return registry.ErrDenied.With("you may not %s", deed(d))
 }
 
-func verb(a Action) string {
-	switch a {
-	case Push:
-		return "push to"
-	case Delete:
-		return "delete from"
-	default:
-		return a.String()
+// deed is what was refused, in words.
+func deed(d Denial) string {
+	switch {
+	case d.Repo == "":
+		return "list repositories"
+	case d.Action == Push:
+		return "push to repository " + d.Repo
+	case d.Action == Delete:
+		return "delete from repository " + d.Repo
 	}
+	return d.Action.String() + " repository " + d.Repo
 }
 
 // challenged is an error that comes with a challenge.

@@ -26,6 +26,8 @@ func (r *restricted) sight(ctx context.Context) (*sight, error) {
 	id := s.Identity
 	see := &sight{auth: r.auth, id: id}
 	switch {
+	case id.Final && catalog(id.Grants):
+		see.prefixes = []string{""}
 	case id.Final:
 		see.prefixes = grantPrefixes(id.Grants, Pull)
 	case id.Grants == nil || id.Scoped:
@@ -33,15 +35,25 @@ func (r *restricted) sight(ctx context.Context) (*sight, error) {
 	default:
 		see.prefixes = intersect(r.auth.Prefixes(id, Pull), grantPrefixes(id.Grants, Pull))
 	}
-	if len(see.prefixes) == 0 && id.IsAnonymous() {
+	d.Insufficient = id.Final && id.Scoped
+	if len(see.prefixes) == 0 && (id.IsAnonymous() || d.Insufficient) {
 		return nil, r.refuse(ctx, s, d)
 	}
 	return see, nil
 }
 
+// catalog says whether grants are for the list of repositories as a whole: that
+// names no repository, and is no pattern of any.
+func catalog(grants []Grant) bool {
+	return slices.ContainsFunc(grants, func(g Grant) bool { return g.Repos == "" && g.Actions&Pull != 0 })
+}
+
 // sees says whether a repository is to be seen.
 func (s *sight) sees(repo string) bool {
-	if s.id.Scoped && !s.id.Final {
+	switch {
+	case s.id.Final && catalog(s.id.Grants):
+		return true
+	case s.id.Scoped && !s.id.Final:
 		return s.auth.Decide(s.id, repo, Pull).Allowed
 	}
 	return Allowed(s.auth, s.id, repo, Pull)

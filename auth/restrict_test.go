@@ -199,7 +199,7 @@ func TestRestrictFailsClosed(t *testing.T) {
 				denied = nil
 				listed, err := outcome(call())
 				signed := name == "Alice" || name == "Final" || name == "FinalScoped"
-				silent := signed && (method == "Repositories" || method == "Search" || method == "Referrers" && name != "FinalScoped")
+				silent := signed && name != "FinalScoped" && (method == "Repositories" || method == "Search" || method == "Referrers")
 				if listed > 0 || (err == nil) != silent {
 					t.Errorf("%d listed, error %v", listed, err)
 				}
@@ -599,6 +599,16 @@ func TestListCostsThePage(t *testing.T) {
 	inner.read, inner.lists = 0, 0
 	if got := names(t, r.Repositories(as(t.Context(), bob), ""), -1); len(got) > 0 || inner.lists > 0 {
 		t.Errorf("got %q, %d lists", got, inner.lists)
+	}
+	final := &Identity{Final: true, Scoped: true, Grants: []Grant{{"", Pull}}}
+	if got := names(t, r.Repositories(as(t.Context(), final), ""), -1); !slices.Equal(got, inner.names) {
+		t.Errorf("who was granted the list has %d names of %d", len(got), len(inner.names))
+	}
+	final.Grants = []Grant{{"", Push}}
+	for _, err := range r.Repositories(as(t.Context(), final), "") {
+		if !errors.Is(err, registry.ErrUnauthorized) || header(err) != `Test scope="registry:catalog:*" insufficient=true` {
+			t.Errorf("too narrow a token: %v, %q", err, header(err))
+		}
 	}
 	for _, err := range r.Repositories(as(t.Context(), Anonymous), "") {
 		if !errors.Is(err, registry.ErrUnauthorized) || header(err) != `Test scope="registry:catalog:*" insufficient=false` {
