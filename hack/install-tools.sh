@@ -21,6 +21,7 @@ debian='
 	docker          docker.io
 	docker-registry docker-registry
 	dockerd         docker.io
+	haproxy         haproxy
 	hostname        hostname
 	htpasswd        apache2-utils
 	igzip           isal
@@ -29,13 +30,16 @@ debian='
 	mkfs.ext4       e2fsprogs
 	mount           mount
 	nft             nftables
+	nginx           nginx
 	nsenter         util-linux
+	openssl         openssl
 	pigz            pigz
 	podman          podman
 	ps              procps
 	runc            runc
 	script          bsdutils
 	skopeo          skopeo
+	slapd           slapd
 	strace          strace
 	sysbench        sysbench
 	tini            tini
@@ -45,13 +49,15 @@ debian='
 
 # A Go program, its package, its version.
 programs='
-	conformance   github.com/opencontainers/distribution-spec/conformance v0.0.0-20260831232431-97274622c111
-	cosign        github.com/sigstore/cosign/v3/cmd/cosign                v3.1.3
-	crane         github.com/google/go-containerregistry/cmd/crane        v0.22.1
-	golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint  v2.15.0
-	gotestsum     gotest.tools/gotestsum                                  v1.13.0
-	helm          helm.sh/helm/v3/cmd/helm                                v3.22.0
-	oras          oras.land/oras/cmd/oras                                 v1.3.6
+	conformance         github.com/opencontainers/distribution-spec/conformance  v0.0.0-20260831232431-97274622c111
+	cosign              github.com/sigstore/cosign/v3/cmd/cosign                 v3.1.3
+	crane               github.com/google/go-containerregistry/cmd/crane         v0.22.1
+	golangci-lint       github.com/golangci/golangci-lint/v2/cmd/golangci-lint   v2.15.0
+	gotestsum           gotest.tools/gotestsum                                   v1.13.0
+	helm                helm.sh/helm/v3/cmd/helm                                 v3.22.0
+	oras                oras.land/oras/cmd/oras                                  v1.3.6
+	pebble              github.com/letsencrypt/pebble/v2/cmd/pebble              v2.10.3
+	pebble-challtestsrv github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv v2.10.3
 '
 
 # BuildKit's module cannot be installed by name: it excludes versions of its
