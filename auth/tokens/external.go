@@ -78,12 +78,16 @@ func NewExternal(o ExternalOptions) (*External, error) {
 		return nil, errors.New("the realm of an external token server must be an http or https URL")
 	}
 	e := &External{o: o}
-	if !strings.HasPrefix(o.JWKS, "http://") && !strings.HasPrefix(o.JWKS, "https://") {
-		return e, e.readFile()
-	}
 	var err error
-	e.client, err = newClient(o.JWKS, o.CA)
-	return e, err
+	if strings.HasPrefix(o.JWKS, "http://") || strings.HasPrefix(o.JWKS, "https://") {
+		e.client, err = newClient(o.JWKS, o.CA)
+	} else {
+		err = e.readFile()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // Realm is the URL where clients get tokens.
@@ -111,7 +115,7 @@ func (e *External) Verify(ctx context.Context, raw string) (*auth.Identity, time
 	}
 	keys := e.candidates(header)
 	if len(keys) == 0 && e.client != nil {
-		e.fetch(ctx, false)
+		_ = e.fetch(ctx, false) // it is logged, and what counts is the keys that there are
 		keys = e.candidates(header)
 	}
 	var c externalClaims
@@ -192,7 +196,7 @@ func (e *External) Run(ctx context.Context) {
 func (e *External) watch(ctx context.Context) {
 	read := func() {
 		if err := e.readFile(); err != nil {
-			e.o.Log.Error("The key set of the external token server is bad: the last good one stays in force", "file", e.o.JWKS, "error", err)
+			e.o.Log.ErrorContext(ctx, "The key set of the external token server is bad: the last good one stays in force", "file", e.o.JWKS, "error", err)
 		}
 	}
 	wait := watch.Files(ctx, watch.Interval, read, e.o.JWKS)
@@ -229,7 +233,7 @@ func (e *External) run(ctx context.Context, f *fetch) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	if f.err = e.readURL(ctx); f.err != nil {
-		e.o.Log.Error("Cannot get the key set of the external token server: the last good one stays in force", "url", e.o.JWKS, "error", f.err)
+		e.o.Log.ErrorContext(ctx, "Cannot get the key set of the external token server: the last good one stays in force", "error", f.err)
 	}
 	e.mu.Lock()
 	e.running = nil

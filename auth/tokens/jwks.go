@@ -78,7 +78,7 @@ func parseSet(text []byte) ([]jose.JSONWebKey, error) {
 	var keys []jose.JSONWebKey
 	for _, raw := range set.Keys {
 		var k jose.JSONWebKey
-		if k.UnmarshalJSON(raw) != nil || !k.Valid() && k.Key == nil {
+		if k.UnmarshalJSON(raw) != nil {
 			continue
 		}
 		if !k.IsPublic() {
@@ -124,12 +124,12 @@ func (e *External) readFile() error {
 func (e *External) readURL(ctx context.Context) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.o.JWKS, http.NoBody)
 	if err != nil {
-		return fmt.Errorf("key set of the external token server: %w", err)
+		return fmt.Errorf("ask for the key set: %w", err)
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
 	resp, err := e.client.Do(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask for the key set: %w", err) // it names the URL, without a password
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

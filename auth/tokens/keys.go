@@ -150,7 +150,7 @@ func (s *Service) turn(ctx context.Context, when func(*ring) (time.Time, bool)) 
 	}
 	s.ring.Store(keys)
 	if made {
-		s.o.Log.Info("A new key to sign tokens with", "key", id, "from", keys.byID[id].created)
+		s.o.Log.InfoContext(ctx, "A new key to sign tokens with", "key", id, "from", keys.byID[id].created)
 	}
 	return nil
 }

@@ -31,12 +31,12 @@ func (s *Service) Run(ctx context.Context) {
 	var swept time.Time
 	for {
 		if err := s.reload(ctx); err != nil && ctx.Err() == nil {
-			s.o.Log.Error("Cannot read the keys that sign tokens: those known stay in force", "error", err)
+			s.o.Log.ErrorContext(ctx, "Cannot read the keys that sign tokens: those known stay in force", "error", err)
 		}
 		if time.Since(swept) >= sweeping {
 			swept = time.Now()
 			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-				s.o.Log.Error("Cannot remove expired tokens and keys: tried again later", "error", err)
+				s.o.Log.ErrorContext(ctx, "Cannot remove expired tokens and keys: tried again later", "error", err)
 			}
 		}
 		select {
