@@ -160,7 +160,7 @@ func New(o Options) *Gate {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Audit == nil {
-		o.Audit = discard{}
+		o.Audit = audit.Func(func(context.Context, audit.Event) {})
 	}
 	g := &Gate{
 		o: o, sources: map[string]*source{}, seed: make([]byte, 32),
@@ -192,10 +192,6 @@ func baseOf(r *http.Request) string {
 	}
 	return "http://" + r.Host
 }
-
-type discard struct{}
-
-func (discard) Record(context.Context, audit.Event) {}
 
 // Set changes what can be changed. Limits start afresh.
 func (g *Gate) Set(l Live) {
