@@ -205,8 +205,9 @@ func (e *Edge) RedirectListeners() []net.Listener {
 }
 
 // The limits of a connection that carries several requests (RFC 9113, sections
-// 5.1.2 and 5.2). A stream's buffer is what a push can have under way: with the
-// 64 KiB that the protocol starts with, one over a long line would be slow.
+// 5.1.2 and 5.2). A stream's buffer is what a push can have under way, and a
+// connection's has room for several: with the 64 KiB that the protocol starts with,
+// one over a long line would be slow.
 const (
 	streams          = 250
 	streamBuffer     = 1 << 20

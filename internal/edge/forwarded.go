@@ -210,7 +210,7 @@ func cutToken(s string) (token, rest string) {
 }
 
 func isToken(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+	return isLetterOrDigit(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 // cutValue splits s after the value of a parameter: "=" and a token or a quoted

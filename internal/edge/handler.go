@@ -20,7 +20,8 @@ type outsideKey struct{}
 // of the client, as trusted proxies tell it, with port 0 if they do not tell that;
 // Base knows where the client found the registry. The headers by which proxies
 // tell of clients are removed, whoever sent them. Without trusted proxies it
-// allocates nothing.
+// allocates nothing for a request of HTTP/1. A stream of HTTP/2 whose client takes
+// nothing for Options.Patience is reset.
 //
 // A trusted proxy must set X-Forwarded-For, or remove what the client sent by that
 // name: Forwarded and X-Real-IP are believed only where it is missing.
@@ -36,6 +37,10 @@ func (e *Edge) Handler(next http.Handler) http.Handler {
 			if isForwarding(name) {
 				delete(r.Header, name)
 			}
+		}
+		if r.ProtoMajor == 2 && e.o.Patience > 0 {
+			e.patiently(next, w, r)
+			return
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -113,12 +118,15 @@ func validHost(s string) bool {
 		return err == nil && a.Is6() && a.Zone() == ""
 	}
 	for i := range len(host) {
-		c := host[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_') {
+		if !isLetterOrDigit(host[i]) && strings.IndexByte("-._", host[i]) < 0 {
 			return false
 		}
 	}
 	return host != "" && host[0] != '.' && host[0] != '-'
+}
+
+func isLetterOrDigit(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
 // cutPort splits a host, with its brackets if it has any, from its port, empty if

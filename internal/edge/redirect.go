@@ -96,9 +96,9 @@ func portOf(addr string) int {
 	if err != nil {
 		return 0
 	}
-	n, err := net.LookupPort("tcp", port)
+	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return 0
 	}
-	return n
+	return int(n)
 }
