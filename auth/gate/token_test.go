@@ -26,7 +26,7 @@ func (w *world) grants(token string) []auth.Grant {
 
 func TestScopes(t *testing.T) {
 	w := newWorld(t, nil)
-	const pull, push, del = auth.Pull, auth.Push, auth.Delete
+	const pull, push = auth.Pull, auth.Push
 	_, key := w.key(accounts.NewKey{Account: "robot", Grants: []auth.Grant{{Repos: "team/*", Actions: pull | push}}})
 	_, pushKey := w.key(accounts.NewKey{Account: "robot", Grants: []auth.Grant{{Repos: "team/*", Actions: push}}})
 	alice := basic("alice", alicePass)
@@ -62,7 +62,6 @@ func TestScopes(t *testing.T) {
 			}
 		})
 	}
-	_ = del
 	for _, bad := range []string{
 		"repository:team/../root:pull", "repository:Team/web:pull", "repository:team%2fweb:pull", "repository:team/*:pull", "repository:**:pull",
 		"repository::pull", "repository", "repository:" + strings.Repeat("a", 300) + ":pull", strings.Repeat("repository:a:pull ", 200), "repository:a\x00b:pull",
