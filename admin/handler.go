@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
@@ -70,6 +71,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
+	if r.ContentLength != 0 {
+		// Also for a body that nobody looks at: the server reads to its end.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // a recorder in a test has none
+	}
 	c := &call{handler: h, w: w, r: r, who: h.caller(r.Context())}
 	var status int
 	var body any
@@ -185,19 +190,20 @@ func clean(name string) string {
 type caller struct {
 	id    *auth.Identity
 	local bool // came by Local
+	open  bool // there is no access control
 	admin bool // administers the registry
 }
 
 // caller finds out whose the request is, and whether it administers.
 func (h *handler) caller(ctx context.Context) caller {
-	who := caller{id: auth.Anonymous, local: isLocal(ctx)}
+	who := caller{id: auth.Anonymous, local: isLocal(ctx), open: h.Authority == nil}
 	if s := auth.FromContext(ctx); s != nil && s.Identity != nil {
 		who.id = s.Identity
 	}
 	switch {
 	case who.local:
 		who.admin = true
-	case h.Authority == nil, who.id.IsAnonymous(), who.id.Scoped, who.id.Final:
+	case who.open, who.id.IsAnonymous(), who.id.Scoped, who.id.Final:
 	default:
 		who.admin = h.Authority.Decide(who.id, "", auth.Admin).Allowed && auth.Covers(who.id.Grants, "", auth.Admin)
 	}
@@ -209,6 +215,8 @@ func (who caller) check(a access) error {
 	switch {
 	case who.admin:
 		return nil
+	case who.open:
+		return registry.ErrDenied.With("the registry has no policy: administer it on its own machine")
 	case who.id.IsAnonymous():
 		return registry.ErrUnauthorized.With("sign in first, with the password of an account")
 	case a == signedIn:
