@@ -76,13 +76,16 @@ func (o *Outbox) notePull(ctx context.Context, repo string, ref registry.Referen
 
 // writePulls writes pulls to the outbox until ctx ends.
 func (o *Outbox) writePulls(ctx context.Context) {
-	for ctx.Err() == nil {
+	for {
 		select {
 		case <-ctx.Done():
 		case <-o.pulls.some:
 			pause(ctx, pullsEvery, nil, nil)
 		}
 		o.flushPulls(context.WithoutCancel(ctx)) // the last ones too
+		if ctx.Err() != nil {
+			return
+		}
 	}
 }
 
