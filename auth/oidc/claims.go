@@ -100,7 +100,7 @@ func (c claims) groups(name string) ([]string, error) {
 		return nil, fmt.Errorf("it names more than %d groups", maxGroups)
 	}
 	for _, g := range groups {
-		if g == "" || len(g) > maxGroup || g != clean(g) {
+		if g == "" || len(g) > maxGroup || !isPrintable(g) {
 			return nil, errors.New("it names a group that is empty, too long or no printable text")
 		}
 	}
@@ -135,7 +135,7 @@ func (c claims) flat() (map[string]string, error) {
 				continue
 			}
 			s, ok := text(v)
-			if !ok || len(s) > maxClaim || s != clean(s) || strings.TrimSpace(name) == "" {
+			if !ok || len(s) > maxClaim || !isPrintable(s) || strings.TrimSpace(name) == "" {
 				continue
 			}
 			if _, twice := flat[name]; twice {

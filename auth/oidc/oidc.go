@@ -28,6 +28,7 @@ import (
 	"net/url"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/berth-registry/berth/auth"
 )
@@ -121,6 +122,11 @@ func clean(s string) string {
 		s += "..."
 	}
 	return s
+}
+
+// isPrintable says whether s is text without control characters.
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // checkName says whether a provider or a rule may be named so: the name is in

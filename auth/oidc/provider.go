@@ -156,6 +156,9 @@ func (p *Provider) config(found *discovered, redirectURL string) (*oauth2.Config
 // Exchange returns who came back with a code. It fails with auth.ErrWrong if the
 // code or what the provider says of it is not good, and with ErrUnavailable.
 func (p *Provider) Exchange(ctx context.Context, redirectURL, code, nonce, verifier string) (*auth.Identity, error) {
+	if code == "" {
+		return nil, wrong("the browser came back without a code")
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*askTime)
 	defer cancel()
 	if err := p.places.take(ctx); err != nil {

@@ -146,6 +146,9 @@ func (p *IDP) Rotate() {
 	p.Start()
 }
 
+// Transport is for clients that come to the provider: it knows its CA.
+func (p *IDP) Transport() http.RoundTripper { return p.client.Transport }
+
 // SigningKey is the key that the provider signs with now, for tokens that it would
 // never sign itself.
 func (p *IDP) SigningKey() *rsa.PrivateKey {

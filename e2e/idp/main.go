@@ -43,8 +43,9 @@ func main() {
 	flag.StringVar(&o.clientSecret, "client-secret", "", "its secret")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "idp:", err)
 		os.Exit(1)
 	}
@@ -76,7 +77,7 @@ func run(ctx context.Context, o options) error {
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
-	fmt.Println("ready")
+	fmt.Fprintln(os.Stdout, "ready")
 	if o.cert != "" {
 		err = server.ServeTLS(listener, o.cert, o.certKey)
 	} else {
@@ -102,7 +103,9 @@ func (wl workload) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var asked map[string]any
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&asked); err != nil {
+	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+	body.UseNumber()
+	if err := body.Decode(&asked); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
