@@ -66,7 +66,7 @@ func (p *pages) account(w http.ResponseWriter, r *http.Request, status int, id *
 // keysOf lists the keys of an identity. An account of the same name, of another
 // source, is somebody else.
 func (p *pages) keysOf(r *http.Request, id *auth.Identity) ([]accounts.Key, error) {
-	keys, err := p.Options.Keys.Keys(r.Context(), id.Account)
+	keys, err := p.Keys.Keys(r.Context(), id.Account)
 	return slices.DeleteFunc(keys, func(k accounts.Key) bool {
 		return k.Account != id.Account || k.Source != id.Source
 	}), err
@@ -90,7 +90,7 @@ func (p *pages) createKey(w http.ResponseWriter, r *http.Request) {
 	var made accounts.Key
 	var text string
 	if err == nil {
-		made, text, err = p.Options.Keys.CreateKey(acting(r, id), k)
+		made, text, err = p.Keys.CreateKey(acting(r, id), k)
 	}
 	if problem, ok := problemOf(err); ok {
 		p.account(w, r, http.StatusUnprocessableEntity, id, &view{Form: form, Problem: problem})
@@ -186,7 +186,7 @@ func (p *pages) revokeKey(w http.ResponseWriter, r *http.Request) {
 	}
 	id := r.PathValue("id")
 	if slices.ContainsFunc(keys, func(k accounts.Key) bool { return k.ID == id }) {
-		_, err = p.Options.Keys.RevokeKey(acting(r, who), id)
+		_, err = p.Keys.RevokeKey(acting(r, who), id)
 		if err != nil && !errors.Is(err, auth.ErrUnknown) { // the same form, sent twice
 			p.broken(w, r, err)
 			return

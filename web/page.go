@@ -69,10 +69,10 @@ func (p *pages) show(w http.ResponseWriter, r *http.Request, status int, name st
 	if u, err := url.Parse(v.Host); err == nil && u.Host != "" {
 		v.Host = u.Host
 	}
-	for _, provider := range p.Options.Providers {
+	for _, provider := range p.Providers {
 		v.Providers = append(v.Providers, provider.Name())
 	}
-	v.Password = p.Options.Password != nil
+	v.Password = p.Password != nil
 	v.CanSignIn = v.Password || len(v.Providers) > 0
 	var page bytes.Buffer
 	if err := p.templates.ExecuteTemplate(&page, name, v); err != nil {

@@ -48,7 +48,7 @@ func (p *pages) isSecure(r *http.Request) bool { return strings.HasPrefix(p.Base
 // cookie returns a cookie for this host alone (RFC 6265bis, section 4.1.3.2, for
 // the prefix). An empty value removes it.
 func (p *pages) cookie(r *http.Request, name, value string, ttl time.Duration) *http.Cookie {
-	c := &http.Cookie{
+	c := &http.Cookie{ //nolint:gosec // not Secure where there is no TLS: browsers would drop it
 		Name: p.cookieName(r, name), Value: value, Path: "/", MaxAge: int(ttl.Seconds()),
 		HttpOnly: true, Secure: p.isSecure(r), SameSite: http.SameSiteLaxMode,
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
-	"github.com/berth-registry/berth/auth/gate"
 )
 
 // loginForm shows how to sign in.
@@ -40,12 +39,12 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 		err = auth.ErrWrong
 	}
 	v := &view{Account: account}
-	throttled, isThrottled := errors.AsType[*gate.ThrottledError](err)
+	throttled, isThrottled := errors.AsType[later](err)
 	switch {
 	case err == nil:
 		p.enter(w, r, id)
 	case isThrottled:
-		wait := max(throttled.After.Round(time.Second), time.Second)
+		wait := max(throttled.RetryAfter().Round(time.Second), time.Second)
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
 		v.Problem = "Too many attempts to sign in. Try again in " + span(wait) + "."
 		p.show(w, r, http.StatusTooManyRequests, "login.html", v)
@@ -57,6 +56,12 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 		v.Problem = "Passwords cannot be checked at the moment. Try again later."
 		p.show(w, r, http.StatusServiceUnavailable, "login.html", v)
 	}
+}
+
+// later is an error that says when to try again.
+type later interface {
+	error
+	RetryAfter() time.Duration
 }
 
 // inPerson says whether somebody has signed in as themselves. Who has an API key,

@@ -23,7 +23,6 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/berth-registry/berth/audit"
@@ -67,8 +66,9 @@ type Options struct {
 	Title     string     // "Berth" if empty
 	Providers []Provider // in the order of their buttons
 	// Password returns who proves to be an account by a password; client is the
-	// address that it comes from. It fails with auth.ErrWrong, a
-	// *gate.ThrottledError, or as a source fails, and keeps the record of logins.
+	// address that it comes from. It fails with auth.ErrWrong, an error that has a
+	// method RetryAfter() time.Duration, or as a source fails, and keeps the record
+	// of logins.
 	// Nil: there is no form.
 	Password func(ctx context.Context, client, account, password string) (*auth.Identity, error)
 	Sessions Sessions
@@ -110,7 +110,7 @@ func New(o Options) (http.Handler, error) {
 		p.Title = "Berth"
 	}
 	if p.Audit == nil {
-		p.Audit = discard{}
+		p.Audit = audit.Func(func(context.Context, audit.Event) {})
 	}
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)
@@ -130,11 +130,6 @@ func New(o Options) (http.Handler, error) {
 	p.style = "/assets/berth.css?v=" + hex.EncodeToString(sum[:6])
 	return p.handler(), nil
 }
-
-// discard keeps no record.
-type discard struct{}
-
-func (discard) Record(context.Context, audit.Event) {}
 
 func (p *pages) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -180,11 +175,16 @@ func secure(h http.Header) {
 // asset serves a file that is the same for all. The style sheet's URL changes
 // with it.
 func (p *pages) asset(w http.ResponseWriter, r *http.Request) {
-	name := r.PathValue("file")
-	if !slices.Contains([]string{"berth.css", "favicon.svg"}, name) {
+	var name string
+	switch r.PathValue("file") {
+	case "berth.css":
+		name = "assets/berth.css"
+	case "favicon.svg":
+		name = "assets/favicon.svg"
+	default:
 		p.fail(w, r, notFound)
 		return
 	}
 	w.Header().Set("Cache-Control", "public, max-age=86400")
-	http.ServeFileFS(w, r, files, "assets/"+name)
+	http.ServeFileFS(w, r, files, name)
 }

@@ -80,7 +80,7 @@ func (i *issuer) discovered(ctx context.Context) (*discovered, error) {
 	}
 	if i.busy == nil && now.Sub(i.tried) >= pause {
 		i.tried, i.busy = now, make(chan struct{})
-		go i.lookUp(context.WithoutCancel(ctx), now) //nolint:gosec // others wait for it too, it ends by itself
+		go i.lookUp(context.WithoutCancel(ctx), now)
 	}
 	known, busy, err := i.known, i.busy, i.err
 	i.mu.Unlock()
@@ -152,11 +152,11 @@ func (i *issuer) checkEndpoint(endpoint string) error {
 		return nil // those who need it find out
 	}
 	u, err := url.Parse(endpoint)
-	if err != nil || u.Host == "" || u.Scheme != "https" &&
-		!(u.Scheme == "http" && isLoopback(u.Hostname()) && strings.HasPrefix(i.url, "http:")) {
-		return fmt.Errorf("it names an endpoint that is not on https: %q", endpoint)
+	if err == nil && u.Host != "" && (u.Scheme == "https" ||
+		u.Scheme == "http" && isLoopback(u.Hostname()) && strings.HasPrefix(i.url, "http:")) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("it names an endpoint that is not on https: %q", endpoint)
 }
 
 // verify returns what a token says if it is the provider's, for the audience, and

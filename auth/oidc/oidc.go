@@ -132,10 +132,8 @@ func isPrintable(s string) bool {
 // checkName says whether a provider or a rule may be named so: the name is in
 // URLs, in accounts and in logs.
 func checkName(name string) error {
-	for _, c := range name {
-		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-			return fmt.Errorf("name %q: only lower-case letters, digits, - and _", name)
-		}
+	if strings.ContainsFunc(name, func(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' }) {
+		return fmt.Errorf("name %q: only lower-case letters, digits, - and _", name)
 	}
 	if name == "" || len(name) > 64 {
 		return fmt.Errorf("name %q: from 1 to 64 characters", name)

@@ -27,19 +27,24 @@ func TestSignIn(t *testing.T) {
 		{
 			name: "claim of choice", user: berthtest.Alice, account: "test/alice", groups: []string{"admins", "developers"},
 			change: func(o *oidc.Options) { o.AccountClaim = "preferred_username" },
-		}, {
+		},
+		{
 			name: "prefix of choice", user: berthtest.Alice, account: "acme:alice@example.com", groups: []string{"admins", "developers"},
 			change: func(o *oidc.Options) { o.Prefix = "acme:" },
-		}, {
+		},
+		{
 			name: "no prefix", user: berthtest.Alice, account: "alice@example.com",
 			change: func(o *oidc.Options) { o.NoPrefix, o.GroupsClaim = true, "nothing" },
-		}, {
+		},
+		{
 			name: "groups in a claim that is text", user: berthtest.Alice, account: "test/alice@example.com", groups: []string{"Liddell"},
 			change: func(o *oidc.Options) { o.GroupsClaim = "family_name" },
-		}, {
+		},
+		{
 			name: "somebody else's address", user: berthtest.Bob, refused: "not verified",
 			change: func(o *oidc.Options) { o.AccountClaim = "email" },
-		}, {
+		},
+		{
 			name: "no such claim", user: berthtest.Alice, refused: "no claim employee",
 			change: func(o *oidc.Options) { o.AccountClaim = "employee" },
 		},
