@@ -1,13 +1,14 @@
 package accounts
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -19,6 +20,9 @@ const (
 	keyPrefix   = "berth_"
 	idBytes     = 10 // of randomness
 	secretBytes = 20
+	// maxKeys is about how many keys an account may have that have not expired, so
+	// that nobody fills the memory.
+	maxKeys = 1000
 	// ownerAny is what may stand for the name of a key's owner.
 	ownerAny = "token"
 )
@@ -99,15 +103,6 @@ func (s *Store) identify(tx storage.Tx, id string, row storage.APIKey) (*auth.Id
 	}, nil
 }
 
-// getKey returns a row, or an auth.ErrUnknown.
-func getKey(tx storage.Tx, id string) (storage.APIKey, error) {
-	row, err := storage.APIKeys.Get(tx, storage.Key(id))
-	if errors.Is(err, storage.ErrNotFound) {
-		err = errNoKey
-	}
-	return row, err
-}
-
 // CreateKey makes an API key and returns it with its text, which is not kept. It
 // fails with ErrKey, ErrName for a group, and, for an account of this store,
 // auth.ErrUnknown if there is none.
@@ -125,6 +120,9 @@ func (s *Store) CreateKey(ctx context.Context, k NewKey) (Key, string, error) {
 	}
 	if k.Source == Source {
 		groups = nil // the account's own, at each login
+	}
+	if s.known.usable(k.Account, now) >= maxKeys {
+		return Key{}, "", &problem{ErrKey, "bad API key: its account has 1000 already"}
 	}
 	id, secret := newText(idBytes), newText(secretBytes)
 	hash := sha256.Sum256([]byte(secret))
@@ -158,27 +156,51 @@ func mayOwn(tx storage.Tx, k NewKey) error {
 
 // Keys lists the keys of an account, or of all if it is empty, oldest first.
 func (s *Store) Keys(ctx context.Context, name string) ([]Key, error) {
+	// The ids of an account's keys are known, all rows need not be read for them.
+	if err := s.view(ctx, func(storage.Tx) error { return nil }); err != nil {
+		return nil, err
+	}
 	var keys []Key
-	err := s.meta.View(ctx, func(tx storage.Tx) error {
-		keys = nil
-		for e, err := range storage.APIKeys.Scan(tx, nil, nil) {
-			if err != nil {
-				return err
-			}
-			if name == "" || e.Value.Account == name {
-				keys = append(keys, describe(string(e.Key), e.Value))
-			}
+	err := s.meta.View(ctx, func(tx storage.Tx) (err error) {
+		if name == "" {
+			keys, err = allKeys(tx)
+		} else {
+			keys, err = someKeys(tx, s.known.keysOf(name))
 		}
-		return nil
+		return err
 	})
+	if err != nil {
+		return nil, fmt.Errorf("list API keys: %w", err)
+	}
 	s.used.show(keys)
 	slices.SortFunc(keys, func(a, b Key) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
 	})
-	return keys, err
+	return keys, nil
+}
+
+func allKeys(tx storage.Tx) (keys []Key, err error) {
+	for e, err := range storage.APIKeys.Scan(tx, nil, nil) {
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, describe(string(e.Key), e.Value))
+	}
+	return keys, nil
+}
+
+func someKeys(tx storage.Tx, ids []string) (keys []Key, err error) {
+	for _, id := range ids {
+		row, err := getKey(tx, id)
+		if errors.Is(err, errNoKey) {
+			continue // revoked since
+		}
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, describe(id, row))
+	}
+	return keys, nil
 }
 
 // RevokeKey removes a key and returns what it was. It fails with auth.ErrUnknown
@@ -198,50 +220,4 @@ func (s *Store) RevokeKey(ctx context.Context, id string) (Key, error) {
 		return Key{}, err
 	}
 	return describe(id, row), nil
-}
-
-func describe(id string, row storage.APIKey) Key {
-	return Key{
-		ID: id, Account: row.Account, Source: row.Source, Groups: row.Groups, Grants: grants(row.Grants),
-		Created: row.Created.UTC(), Expires: row.Expires.UTC(), Used: row.Used.UTC(), Note: row.Note,
-	}
-}
-
-func grants(rows []storage.KeyGrant) (gs []auth.Grant) {
-	for _, r := range rows {
-		gs = append(gs, auth.Grant{Repos: r.Repos, Actions: auth.Action(r.Actions)})
-	}
-	return gs
-}
-
-func grantRows(gs []auth.Grant) (rows []storage.KeyGrant) {
-	for _, g := range gs {
-		rows = append(rows, storage.KeyGrant{Repos: g.Repos, Actions: uint8(g.Actions)})
-	}
-	return rows
-}
-
-// removeKeys removes the keys that belong to an account of this store.
-func removeKeys(tx storage.Tx, name string) (ids []string, err error) {
-	return removeWhere(tx, storage.APIKeys, func(_ []byte, row storage.APIKey) bool {
-		return row.Account == name && row.Source == Source
-	})
-}
-
-// removeWhere removes the rows that match, and returns their keys.
-func removeWhere[V any](tx storage.Tx, t storage.Table[V], match func(key []byte, row V) bool) (gone []string, err error) {
-	for e, err := range t.Scan(tx, nil, nil) {
-		if err != nil {
-			return nil, err
-		}
-		if match(e.Key, e.Value) {
-			gone = append(gone, string(bytes.Clone(e.Key)))
-		}
-	}
-	for _, k := range gone {
-		if err := t.Delete(tx, []byte(k)); err != nil {
-			return nil, err
-		}
-	}
-	return gone, nil
 }

@@ -2,6 +2,7 @@ package accounts_test
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -95,7 +96,7 @@ func TestKeyTampered(t *testing.T) {
 	} {
 		_, err := s.LoginKey(t.Context(), "", text)
 		want(t, "login", err, expect)
-		if formed := expect == auth.ErrWrong || text == "berth_"+strings.Repeat("a", 16)+"_"+secret; accounts.IsKey(text) != formed {
+		if formed := errors.Is(expect, auth.ErrWrong) || text == "berth_"+strings.Repeat("a", 16)+"_"+secret; accounts.IsKey(text) != formed {
 			t.Errorf("IsKey(%.60q) is %v", text, !formed)
 		}
 		if err != nil && strings.Contains(err.Error(), secret) {
@@ -161,6 +162,25 @@ func TestKeyRefused(t *testing.T) {
 	if keys, err := s.Keys(t.Context(), ""); err != nil || len(keys) != 0 {
 		t.Errorf("%d keys, %v", len(keys), err)
 	}
+}
+
+// Nobody fills the memory with keys; those that have expired do not count.
+func TestKeyLimit(t *testing.T) {
+	var c clock
+	s := open(t, mem.NewMeta(), c.now)
+	create(t, s, "bob")
+	for i := range 1010 {
+		k := accounts.NewKey{Account: "bob"}
+		if i < 10 {
+			k.Expires = c.now().Add(time.Second)
+		} else {
+			c.forward(time.Second)
+		}
+		createKey(t, s, k)
+	}
+	_, _, err := s.CreateKey(t.Context(), accounts.NewKey{Account: "bob"})
+	want(t, "one more", err, accounts.ErrKey)
+	createKey(t, s, accounts.NewKey{Account: "eve", Source: "ldap"})
 }
 
 // Accounts that another source vouches for have keys too, with the groups that

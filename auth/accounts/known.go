@@ -119,6 +119,30 @@ func (k *known) expired(t time.Time) (ids []string) {
 	return ids
 }
 
+// keysOf lists the keys of an account, whoever vouches for it.
+func (k *known) keysOf(name string) (ids []string) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for id, v := range k.keys {
+		if v.account == name {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// usable counts the keys of an account that have not expired.
+func (k *known) usable(name string, now time.Time) (n int) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for _, v := range k.keys {
+		if v.account == name && !v.expired(now) {
+			n++
+		}
+	}
+	return n
+}
+
 // update makes a change of the store, with its number, and follows it in memory.
 func (s *Store) update(ctx context.Context, fn func(tx storage.Tx, number int64) (delta, error)) error {
 	s.changing.Lock()

@@ -121,14 +121,5 @@ func (*Store) failure(err error) error {
 	return fmt.Errorf("look up an account: %w", err)
 }
 
-// getAccount returns a row, or auth.ErrUnknown.
-func getAccount(tx storage.Tx, name string) (storage.Account, error) {
-	row, err := storage.Accounts.Get(tx, storage.Key(name))
-	if errors.Is(err, storage.ErrNotFound) {
-		err = auth.ErrUnknown
-	}
-	return row, err
-}
-
 // epochText is an epoch as an identity has it.
 func epochText(n int64) string { return strconv.FormatInt(n, 36) }

@@ -134,7 +134,7 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 		if _, err = getAccount(tx, name); err != nil {
 			return d, err
 		}
-		_, err = removeWhere(tx, storage.RefreshTokens, func(_ []byte, row storage.RefreshToken) bool {
+		_, err = removeWhere(tx, storage.RefreshTokens, func(row storage.RefreshToken) bool {
 			return row.Account == name && row.Source == Source
 		})
 		if err != nil {
@@ -179,8 +179,4 @@ func (s *Store) List(ctx context.Context) ([]Account, error) {
 		return nil
 	})
 	return list, err
-}
-
-func present(name string, row storage.Account) Account {
-	return Account{Name: name, Robot: row.Robot, Groups: row.Groups, Created: row.Created.UTC(), Disabled: row.Disabled}
 }
