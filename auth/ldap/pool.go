@@ -137,10 +137,16 @@ func (c *conn) drop() {
 // limit makes what is done with the connection fail when ctx ends, until release
 // is called; that says whether it did not come to that.
 func (c *conn) limit(ctx context.Context) (release func() bool) {
-	if deadline, ok := ctx.Deadline(); ok {
-		c.SetTimeout(time.Until(deadline))
-	}
+	c.setTimeout(ctx)
 	return context.AfterFunc(ctx, func() { _ = c.raw.Close() })
+}
+
+// setTimeout makes the connection's goroutines give up soon after ctx has ended, if
+// nothing else does.
+func (c *conn) setTimeout(ctx context.Context) {
+	if deadline, ok := ctx.Deadline(); ok {
+		c.SetTimeout(time.Until(deadline) + time.Second)
+	}
 }
 
 // dialer connects to a server.
@@ -180,9 +186,7 @@ func (d *dialer) start(ctx context.Context, raw net.Conn) (*conn, error) {
 	c := &conn{Conn: ldap.NewConn(over, d.tls != nil && !d.startTLS), raw: raw}
 	c.Start()
 	if d.startTLS {
-		if deadline, ok := ctx.Deadline(); ok {
-			c.SetTimeout(time.Until(deadline))
-		}
+		c.setTimeout(ctx)
 		if err := c.StartTLS(d.tls); err != nil {
 			c.drop()
 			return nil, err
