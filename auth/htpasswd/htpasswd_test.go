@@ -76,9 +76,12 @@ func follow(t *testing.T, path string) (*htpasswd.File, *logged) {
 	return f, log
 }
 
-// settle lets so much time go by that a change is in force.
+// settle lets so much time go by that a change is in force. It ends half way
+// between two looks at the file, which fall on whole seconds: what the test does
+// next is done when nobody looks.
 func settle() {
-	time.Sleep(5 * time.Second)
+	const look = time.Second
+	time.Sleep(5*look + look/2 - time.Duration(time.Now().Nanosecond()))
 	synctest.Wait()
 }
 
@@ -348,6 +351,7 @@ func TestRestless(t *testing.T) {
 		write(t, path, line(t, "alice", "a"))
 		f, _ := follow(t, path)
 		bob := line(t, "bob", "b")
+		time.Sleep(250 * time.Millisecond) // no write falls on a look
 		for i := range 60 {
 			write(t, path, bob+strings.Repeat("#\n", i))
 			time.Sleep(500 * time.Millisecond)
