@@ -17,6 +17,7 @@ import (
 	"github.com/berth-registry/berth/auth/accounts"
 	"github.com/berth-registry/berth/auth/gate"
 	"github.com/berth-registry/berth/auth/htpasswd"
+	"github.com/berth-registry/berth/auth/ldap"
 	"github.com/berth-registry/berth/auth/oidc"
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/internal/config"
@@ -113,6 +114,13 @@ func (a *access) sources(ctx context.Context, c config.Config, g *gate.Options, 
 			return err
 		}
 		g.Sources = append(g.Sources, a.htpasswd)
+	}
+	if c.Auth.LDAP.URL != "" {
+		directory, err := newLDAP(c.Auth.LDAP)
+		if err != nil {
+			return fmt.Errorf("auth.ldap: %w", err)
+		}
+		g.Sources = append(g.Sources, directory)
 	}
 	if a.providers, err = newProviders(c, log); err != nil {
 		return fmt.Errorf("auth.oidc: %w", err)
@@ -220,6 +228,18 @@ func edgeOptions(c config.Config, log *slog.Logger) edge.Options {
 		RedirectAddr: c.HTTP.RedirectAddr, PublicURL: c.HTTP.PublicURL,
 		TrustedProxies: c.Proxies(), ProxyProtocol: c.HTTP.ProxyProtocol, Log: log,
 	}
+}
+
+func newLDAP(c config.LDAP) (*ldap.Source, error) {
+	password, err := secret(c.BindPassword, c.BindPasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	return ldap.New(ldap.Options{
+		URL: c.URL, StartTLS: c.StartTLS, Insecure: c.Insecure, CA: c.CA, BindDN: c.BindDN, BindPassword: password,
+		UserBase: c.UserBase, UserFilter: c.UserFilter, AccountAttr: c.Account,
+		GroupBase: c.GroupBase, GroupFilter: c.GroupFilter, GroupAttr: c.Group, Timeout: c.Timeout,
+	})
 }
 
 func newWorkload(c config.Config, log *slog.Logger) (*oidc.Workload, error) {
