@@ -21,13 +21,13 @@ import (
 func TestPatience(t *testing.T) {
 	t.Parallel()
 	const patience = 300 * time.Millisecond
-	f, gaveUp := newFiles(t), make(chan error, 1)
+	f, gaveUp := newFiles(t), make(chan struct{}, 1)
 	s := start(t, edge.Options{Cert: f.cert, Key: f.key, Patience: patience}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/endless":
 			for {
 				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
-					gaveUp <- err
+					gaveUp <- struct{}{}
 					return
 				}
 			}
