@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/berth-registry/berth/admin"
+	"github.com/berth-registry/berth/audit"
+	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/auth/gate"
+	"github.com/berth-registry/berth/internal/config"
+	"github.com/berth-registry/berth/internal/daemon"
+	"github.com/berth-registry/berth/internal/edge"
+	"github.com/berth-registry/berth/internal/telemetry"
+	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/bolt"
+)
+
+// server is a registry with all that is around it: its callers, its listeners,
+// what it records. It obeys signals.
+type server struct {
+	cfg       config.Config
+	load      func() (config.Config, error)
+	log       *slog.Logger
+	level     *slog.LevelVar
+	accessLog *telemetry.AccessLog
+	meta      *bolt.Meta
+	local     *registry.Local
+	auditLog  *audit.Log
+	outbox    *audit.Outbox
+	access    *access
+	edge      *edge.Edge
+	api       http.Handler // all that the main listener serves
+	ops       http.Handler
+	admin     http.Handler // for who is on this machine
+	stopping  atomic.Bool
+}
+
+// open prepares the parts of a server, each of which close can close.
+func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs storage.Blobs, stdout, stderr io.Writer) (err error) {
+	c := d.cfg
+	if d.auditLog, err = audit.NewLog(audit.LogOptions{
+		Output: c.Audit.Output, MaxSize: c.Audit.MaxSize, Keep: c.Audit.Keep, Stdout: stdout, Log: d.log,
+	}); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	hooks, err := webhookOptions(c)
+	if err != nil {
+		return err
+	}
+	meta := metrics.Meta(d.meta)
+	if d.outbox, err = audit.NewOutbox(meta, hooks, audit.OutboxOptions{Source: c.EventSource(), Log: d.log}); err != nil {
+		return fmt.Errorf("webhooks: %w", err)
+	}
+	recorder := audit.Recorders(d.auditLog, metrics.Events())
+	d.local, err = registry.NewLocal(ctx, blobs, meta, registry.Options{
+		UploadExpiry: c.Storage.UploadExpiry, Journal: audit.NewJournal(recorder, d.outbox), Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	if d.edge, err = edge.New(ctx, edgeOptions(c, d.log)); err != nil {
+		return err
+	}
+	if d.access, err = newAccess(ctx, c, accessOptions{meta: meta, base: edge.Base, audit: recorder, log: d.log}); err != nil {
+		return err
+	}
+	if err := d.apply(c); err != nil {
+		return err
+	}
+	d.handlers(metrics, recorder)
+	return nil
+}
+
+// handlers puts together what is served.
+func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
+	var content registry.Registry = d.local
+	authority := auth.Authority(nil)
+	if d.cfg.Restricted() {
+		authority = d.access.policy
+		content = auth.Restrict(content, authority, func(ctx context.Context, denied auth.Denial) {
+			recorder.Record(ctx, denialEvent(denied))
+		})
+	}
+	api := registry.NewServer(audit.Pulls(content, d.outbox), registry.ServerOptions{
+		BodyTimeout: d.cfg.HTTP.BodyTimeout, Log: d.log,
+		Observe: func(ctx context.Context, r registry.Record) {
+			metrics.Observe(r)
+			if actor := audit.FromContext(ctx); actor != nil {
+				d.accessLog.Observe(r, actor.Account)
+				return
+			}
+			d.accessLog.Observe(r, "")
+		},
+	})
+	administration := admin.New(admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Audit: recorder, Log: d.log})
+	d.admin = admin.Local(administration)
+	d.ops = metrics.Handler(d.ready)
+	metrics.Gauge("berth_audit_failures", "Lines of the audit log that could not be written.", func(context.Context) float64 { return float64(d.auditLog.Failures()) })
+	metrics.Gauge("berth_webhook_events_pending", "Events in the outbox that webhooks have not taken yet.", func(ctx context.Context) (pending float64) {
+		stats, err := d.outbox.Stats(ctx)
+		for _, w := range stats.Webhooks {
+			pending += float64(w.Pending)
+		}
+		if err != nil {
+			return math.NaN()
+		}
+		return pending
+	})
+	health := http.NewServeMux()
+	daemon.Health(health, d.ready)
+	d.api = d.edge.Handler(withHealth(health, d.access.routes(d.cfg, api, administration)))
+}
+
+// ready says whether requests can be served.
+func (d *server) ready(ctx context.Context) error {
+	if d.stopping.Load() {
+		return errors.New("stopping")
+	}
+	return d.meta.View(ctx, func(storage.Tx) error { return nil })
+}
+
+// close closes what open has opened.
+func (d *server) close() (err error) {
+	if d.edge != nil {
+		err = d.edge.Close()
+	}
+	if d.local != nil {
+		d.local.Close()
+	}
+	if d.auditLog != nil {
+		err = errors.Join(err, d.auditLog.Close())
+	}
+	return err
+}
+
+// apply makes hold what can change while the server runs: all of it, or nothing
+// after an error.
+func (d *server) apply(c config.Config) error {
+	rules, err := policyRules(c)
+	if err != nil {
+		return err
+	}
+	policy, err := auth.NewPolicy(rules)
+	if err != nil {
+		return err
+	}
+	immutable, err := auth.NewTagPatterns(c.Immutable)
+	if err != nil {
+		return err
+	}
+	hooks, err := webhookOptions(c)
+	if err != nil {
+		return err
+	}
+	if err := d.outbox.SetHooks(hooks); err != nil {
+		return fmt.Errorf("webhooks: %w", err)
+	}
+	d.level.Set(c.Log.Level)
+	d.accessLog.SetEnabled(c.Log.Access)
+	d.local.SetUploadExpiry(c.Storage.UploadExpiry)
+	d.local.SetLimits(registry.Limits{Blob: c.Limits.Blob, Manifest: c.Limits.Manifest})
+	d.local.SetImmutable(func(repo, tag string) bool {
+		_, is := immutable.Match(repo, tag)
+		return is
+	})
+	d.access.policy.Set(policy)
+	d.access.gate.Set(gate.Live{Limits: gateLimits(c), Basic: c.Auth.Challenge == "basic"})
+	return nil
+}
