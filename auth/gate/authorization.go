@@ -91,17 +91,20 @@ func parseBasic(s string) (credentials, error) {
 func isToken68(s string) bool {
 	s = strings.TrimRight(s, "=")
 	for i := range len(s) {
-		c := s[i]
-		if !isAlnum(c) && c != '-' && c != '.' && c != '_' && c != '~' && c != '+' && c != '/' {
+		if !token68[s[i]] {
 			return false
 		}
 	}
 	return s != ""
 }
 
-func isAlnum(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-}
+// token68 are the characters of one: a table, as every request has a long one.
+var token68 = func() (is [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/") {
+		is[c] = true
+	}
+	return is
+}()
 
 // isKey says whether s looks like an API key: berth_<id>_<secret>.
 func isKey(s string) bool {

@@ -75,6 +75,7 @@ func registryWorld(t *testing.T) (*world, func() []string) {
 
 // oras-go is what Helm, ORAS and our own clients use.
 func TestOras(t *testing.T) {
+	t.Parallel()
 	w, requests := registryWorld(t)
 	host := strings.TrimPrefix(w.server.URL, "https://")
 	client := func(cred orasauth.Credential, oauth bool) *orasauth.Client {
@@ -138,6 +139,7 @@ func TestOras(t *testing.T) {
 // containerd asks by POST, and if that is refused with 400, 401, 404 or 405 by GET
 // (core/remotes/docker, authorizer.go). Kubernetes, nerdctl and BuildKit do so.
 func TestContainerd(t *testing.T) {
+	t.Parallel()
 	w, requests := registryWorld(t)
 	start := w.request(http.MethodPost, "/v2/team/app/blobs/uploads/", nil)
 	r := w.do(start)
@@ -199,6 +201,7 @@ func TestContainerd(t *testing.T) {
 // Docker's engine signs in by GET and asks for a refresh token, with which it gets
 // its tokens by POST from then on (distribution's registry/client/auth, session.go).
 func TestDocker(t *testing.T) {
+	t.Parallel()
 	w, _ := registryWorld(t)
 	ping := w.get("/v2/", "")
 	c := ping.header.Get("WWW-Authenticate")

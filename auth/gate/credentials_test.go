@@ -1,10 +1,13 @@
 package gate_test
 
 import (
+	"bytes"
 	"crypto/x509/pkix"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 
 // Every kind of credentials is told by who they are, over HTTP.
 func TestRightCredentials(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	id, key := w.key(accounts.NewKey{Account: "robot", Grants: []auth.Grant{{Repos: "team/*", Actions: auth.Pull}}})
 	hatID, hatKey := w.key(accounts.NewKey{Account: "hatter", Source: "htpasswd"})
@@ -64,6 +68,7 @@ func TestRightCredentials(t *testing.T) {
 }
 
 func TestWrongCredentials(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	_, key := w.key(accounts.NewKey{Account: "robot"})
 	late := w.jobs.idToken(t, "acme/web", time.Now().Add(-time.Hour))
@@ -72,6 +77,7 @@ func TestWrongCredentials(t *testing.T) {
 	stranger := other.token("")
 	token := w.token(basic("alice", alicePass))
 	long := strings.Repeat("x", 2000)
+	var next atomic.Int64
 	for name, authorization := range map[string]string{
 		"wrong password":             basic("alice", htPass),
 		"password of another source": basic("hatter", alicePass),
@@ -106,16 +112,13 @@ func TestWrongCredentials(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			c := w.clientAt(fmt.Sprintf("127.0.1.%d", next.Add(1)))
 			for _, path := range []string{"/v2/", "/v2/team/web/manifests/v1", "/api/accounts", "/token"} {
-				r := w.get(path, authorization)
-				if r.status != http.StatusUnauthorized && r.status != http.StatusTooManyRequests {
-					t.Fatalf("%s: status %d, body %s: want 401", path, r.status, r.body)
-				}
-				if r.status == http.StatusUnauthorized && r.header.Get("WWW-Authenticate") == "" {
-					t.Errorf("%s: no challenge", path)
-				}
-				if r.status == http.StatusTooManyRequests && r.header.Get("Retry-After") == "" {
-					t.Errorf("%s: no Retry-After", path)
+				req := w.request(http.MethodGet, path, nil)
+				req.Header.Set("Authorization", authorization)
+				r := w.doWith(c, req)
+				if r.status != http.StatusUnauthorized || r.header.Get("WWW-Authenticate") == "" {
+					t.Errorf("%s: status %d, header %v, body %s: want 401", path, r.status, r.header, r.body)
 				}
 				if !strings.Contains(string(r.body), `{"code":"`) {
 					t.Errorf("%s: body %s is not the registry's", path, r.body)
@@ -127,6 +130,7 @@ func TestWrongCredentials(t *testing.T) {
 
 // Nothing of an answer tells whether there is such an account.
 func TestSameText(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	var want reply
 	for i, a := range []string{basic("alice", "wrong"), basic("nobody", "wrong"), basic("hatter", "wrong"), basic("robot", "wrong")} {
@@ -137,13 +141,14 @@ func TestSameText(t *testing.T) {
 			want = r
 			continue
 		}
-		if r.status != want.status || string(r.body) != string(want.body) || len(r.header) != len(want.header) {
+		if r.status != want.status || !bytes.Equal(r.body, want.body) || len(r.header) != len(want.header) {
 			t.Errorf("got %v, want %v", r, want)
 		}
 	}
 }
 
 func TestSeveralHeaders(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	req := w.request(http.MethodGet, "/v2/", nil)
 	req.Header["Authorization"] = []string{basic("alice", alicePass), basic("hatter", htPass)}
@@ -158,6 +163,7 @@ func TestSeveralHeaders(t *testing.T) {
 
 // What has been proved and is in memory ends at once when its source says so.
 func TestRevoked(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	ctx := t.Context()
 	id, key := w.key(accounts.NewKey{Account: "robot"})
@@ -201,6 +207,7 @@ func TestRevoked(t *testing.T) {
 }
 
 func TestExpiredTokenSaysSo(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	token := "Bearer " + w.token(basic("alice", alicePass))
 	w.pass(time.Hour)
@@ -211,6 +218,7 @@ func TestExpiredTokenSaysSo(t *testing.T) {
 }
 
 func TestChallenges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	realm := `Bearer realm="` + w.server.URL + `/token",service="registry.test"`
 	who := w.get("/v2/x/tags/list", "").told(t)
@@ -237,6 +245,7 @@ func TestChallenges(t *testing.T) {
 }
 
 func TestOpen(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(_ *world, o *gate.Options) { o.Open = true })
 	for _, a := range []string{"", basic("alice", "wrong"), "Bearer nonsense", "nonsense"} {
 		if who := w.get("/v2/", a).told(t); who.Account != "" || who.Challenge != "" {
@@ -252,6 +261,7 @@ func TestOpen(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	for sent, kept := range map[string]bool{"abc-1.X_": true, "": false, "a b": false, strings.Repeat("a", 65): false} {
 		req := w.request(http.MethodGet, "/v2/x", nil)
@@ -265,6 +275,7 @@ func TestRequestID(t *testing.T) {
 }
 
 func TestCertificates(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	root := w.ca.client(t, w, pkix.Name{CommonName: "root", OrganizationalUnit: []string{"ops"}})
 	who := w.doWith(root, w.request(http.MethodGet, "/v2/", nil)).told(t)
@@ -302,6 +313,7 @@ func TestCertificates(t *testing.T) {
 
 // A login is told of once, not with each request; a failure always is.
 func TestAudit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	_, key := w.key(accounts.NewKey{Account: "robot"})
 	for range 3 {

@@ -17,11 +17,11 @@ package gate
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -122,7 +122,7 @@ type Gate struct {
 	live    atomic.Pointer[Live]
 	sources map[string]*source // by name
 	chain   []*source          // in order; the last is nobody
-	seed    []byte             // keys the digests of passwords
+	keyed   *sync.Pool         // of *keyedHash
 
 	bearer   *recent[string, proof]
 	basic    *recent[digest, proof]
@@ -142,7 +142,7 @@ const (
 	// remembered is how many tokens, and how many passwords, are held in memory.
 	remembered = 20_000
 	// maxLogins is how many logins may be waiting to be checked.
-	maxLogins = 64
+	maxLogins = 256
 )
 
 // New makes a gate.
@@ -163,13 +163,12 @@ func New(o Options) *Gate {
 		o.Audit = audit.Func(func(context.Context, audit.Event) {})
 	}
 	g := &Gate{
-		o: o, sources: map[string]*source{}, seed: make([]byte, 32),
+		o: o, sources: map[string]*source{}, keyed: keyedHashes(),
 		bearer:   newRecent[string, proof](remembered, 0),
 		basic:    newRecent[digest, proof](remembered, 0),
 		throttle: newThrottle(o.Now),
 		meters:   newMeters(o.Limits, o.Now),
 	}
-	_, _ = rand.Read(g.seed) // never fails: crypto/rand
 	for _, s := range o.Sources {
 		l := limited(s)
 		g.chain = append(g.chain, l)

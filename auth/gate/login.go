@@ -3,11 +3,14 @@ package gate
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -28,13 +31,29 @@ type proof struct {
 // nothing of them.
 type digest [sha256.Size]byte
 
+// keyedHash is an HMAC that is used again: every request with a password needs one.
+type keyedHash struct {
+	hash.Hash
+	buf []byte
+}
+
+// keyedHashes makes them, all with one key that nobody else knows.
+func keyedHashes() *sync.Pool {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails: crypto/rand
+	return &sync.Pool{New: func() any { return &keyedHash{Hash: hmac.New(sha256.New, key)} }}
+}
+
 func (g *Gate) digest(account, password string) (d digest) {
-	h := hmac.New(sha256.New, g.seed)
-	buf := make([]byte, 0, 256)
-	buf = binary.BigEndian.AppendUint64(buf, uint64(len(account)))
-	buf = append(append(buf, account...), password...)
-	_, _ = h.Write(buf) // never fails: hash.Hash
-	h.Sum(d[:0])
+	h := g.keyed.Get().(*keyedHash)
+	defer g.keyed.Put(h)
+	h.buf = binary.BigEndian.AppendUint64(h.buf[:0], uint64(len(account)))
+	h.buf = append(append(h.buf, account...), password...)
+	h.Reset()
+	_, _ = h.Write(h.buf) // never fails: hash.Hash
+	clear(h.buf)
+	h.buf = h.Sum(h.buf[:0])
+	copy(d[:], h.buf)
 	return d
 }
 
@@ -90,9 +109,9 @@ func (g *Gate) failed(ctx context.Context, f from, account string, err error) {
 }
 
 // shown is what is recorded of an account that somebody claims to be: nothing if
-// it is a secret that came into the wrong field.
+// it is an API key or a token that came into the wrong field.
 func shown(account string) string {
-	if !soundName(account) || isKey(account) || isJWT(account) {
+	if !soundName(account) || strings.HasPrefix(account, "berth_") || strings.HasPrefix(account, "berthr_") || isJWT(account) {
 		return ""
 	}
 	return account

@@ -147,7 +147,7 @@ func (c *count) fail(now time.Time, g guard) {
 	}
 	wait := g.longest
 	if over < 30 { // the power stays small
-		wait = min(wait, time.Duration(math.Exp2(math.Floor(over))*float64(time.Second)))
+		wait = min(wait, time.Duration(math.Exp2(math.Round(over))*float64(time.Second)))
 	}
 	c.due = now.Add(wait)
 	c.level = min(c.level, g.free+20)

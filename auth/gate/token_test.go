@@ -3,6 +3,7 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,6 +26,7 @@ func (w *world) grants(token string) []auth.Grant {
 }
 
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	const pull, push = auth.Pull, auth.Push
 	_, key := w.key(accounts.NewKey{Account: "robot", Grants: []auth.Grant{{Repos: "team/*", Actions: pull | push}}})
@@ -73,6 +75,7 @@ func TestScopes(t *testing.T) {
 }
 
 func TestTokenAnswer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	r := w.get("/token?service="+service+"&account=alice&scope=repository:team/web:pull", basic("alice", alicePass))
 	if r.header.Get("Cache-Control") != "no-store" || r.header.Get("Content-Type") != "application/json" {
@@ -107,6 +110,7 @@ func TestTokenAnswer(t *testing.T) {
 }
 
 func TestOAuth(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	scope := "repository:team/web:pull,push repository:tea:pull"
 	r := w.post(url.Values{
@@ -150,6 +154,7 @@ func TestOAuth(t *testing.T) {
 }
 
 func TestOAuthForms(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	form := url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {alicePass}}.Encode()
 	for name, c := range map[string]struct {
@@ -174,6 +179,7 @@ func TestOAuthForms(t *testing.T) {
 
 // Who is granted a refresh token, and what ends it.
 func TestRefresh(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	ctx := t.Context()
 	offline := func(authorization string) string {
@@ -250,6 +256,7 @@ func (b *broken) Refresh(ctx context.Context, id *auth.Identity) (*auth.Identity
 
 // A source that fails is not taken for one that refuses.
 func TestSourceDown(t *testing.T) {
+	t.Parallel()
 	var source *broken
 	w := newWorld(t, func(_ *world, o *gate.Options) {
 		source = &broken{Source: o.Sources[1]}
@@ -285,6 +292,7 @@ func TestSourceDown(t *testing.T) {
 }
 
 func TestExchange(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	form := url.Values{
 		"grant_type":         {"urn:ietf:params:oauth:grant-type:token-exchange"},
@@ -311,10 +319,7 @@ func TestExchange(t *testing.T) {
 		"resource":       {"resource", "https://elsewhere"},
 		"offline":        {"access_type", "offline"},
 	} {
-		changed := url.Values{}
-		for k, v := range form {
-			changed[k] = v
-		}
+		changed := maps.Clone(form)
 		changed.Set(change[0], change[1])
 		r := w.post(changed)
 		if name == "offline" {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -211,6 +212,14 @@ func (w *world) doWith(c *http.Client, req *http.Request) reply {
 	body, err := io.ReadAll(resp.Body)
 	ok(w.t, err)
 	return reply{resp.StatusCode, resp.Header, body}
+}
+
+// clientAt returns a client at an address of this host.
+func (w *world) clientAt(addr string) *http.Client {
+	transport := w.server.Client().Transport.(*http.Transport).Clone()
+	transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}).DialContext
+	w.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 func (w *world) request(method, path string, body io.Reader) *http.Request {
