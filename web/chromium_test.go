@@ -4,6 +4,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -65,12 +66,14 @@ func TestChromium(t *testing.T) {
 	s := newSite(t, false, nil)
 	b := s.signedIn(berthtest.Alice)
 	b.send("/tokens", map[string]string{"note": "laptop", "repos": "team/* other/a-rather-long-name-of-a-repository/app"})
+	b.want(http.StatusCreated)
+	made := b.page.Body
 	_, _, err := s.accounts.CreateKey(t.Context(), accounts.NewKey{
 		Account: "test/alice@example.com", Source: "oidc:test", Expires: time.Now().Add(time.Hour), Note: "CI of team/app",
 	})
 	s.must(err)
 	s.pass(2 * time.Hour)
-	alice := s.as(b)
+	alice := s.as(b, made)
 
 	dom, _ := chromium(t, alice+"/", "--dump-dom")
 	for _, text := range []string{"test/alice@example.com", "Your account", "CI of team/app", "expired", "Sign out"} {
@@ -88,6 +91,8 @@ func TestChromium(t *testing.T) {
 		{"login", s.URL + "/login", "1000,700", lightFlag, light},
 		{"account", alice + "/", "1000,1500", lightFlag, light},
 		{"account dark", alice + "/", "1000,1500", darkFlag, dark},
+		{"account on a phone", alice + "/", "390,1700", lightFlag, light},
+		{"new key on a phone", alice + "/made", "390,1000", lightFlag, light},
 		{"message dark", s.URL + "/nothing", "500,500", darkFlag, dark},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -100,8 +105,9 @@ func TestChromium(t *testing.T) {
 	}
 }
 
-// as is the URL of a proxy through which everybody has the cookies of b.
-func (s *site) as(b *browser) string {
+// as is the URL of a proxy through which everybody has the cookies of b, and where
+// the answer to a form that was sent is at /made.
+func (s *site) as(b *browser, made string) string {
 	s.t.Helper()
 	to, err := url.Parse(s.URL)
 	s.must(err)
@@ -111,7 +117,10 @@ func (s *site) as(b *browser) string {
 			r.Out.AddCookie(&http.Cookie{Name: name, Value: value})
 		}
 	}}
-	proxy := httptest.NewServer(p)
+	mux := http.NewServeMux()
+	mux.Handle("/", p)
+	mux.HandleFunc("/made", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, made) })
+	proxy := httptest.NewServer(mux)
 	s.t.Cleanup(proxy.Close)
 	return proxy.URL
 }

@@ -56,7 +56,7 @@ func (p *pages) account(w http.ResponseWriter, r *http.Request, status int, id *
 		p.broken(w, r, err)
 		return
 	}
-	v.Identity, v.Lifetimes = id, lifetimes()
+	v.Heading, v.Identity, v.Lifetimes = "Your account", id, lifetimes()
 	for _, k := range slices.Backward(keys) {
 		v.Keys = append(v.Keys, keyView{k, !k.Expires.IsZero() && !p.Now().Before(k.Expires)})
 	}

@@ -31,7 +31,8 @@ type view struct {
 	NewKey    string // text of a key that was made
 	User      string // quoted for a shell
 
-	Heading, Text string // of a message
+	Heading string // of the page, but for the first
+	Text    string // of a message
 }
 
 // keyView is a key as it is shown.
@@ -84,6 +85,9 @@ func (p *pages) show(w http.ResponseWriter, r *http.Request, status int, name st
 	w.WriteHeader(status)
 	_, _ = w.Write(page.Bytes()) // nobody is left to be told
 }
+
+// signInHeading is that of the page to sign in, which needs no link to itself.
+const signInHeading = "Sign in"
 
 // failure is a page that says what went wrong.
 type failure struct {

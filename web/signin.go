@@ -21,7 +21,7 @@ func (p *pages) loginForm(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
-	p.show(w, r, http.StatusOK, "login.html", &view{})
+	p.show(w, r, http.StatusOK, "login.html", &view{Heading: signInHeading})
 }
 
 // login signs in by a password.
@@ -38,7 +38,7 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 	if err == nil && !inPerson(id) {
 		err = auth.ErrWrong
 	}
-	v := &view{Account: account}
+	v := &view{Heading: signInHeading, Account: account}
 	throttled, isThrottled := errors.AsType[later](err)
 	switch {
 	case err == nil:
