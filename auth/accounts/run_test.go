@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,21 @@ import (
 // watched counts the transactions of a store, and makes them fail.
 type watched struct {
 	storage.Meta
-	views, updates atomic.Int64
-	failing        atomic.Bool // every transaction fails
-	lost           atomic.Bool // updates fail after they were written
+	views, updates, scans atomic.Int64
+	failing               atomic.Bool // every transaction fails
+	lost                  atomic.Bool // updates fail after they were written
+	written               func()      // if not nil, called when an update was written
+}
+
+// scanned counts the scans of a transaction.
+type scanned struct {
+	storage.Tx
+	n *atomic.Int64
+}
+
+func (s scanned) Scan(table string, prefix, after []byte) iter.Seq2[storage.Row, error] {
+	s.n.Add(1)
+	return s.Tx.Scan(table, prefix, after)
 }
 
 var errBroken = errors.New("the store is broken")
@@ -32,7 +45,7 @@ func (w *watched) View(ctx context.Context, fn func(storage.Tx) error) error {
 	if w.failing.Load() {
 		return errBroken
 	}
-	return w.Meta.View(ctx, fn)
+	return w.Meta.View(ctx, func(tx storage.Tx) error { return fn(scanned{tx, &w.scans}) })
 }
 
 func (w *watched) Update(ctx context.Context, fn func(storage.Tx) error) error {
@@ -41,6 +54,9 @@ func (w *watched) Update(ctx context.Context, fn func(storage.Tx) error) error {
 		return errBroken
 	}
 	err := w.Meta.Update(ctx, fn)
+	if w.written != nil {
+		w.written()
+	}
 	if err == nil && w.lost.Load() {
 		return errBroken
 	}
@@ -210,6 +226,60 @@ func TestIdle(t *testing.T) {
 		after(time.Hour)
 		if n := v.views.Load() - views; n != 0 || v.updates.Load() != 1 {
 			t.Errorf("%d views and %d updates of nothing", n, v.updates.Load()-1)
+		}
+	})
+}
+
+// Where that cannot be said, all rows are read only if something has changed.
+func TestNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &watched{Meta: mem.NewMeta()}
+		s := open(t, w, nil)
+		create(t, s, "bob")
+		run(t, s)
+		w.scans.Store(0)
+		after(time.Hour)
+		login(t, s, "bob", password)
+		if n := w.scans.Load(); n != 0 {
+			t.Errorf("%d scans of nothing new", n)
+		}
+	})
+}
+
+// A key that is revoked before the call that makes it has returned is gone: memory
+// follows changes in their order.
+func TestOrder(t *testing.T) {
+	eachStore(t, func(t *testing.T, meta storage.Meta) {
+		w := &watched{Meta: meta}
+		s := open(t, w, nil)
+		create(t, s, "bob")
+		revoked := make(chan error, 1)
+		var again atomic.Bool
+		w.written = func() {
+			if again.Swap(true) {
+				return
+			}
+			keys, err := open(t, meta, nil).Keys(t.Context(), "bob")
+			if err != nil || len(keys) != 1 {
+				t.Errorf("%d keys are written, %v", len(keys), err)
+				revoked <- err
+				return
+			}
+			go func() {
+				_, err := s.RevokeKey(t.Context(), keys[0].ID)
+				revoked <- err
+			}()
+			// It has to wait, and must not be waited for.
+			select {
+			case err := <-revoked:
+				revoked <- err
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		keyID, _ := createKey(t, s, accounts.NewKey{Account: "bob"})
+		must(t, "revoke", <-revoked)
+		if s.KeyCurrent(keyID) {
+			t.Error("the revoked key is current")
 		}
 	})
 }
