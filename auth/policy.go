@@ -112,7 +112,7 @@ func (p *Policy) Decide(id *Identity, repo string, a Action) Decision {
 	if repo != "" && !registry.ValidRepository(repo) {
 		return none
 	}
-	if e := p.index.first(query{id, repo, a}); e != nil {
+	if e := p.index.first(id, repo, a); e != nil {
 		return Decision{e.may, int(e.rule)}
 	}
 	return none

@@ -8,6 +8,7 @@ import (
 // entry is a rule for one subject and one pattern.
 type entry struct {
 	rule    int32
+	number  int32 // of who, in the index
 	actions Action
 	may     bool
 	who     subject
@@ -16,25 +17,35 @@ type entry struct {
 
 // query is what a policy is asked.
 type query struct {
-	id   *Identity
-	repo string
-	a    Action
+	id    *Identity
+	known []int32 // numbers of the subjects that id is, without claimMatch
+	repo  string
+	a     Action
 }
 
-func (e *entry) matches(q query) bool {
-	if e.actions&q.a == 0 {
+func (e *entry) matches(q *query) bool {
+	switch {
+	case e.actions&q.a == 0 || !e.is(q):
 		return false
-	}
-	if q.repo == "" || e.pattern == everything {
+	case q.repo == "" || e.pattern == everything:
 		return e.pattern == everything
 	}
 	return match(e.pattern, q.repo)
+}
+
+func (e *entry) is(q *query) bool {
+	if e.who.kind == claimMatch {
+		return e.who.is(q.id)
+	}
+	return slices.Contains(q.known, e.number)
 }
 
 // index finds the first entry that matches. Entries are found by what every name
 // that their pattern matches starts with, or ends with if that is longer, and then
 // by subject: of ten thousand rules for as many teams a question meets one or two.
 type index struct {
+	subjects           map[subject]int32 // numbers
+	groups             map[string]int32  // those of them that are groups, by name
 	prefixes, suffixes nodes
 }
 
@@ -49,7 +60,7 @@ type node struct {
 	entries []entry
 	// by holds them by subject, and matchers those with claimMatch, if there are
 	// many.
-	by       map[subject][]entry
+	by       map[int32][]entry
 	matchers []entry
 }
 
@@ -57,12 +68,30 @@ type node struct {
 const few = 8
 
 func (x *index) add(e entry) {
+	e.number = x.number(e.who)
 	prefix, suffix := literals(e.pattern)
 	if len(suffix) > len(prefix) {
 		x.suffixes.add(suffix, e)
 	} else {
 		x.prefixes.add(prefix, e)
 	}
+}
+
+// number returns that of a subject, a new one perhaps.
+func (x *index) number(s subject) int32 {
+	n, ok := x.subjects[s]
+	if ok {
+		return n
+	}
+	if x.subjects == nil {
+		x.subjects, x.groups = map[subject]int32{}, map[string]int32{}
+	}
+	n = int32(len(x.subjects))
+	x.subjects[s] = n
+	if s.kind == group {
+		x.groups[s.name] = n
+	}
+	return n
 }
 
 func (n *nodes) add(key string, e entry) {
@@ -94,19 +123,35 @@ func (n *nodes) finish() {
 }
 
 func (n *node) bySubject() {
-	n.by = map[subject][]entry{}
+	n.by = map[int32][]entry{}
 	for _, e := range n.entries {
 		if e.who.kind == claimMatch {
 			n.matchers = append(n.matchers, e)
 		} else {
-			n.by[e.who] = append(n.by[e.who], e)
+			n.by[e.number] = append(n.by[e.number], e)
 		}
 	}
 	n.entries = nil
 }
 
 // first returns the first entry that matches, or nil.
-func (x *index) first(q query) (best *entry) {
+func (x *index) first(id *Identity, repo string, a Action) (best *entry) {
+	// Of the many groups that somebody may be in, few are in rules.
+	var room [32]int32
+	known := room[:0]
+	for s := range id.subjects() {
+		var n int32
+		var ok bool
+		if s.kind == group {
+			n, ok = x.groups[s.name] // quicker than by subject
+		} else {
+			n, ok = x.subjects[s]
+		}
+		if ok {
+			known = append(known, n)
+		}
+	}
+	q := &query{id, known, repo, a}
 	for _, n := range x.prefixes.lengths {
 		if n > len(q.repo) {
 			break
@@ -124,7 +169,7 @@ func (x *index) first(q query) (best *entry) {
 
 // first returns the first entry that matches, if it comes before best, or else
 // best.
-func (n *node) first(q query, best *entry) *entry {
+func (n *node) first(q *query, best *entry) *entry {
 	if n == nil {
 		return best
 	}
@@ -132,19 +177,19 @@ func (n *node) first(q query, best *entry) *entry {
 	if n.by == nil {
 		return best
 	}
-	for s := range q.id.subjects() {
-		best = firstOf(n.by[s], q, best)
+	for _, number := range q.known {
+		best = firstOf(n.by[number], q, best)
 	}
 	return firstOf(n.matchers, q, best)
 }
 
-func firstOf(entries []entry, q query, best *entry) *entry {
+func firstOf(entries []entry, q *query, best *entry) *entry {
 	for i := range entries {
 		e := &entries[i]
 		if best != nil && e.rule >= best.rule {
 			break
 		}
-		if e.matches(q) && e.who.is(q.id) {
+		if e.matches(q) {
 			return e
 		}
 	}

@@ -364,7 +364,7 @@ func teams(tb testing.TB, n int) *Policy {
 
 func BenchmarkDecide(b *testing.B) {
 	p := teams(b, 10000)
-	groups := make([]string, 30)
+	groups := make([]string, 200)
 	for i := range groups {
 		groups[i] = fmt.Sprintf("group-%d", i)
 	}
