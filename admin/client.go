@@ -10,10 +10,16 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
+	"time"
+	"unicode"
 
 	"github.com/berth-registry/berth/registry"
 )
+
+// Patience is how long an answer may take.
+const Patience = time.Minute
 
 // maxAnswer is how many bytes of an answer are read.
 const maxAnswer = 256 << 20
@@ -42,7 +48,7 @@ func NewSocketClient(path string) *Client {
 		DisableKeepAlives: true, // nobody closes a Client
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return DialSocket(ctx, path) },
 	}
-	return NewClient(&http.Client{Transport: t}, "http://berth")
+	return NewClient(&http.Client{Transport: t, Timeout: Patience}, "http://berth")
 }
 
 // NewHandlerClient returns a client of a server in the same process.
@@ -77,6 +83,9 @@ func (c *Client) CreateUser(ctx context.Context, n NewUser) (u User, err error) 
 
 // ChangeUser changes an account, and returns what it is then.
 func (c *Client) ChangeUser(ctx context.Context, name string, change UserChange) (u User, err error) {
+	if change.Groups != nil && *change.Groups == nil {
+		change.Groups = &[]string{} // null would be no change
+	}
 	err = c.callNamed(ctx, "PATCH", "users/", name, "", ErrAccountUnknown, change, &u)
 	return u, err
 }
@@ -175,6 +184,12 @@ func readError(resp *http.Response) error {
 		return fmt.Errorf("the server answers %s: it has no such API", resp.Status)
 	}
 	told := list.Errors[0]
+	told.Message = strings.Map(func(r rune) rune { // it is shown on a terminal
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, told.Message)
 	for _, kind := range known {
 		if kind.Status == resp.StatusCode && kind.Code == told.Code {
 			return kind.With("%s", told.Message)
@@ -193,6 +208,7 @@ func (p inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 		r.Body = http.NoBody
 	}
 	defer r.Body.Close()
+	r.RemoteAddr = fmt.Sprintf("uid=%d,pid=%d", os.Getuid(), os.Getpid()) // as that of who comes by a socket
 	r.RequestURI, r.Host = r.URL.RequestURI(), r.URL.Host
 	w := &kept{header: http.Header{}}
 	p.h.ServeHTTP(w, r)

@@ -90,7 +90,7 @@ func useAll(t *testing.T, c *admin.Client) {
 	check("bad name", err, admin.ErrAccountInvalid)
 	check("password of a robot", c.SetPassword(ctx, "ci", admin.PasswordChange{Password: newPassword}), admin.ErrPasswordInvalid)
 	check("password", c.SetPassword(ctx, "alice", admin.PasswordChange{Password: newPassword}), nil)
-	u, err = c.ChangeUser(ctx, "ci", admin.UserChange{Groups: &[]string{}})
+	u, err = c.ChangeUser(ctx, "ci", admin.UserChange{Groups: new([]string)})
 	if err != nil || len(u.Groups) != 0 {
 		t.Errorf("%+v, %v", u, err)
 	}
@@ -200,7 +200,7 @@ func TestClientElsewhere(t *testing.T) {
 		"a proxy":               {text(502, "<html>bad gateway</html>"), "502 Bad Gateway"},
 		"nonsense":              {text(200, "hello"), "the server's answer"},
 		"half an answer":        {text(200, `{"users":[`), "the server's answer"},
-		"an unknown error":      {text(418, `{"errors":[{"code":"TEAPOT","message":"short"}]}`), "short"},
+		"an unknown error":      {text(418, `{"errors":[{"code":"TEAPOT","message":"short\u001b[2J"}]}`), "short?[2J"},
 	} {
 		server := httptest.NewServer(tt.handler)
 		if _, err := admin.NewClient(server.Client(), server.URL+"/").Users(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {

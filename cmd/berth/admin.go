@@ -108,6 +108,7 @@ func (f *adminFlags) openRemote(ctx context.Context) (*administration, error) {
 		return nil, cli.Usage(fmt.Errorf("%q is no registry: want HOST[:PORT]", f.registry))
 	}
 	d := &basicDoer{user: f.username}
+	d.client.Timeout = admin.Patience
 	d.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	if f.username != "" {
 		password, err := askPassword(f.cmd, "Password of "+f.username+" at "+host+": ", false)
@@ -168,6 +169,8 @@ func (a *administration) explain(err error, what string) error {
 		return fmt.Errorf("%s: %w", what, err)
 	case errors.Is(err, registry.ErrUnauthorized):
 		return fmt.Errorf("%s: %w (log in with 'docker login %s', or name an account with --username)", what, err, a.host)
+	case errors.Is(err, registry.ErrRouteUnknown):
+		return fmt.Errorf("%s: %s takes no administration over the network: it has no policy, or is no berth of this version (run this on its own machine)", what, a.host)
 	case errors.Is(err, registry.ErrDenied):
 		return fmt.Errorf("%s: %w", what, err) // it says what is missing
 	default:

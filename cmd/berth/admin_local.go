@@ -23,7 +23,7 @@ import (
 const (
 	// startTime is how long a server that has just been started is waited for, or
 	// another command that has the data.
-	startTime  = 5 * time.Second
+	startTime  = 3 * time.Second
 	startAgain = 50 * time.Millisecond
 )
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/berth-registry/berth/internal/config"
 )
 
 // TestAdminCommands runs the transcripts in testdata/admin.
@@ -21,7 +23,7 @@ import (
 //	exits CODE COMMAND...    runs a command that must end with an exit code
 //	serve ARGUMENTS...       starts berth serve, and waits until it is ready; its
 //	                         address is in $HOST
-//	stop                     stops it
+//	stop [kill]              stops it, or kills it
 //	dockerlogin USER FILE    leaves credentials for $HOST where docker does; the
 //	                         password is what FILE has
 func TestAdminCommands(t *testing.T) {
@@ -47,6 +49,9 @@ type running struct {
 var listening = regexp.MustCompile(`"listening".*"addr":"([^"]+)","for":"registry"`)
 
 func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("usage: serve ARGUMENTS...")
+	}
 	path, err := exec.LookPath("berth")
 	ts.Check(err)
 	cmd := exec.Command(path, append([]string{"serve", "--addr", "127.0.0.1:0", "--metrics-addr", ""}, args...)...)
@@ -56,10 +61,11 @@ func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cmd.Start())
 	s := ts.Value("server").(*running)
 	s.process, s.gone = cmd.Process, make(chan struct{})
-	ts.Defer(s.stop)
+	started := *s
+	ts.Defer(started.stop)
 	ready, failed := make(chan string, 1), make(chan string, 1)
 	go func() {
-		defer close(s.gone)
+		defer close(started.gone)
 		var host string
 		var text strings.Builder
 		for lines := bufio.NewScanner(log); lines.Scan(); {
@@ -126,5 +132,25 @@ func TestTokenID(t *testing.T) {
 		if got := tokenID(s); got != want {
 			t.Errorf("tokenID(%q) = %q, want %q", s, got, want)
 		}
+	}
+}
+
+// In a directory of somebody else nothing is made: the server could not open it.
+func TestForeignDirectory(t *testing.T) {
+	dir := "/" // is root's
+	if os.Getuid() == 0 {
+		dir = t.TempDir()
+		if err := os.Chown(dir, 1, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := config.Default()
+	cfg.Storage.Data = dir
+	_, err := openLocal(t.Context(), cfg, true, t.Output())
+	if err == nil || !strings.Contains(err.Error(), "belongs to user") {
+		t.Errorf("got %v", err)
+	}
+	if made, err := os.ReadDir(dir); dir != "/" && (err != nil || len(made) > 0) {
+		t.Errorf("made %v, %v", made, err)
 	}
 }

@@ -66,7 +66,7 @@ TEXT, "secret": KEY}.`,
 		if err != nil {
 			return cli.Usage(err)
 		}
-		return f.with(cmd.Context(), true, func(a *administration) error {
+		return f.with(cmd.Context(), false, func(a *administration) error {
 			if a.local && n.Account == "" {
 				return cli.Usage(errors.New("whose key is it? Say --for ACCOUNT"))
 			}
@@ -131,7 +131,7 @@ func (f *adminFlags) showToken(t admin.Token, host string) error {
 	if f.json {
 		return printJSON(f.cmd.OutOrStdout(), t)
 	}
-	_, err := fmt.Fprintln(f.cmd.OutOrStdout(), t.Secret)
+	_, err := fmt.Fprintln(f.cmd.OutOrStdout(), printable(t.Secret))
 	expires := "never expires"
 	if t.Expires != nil {
 		expires = "expires " + ago(t.Expires, "")
