@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -136,6 +137,7 @@ func (a *acme) begin(main, redirect int) {
 		a.cancel = cancel
 		a.mu.Unlock()
 		for _, domain := range a.o.Domains {
+			domain = strings.ToLower(domain) // as it is stored, and as clients are compared
 			a.tasks.Go(func() { a.manage(ctx, domain) })
 		}
 	})
@@ -148,9 +150,15 @@ const rest = time.Hour
 // renewed from then on. certmagic tries again by itself, ever more slowly, and
 // gives up at last; here nothing does.
 func (a *acme) manage(ctx context.Context, domain string) {
-	for {
+	for forgot := false; ; {
 		wake := a.waker()
 		err := a.obtain(ctx, wake, domain)
+		if err == nil {
+			if err = a.stored(ctx, domain); err != nil && !forgot && a.forget(ctx, domain, err) {
+				forgot = true
+				continue
+			}
+		}
 		if err == nil {
 			err = a.config.ManageAsync(ctx, []string{domain})
 		}
@@ -184,6 +192,41 @@ func (a *acme) obtain(ctx context.Context, wake <-chan struct{}, domain string) 
 		}
 	}()
 	return a.config.ObtainCertAsync(ctx, domain)
+}
+
+// errTorn says that what is stored of a certificate does not belong together.
+var errTorn = errors.New("the stored certificate cannot be used")
+
+// stored says whether the certificate that is stored can be served. certmagic writes
+// key, certificate and what it knows of them one after the other: a process that is
+// killed between leaves some that do not belong together.
+func (a *acme) stored(ctx context.Context, domain string) error {
+	keys, issuer := certmagic.StorageKeys, a.issuer.IssuerKey()
+	var parts [3][]byte
+	for i, name := range []string{keys.SiteCert(issuer, domain), keys.SitePrivateKey(issuer, domain), keys.SiteMeta(issuer, domain)} {
+		var err error
+		if parts[i], err = a.config.Storage.Load(ctx, name); err != nil {
+			return err
+		}
+	}
+	if _, err := tls.X509KeyPair(parts[0], parts[1]); err != nil {
+		return fmt.Errorf("%w: %w", errTorn, err)
+	}
+	if !json.Valid(parts[2]) {
+		return fmt.Errorf("%w: what is known of it is no JSON", errTorn)
+	}
+	return nil
+}
+
+// forget removes a stored certificate that is torn, so that another is obtained,
+// and says whether it has.
+func (a *acme) forget(ctx context.Context, domain string, unusable error) bool {
+	if !errors.Is(unusable, errTorn) {
+		return false // what cannot be read may be whole
+	}
+	a.log.WarnContext(ctx, "another certificate is obtained", "domain", domain, "reason", unusable)
+	err := a.config.Storage.Delete(ctx, certmagic.StorageKeys.SiteCert(a.issuer.IssuerKey(), domain))
+	return err == nil
 }
 
 func (a *acme) waker() <-chan struct{} {

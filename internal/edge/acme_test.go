@@ -145,7 +145,8 @@ func TestACME(t *testing.T) {
 // out before the start.
 func TestACMERenews(t *testing.T) {
 	t.Parallel()
-	p := newPebble(t, 9*time.Second, false)
+	const validity = 20 * time.Second
+	p := newPebble(t, validity, false)
 	p.o.ACME.Domains = p.o.ACME.Domains[:1]
 	p.start(t)
 	c := p.clientConfig(t, "one.example.com")
@@ -186,9 +187,80 @@ func TestACMERenews(t *testing.T) {
 			}
 		})
 	})
-	ranOut := time.Now().Add(9 * time.Second)
+	ranOut := time.Now().Add(validity)
 	eventually(t, "it has run out", func() bool { return time.Now().After(ranOut) })
 	t.Run("after it has run out", func(t *testing.T) { renews(t, func(*server) {}) })
+}
+
+// A process that was killed between a key and its certificate has stored two that do
+// not belong together; one with half a file has less.
+func TestACMEStoreIsTorn(t *testing.T) {
+	t.Parallel()
+	p := newPebble(t, time.Hour, false)
+	p.o.ACME.Domains = []string{"One.Example.com"}
+	p.start(t)
+	c := p.clientConfig(t, "one.example.com")
+	last := int64(-1)
+	run := func(name string) {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, p.o, http.HandlerFunc(tell))
+			eventually(t, "there is a certificate", func() bool {
+				n, err := serial(t.Context(), s.addr, c)
+				if err == nil && n == last {
+					t.Error("the certificate is the old one")
+				}
+				last = n
+				return err == nil
+			})
+		})
+	}
+	run("new")
+	for name, tear := range map[string]func(kind string, data []byte) []byte{
+		"another key": func(kind string, data []byte) []byte {
+			if kind == ".key" {
+				_, data = newAuthority(t, "x").issue(t, 1, "x", nil)
+			}
+			return data
+		},
+		"part of a certificate": func(kind string, data []byte) []byte {
+			if kind == ".crt" {
+				data = data[:len(data)/4] // less than its first one
+			}
+			return data
+		},
+		"no certificate": func(kind string, data []byte) []byte {
+			if kind == ".crt" {
+				return nil
+			}
+			return data
+		},
+		"half the rest": func(kind string, data []byte) []byte {
+			if kind == ".json" {
+				data = data[:len(data)/2]
+			}
+			return data
+		},
+	} {
+		files, err := filepath.Glob(p.o.ACME.Storage + "/certificates/*/one.example.com/*")
+		if err != nil || len(files) != 3 {
+			t.Fatalf("stored: %q, %v", files, err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if data = tear(filepath.Ext(file), data); data == nil {
+				err = os.Remove(file)
+			} else {
+				write(t, file, data)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		run(name)
+	}
 }
 
 // A server that is not there yet is no reason not to start.
