@@ -62,7 +62,7 @@ func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value("server").(*running)
 	s.process, s.gone = cmd.Process, make(chan struct{})
 	started := *s
-	ts.Defer(started.stop)
+	ts.Defer(func() { started.end(syscall.SIGTERM) })
 	ready, failed := make(chan string, 1), make(chan string, 1)
 	go func() {
 		defer close(started.gone)
@@ -90,13 +90,20 @@ func serveCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func (s *running) stop() {
-	_ = s.process.Signal(syscall.SIGTERM) // unless it has ended
+func (s *running) end(sig syscall.Signal) {
+	_ = s.process.Signal(sig) // unless it has ended
 	<-s.gone
 }
 
 func stopCmd(ts *testscript.TestScript, neg bool, args []string) {
-	ts.Value("server").(*running).stop()
+	sig := syscall.SIGTERM
+	switch {
+	case neg || len(args) > 1 || len(args) == 1 && args[0] != "kill":
+		ts.Fatalf("usage: stop [kill]")
+	case len(args) == 1:
+		sig = syscall.SIGKILL
+	}
+	ts.Value("server").(*running).end(sig)
 }
 
 func dockerLoginCmd(ts *testscript.TestScript, neg bool, args []string) {
