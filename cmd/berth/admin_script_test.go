@@ -23,7 +23,7 @@ import (
 //	exits CODE COMMAND...    runs a command that must end with an exit code
 //	serve ARGUMENTS...       starts berth serve, and waits until it is ready; its
 //	                         address is in $HOST
-//	stop [kill]              stops it, or kills it
+//	shutdown [kill]          stops it, or kills it
 //	dockerlogin USER FILE    leaves credentials for $HOST where docker does; the
 //	                         password is what FILE has
 func TestAdminCommands(t *testing.T) {
@@ -35,7 +35,7 @@ func TestAdminCommands(t *testing.T) {
 			return os.Mkdir(filepath.Join(env.WorkDir, "docker"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exitsCmd, "serve": serveCmd, "stop": stopCmd, "dockerlogin": dockerLoginCmd,
+			"exits": exitsCmd, "serve": serveCmd, "shutdown": shutdownCmd, "dockerlogin": dockerLoginCmd,
 		},
 	})
 }
@@ -95,11 +95,11 @@ func (s *running) end(sig syscall.Signal) {
 	<-s.gone
 }
 
-func stopCmd(ts *testscript.TestScript, neg bool, args []string) {
+func shutdownCmd(ts *testscript.TestScript, neg bool, args []string) {
 	sig := syscall.SIGTERM
 	switch {
 	case neg || len(args) > 1 || len(args) == 1 && args[0] != "kill":
-		ts.Fatalf("usage: stop [kill]")
+		ts.Fatalf("usage: shutdown [kill]")
 	case len(args) == 1:
 		sig = syscall.SIGKILL
 	}
