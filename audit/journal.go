@@ -55,7 +55,6 @@ func (j *Journal) Done(ctx context.Context, changes []registry.Change) {
 // events are what is told of changes that were made together.
 func events(changes []registry.Change) []Event {
 	list := make([]Event, 0, len(changes))
-	push := -1 // the push that tags were moved by
 	for _, c := range changes {
 		e := Event{
 			Kind: Delete, Outcome: OK, Repo: c.Repo, Tag: c.Tag,
@@ -63,12 +62,12 @@ func events(changes []registry.Change) []Event {
 		}
 		switch c.Kind {
 		case registry.PushedManifest:
-			e.Kind, push = Push, len(list)
+			e.Kind = Push
+			for _, tag := range c.Tags {
+				e.addTag(tag)
+			}
 		case registry.MovedTag:
 			e.Kind = TagMove
-			if push >= 0 && list[push].Repo == c.Repo && list[push].Digest == e.Digest {
-				list[push].addTag(c.Tag)
-			}
 		case registry.DeletedManifest, registry.DeletedTag, registry.DeletedBlob:
 		}
 		list = append(list, e)

@@ -14,7 +14,7 @@ func TestDocker(t *testing.T) {
 	t.Parallel()
 	berthtest.Root(t)
 	s := berthtest.Start(t, berthtest.Options{})
-	docker := docker{startDocker(t), "localhost:" + s.Port()}
+	docker := docker{startDocker(t, nil), "localhost:" + s.Port()}
 
 	image := docker.build(t, "An image of many colours", map[string][]byte{"small": []byte("small")})
 	// A layer of more than 100 MB, which no compression makes smaller.
@@ -130,15 +130,15 @@ func (d docker) search(t *testing.T) {
 }
 
 // startDocker starts a dockerd, and so a containerd, with everything of them in
-// a directory of the test, and returns its client.
-func startDocker(t *testing.T) *berthtest.Command {
+// a directory of the test, and returns its client. It runs on m, or on this host.
+func startDocker(t *testing.T, m *berthtest.Machine) *berthtest.Command {
 	t.Helper()
 	dir := t.TempDir()
 	host := "unix://" + filepath.Join(dir, "docker.sock")
 	config := writeFile(t, dir, "daemon.json", []byte("{}"))
-	client := berthtest.NewCommand(t, "docker", "--config", filepath.Join(dir, "client"), "--host", host).
+	client := berthtest.NewCommand(t, "docker", "--config", filepath.Join(dir, "client"), "--host", host).On(m).
 		Env("DOCKER_BUILDKIT=0", "DOCKER_CLI_EXPERIMENTAL=enabled")
-	berthtest.NewCommand(t, "dockerd").Daemon(func() error {
+	berthtest.NewCommand(t, "dockerd").On(m).Daemon(func() error {
 		_, _, err := client.Try("info")
 		return err
 	},

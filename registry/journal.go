@@ -14,6 +14,7 @@ type Change struct {
 	Kind      ChangeKind
 	Repo      string
 	Tag       string        // that was moved or deleted
+	Tags      []string      // that a manifest was pushed with, moved or not
 	Digest    digest.Digest // of what was pushed or deleted, or what a tag names now
 	Was       digest.Digest // what a tag named before; empty for a new one
 	MediaType string        // of a manifest

@@ -214,7 +214,7 @@ func (w *manifestWrite) write(tx *changing) error {
 	if err != nil {
 		return err
 	}
-	tx.note(Change{Kind: PushedManifest, Repo: w.repo, Digest: w.Digest, MediaType: w.manifest.MediaType, Size: size})
+	tx.note(Change{Kind: PushedManifest, Repo: w.repo, Tags: w.Tags, Digest: w.Digest, MediaType: w.manifest.MediaType, Size: size})
 	for _, tag := range w.Tags {
 		if err := moveTag(tx, w.repo, tag, w.Digest); err != nil {
 			return err

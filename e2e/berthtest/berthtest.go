@@ -60,7 +60,7 @@ func Start(tb testing.TB, o Options) *Server {
 	s := &Server{daemon: newDaemon(tb, "berth", o.Machine, o.Env), Addr: o.Addr, Data: o.Data, args: o.Args}
 	s.URL, s.client = "http://"+s.Addr, o.Machine.Client()
 	if o.CA != nil {
-		s.URL, s.client = "https://"+s.Addr, o.CA.HTTP()
+		s.URL, s.client = "https://"+s.Addr, o.CA.On(o.Machine)
 	}
 	if o.Config != "" {
 		s.Configure(o.Config)
@@ -86,7 +86,7 @@ func (s *Server) Configure(yaml string) {
 // Berth is the berth command, for the administration of this server.
 func (s *Server) Berth(args ...string) *Command {
 	s.tb.Helper()
-	return &Command{tb: s.tb, path: Binary(s.tb, "berth"), args: args, limit: commandTime, env: []string{"BERTH_STORAGE_DATA=" + s.Data}}
+	return &Command{tb: s.tb, path: Binary(s.tb, "berth"), args: args, on: s.machine, limit: commandTime, env: []string{"BERTH_STORAGE_DATA=" + s.Data}}
 }
 
 // Port is the port of Addr.

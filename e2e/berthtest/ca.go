@@ -99,14 +99,18 @@ func (ca *CA) sign(template, parent *x509.Certificate, public *ecdsa.PublicKey) 
 	return cert
 }
 
-// HTTP returns a client that trusts the authority and shows the certificates
+// HTTP returns a client on this host; see On.
+func (ca *CA) HTTP(certificates ...tls.Certificate) *http.Client { return ca.On(nil, certificates...) }
+
+// On returns a client on a machine, or on this host, that trusts the authority and shows the certificates
 // given. It does not follow redirects, and its connections end with the test.
-func (ca *CA) HTTP(certificates ...tls.Certificate) *http.Client {
+func (ca *CA) On(m *Machine, certificates ...tls.Certificate) *http.Client {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	transport := &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: certificates, MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2: true,
+		DialContext:       m.Dial,
 	}
 	ca.tb.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

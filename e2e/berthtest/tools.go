@@ -129,6 +129,7 @@ type Command struct {
 	args []string // before those of Run
 	env  []string
 	dir  string
+	in   string   // standard input
 	on   *Machine // nil for this host
 
 	limit time.Duration // how long it may take
@@ -150,6 +151,13 @@ func (c *Command) Env(env ...string) *Command {
 func (c *Command) Dir(dir string) *Command {
 	c.dir = dir
 	return c
+}
+
+// Input returns the program with a text as its standard input.
+func (c *Command) Input(text string) *Command {
+	with := *c
+	with.in = text
+	return &with
 }
 
 // On sets the machine that the program runs on.
@@ -197,6 +205,9 @@ func (c *Command) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(c.path, slices.Concat(c.args, args)...)
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Dir = c.dir
+	if c.in != "" {
+		cmd.Stdin = strings.NewReader(c.in)
+	}
 	cmd.WaitDelay = time.Second // a child may have kept the output open
 	return cmd
 }
