@@ -53,7 +53,7 @@ func TestJournal(t *testing.T) {
 		{"push", "v1", d1, ""},
 		{"tag", "v1", d1, ""},
 		{"tag", "latest", d1, ""},
-		{"push", "", d1, ""}, // nothing has moved
+		{"push", "v1", d1, ""}, // nothing has moved
 		{"push", "latest", d2, ""},
 		{"tag", "latest", d2, d1},
 		{"push", "", "", ""},
