@@ -214,3 +214,30 @@ func TestNoPasswords(t *testing.T) {
 	b.open("/")
 	b.want(http.StatusOK, "!Sign in", "administrator")
 }
+
+// A session that no browser would keep is not begun.
+func TestManyGroups(t *testing.T) {
+	groups := func(n int) func(*web.Options) {
+		return func(o *web.Options) {
+			o.Current = func(*auth.Identity) bool { return true }
+			o.Password = func(context.Context, string, string, string) (*auth.Identity, error) {
+				id := &auth.Identity{Account: "dave", Source: "ldap"}
+				for range n {
+					id.Groups = append(id.Groups, "0123456789abcdef")
+				}
+				return id, nil
+			}
+		}
+	}
+	b := newSite(t, false, groups(500)).browser()
+	b.open("/login")
+	b.send("/login", map[string]string{"account": "dave", "password": "x"})
+	b.want(http.StatusForbidden, "more groups")
+	if len(b.page.Header.Values("Set-Cookie")) > 0 {
+		t.Error("a cookie is set")
+	}
+	b = newSite(t, false, groups(80)).browser()
+	b.open("/login")
+	b.send("/login", map[string]string{"account": "dave", "password": "x"})
+	b.want(http.StatusOK, "Your account", "dave")
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/oidc"
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
@@ -128,7 +130,8 @@ func hostile(t *testing.T, discover func(http.ResponseWriter, *http.Request, str
 		t.Fatal(err)
 	}
 	w := newWorkload(t, oidc.WorkloadOptions{Name: "x", Issuer: s.URL, Audience: audience, Claims: map[string]string{"repository": "*"}})
-	return w, sign(t, key, "k", with(berthtest.GitHubClaims(audience, "acme/web", "refs/heads/main"), "iss", s.URL))
+	claims := with(berthtest.GitHubClaims(audience, "acme/web", "refs/heads/main"), "iss", s.URL)
+	return w, sign(t, key, "k", with(claims, "exp", time.Now().Add(time.Hour).Unix()))
 }
 
 // A provider that does not answer costs ten seconds at most, for all who wait.
@@ -167,4 +170,17 @@ func TestSlowProvider(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("it took %v to give up", took)
 	}
+}
+
+// A provider that publishes a key that both sides share, by mistake or on purpose,
+// publishes what everybody can sign with.
+func TestSharedKey(t *testing.T) {
+	secret := []byte("0123456789abcdef0123456789abcdef")
+	w, token := hostile(t, nil, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"keys": [{"kty": "oct", "kid": "shared", "k": %q}]}`, base64.RawURLEncoding.EncodeToString(secret))
+	})
+	_, payload, _ := split(token)
+	forged := hs256(t, "shared", payload, secret)
+	_, err := login(w, forged)
+	wantError(t, err, auth.ErrWrong, "token refused", forged)
 }
