@@ -132,6 +132,7 @@ func TestForged(t *testing.T) {
 		"flattened JSON":  `{"protected":"` + parts[0] + `","payload":"` + parts[1] + `","signature":"` + parts[2] + `"}`,
 		"two signatures": `{"payload":"` + parts[1] + `","signatures":[{"protected":"` + parts[0] + `","signature":"` + parts[2] +
 			`"},{"protected":"` + parts[0] + `","signature":"` + parts[2] + `"}]}`,
+		"long":   forge(t, private, header, with(claims, object{"jti": strings.Repeat("x", 12<<10)})),
 		"huge":   parts[0] + "." + strings.Repeat("A", 64<<20) + "." + parts[2],
 		"nested": b64([]byte(strings.Repeat("[", 9000))) + "." + parts[1] + "." + parts[2],
 	}

@@ -336,7 +336,9 @@ func TestExternalOptions(t *testing.T) {
 		"too many keys": func(o *tokens.ExternalOptions) {
 			o.JWKS = write("many", []byte(`{"keys":[`+strings.Repeat("1,", 100)+`1]}`))
 		},
-		"too large": func(o *tokens.ExternalOptions) { o.JWKS = write("large", bytes.Repeat([]byte(" "), 2<<20)) },
+		"too large": func(o *tokens.ExternalOptions) {
+			o.JWKS = write("large", append(setOf(t, k.public()), bytes.Repeat([]byte(" "), 2<<20)...))
+		},
 	} {
 		o := options(ok, c)
 		change(&o)
@@ -476,7 +478,7 @@ type setServer struct {
 func newSetServer(t testing.TB, keys ...jose.JSONWebKey) *setServer {
 	s := &setServer{ca: filepath.Join(t.TempDir(), "ca.pem")}
 	s.put(setOf(t, keys...))
-	s.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.hits.Add(1)
 		if s.wait != nil {
 			select {
@@ -492,6 +494,8 @@ func newSetServer(t testing.TB, keys ...jose.JSONWebKey) *setServer {
 		}
 		_, _ = w.Write(b)
 	}))
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
 	t.Cleanup(s.Close)
 	if err := os.WriteFile(s.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ type clock struct {
 }
 
 func newClock() *clock {
-	return &clock{now: time.Date(2026, 3, 1, 12, 0, 0, 700_000_123, time.UTC)}
+	return &clock{now: time.Date(2026, 3, 1, 12, 0, 0, 700_000_900, time.UTC)}
 }
 
 func (c *clock) Now() time.Time {
