@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,13 @@ type pebble struct {
 	http             *http.Client // trusts it
 }
 
+// quarter is how long certificates last: the server suggests any moment of that to
+// renew them.
+const quarter = 90 * 24 * time.Hour
+
+// challenges tells the tests of this process apart.
+var challenges atomic.Int64
+
 // newPebble prepares an ACME server, which start starts, and the options of an Edge
 // that uses it. Certificates last for validity.
 func newPebble(t *testing.T, validity time.Duration, byHTTP bool) *pebble {
@@ -32,8 +40,10 @@ func newPebble(t *testing.T, validity time.Duration, byHTTP bool) *pebble {
 	dir, f := t.TempDir(), newFiles(t)
 	p := &pebble{addr: berthtest.FreeAddr(t), management: berthtest.FreeAddr(t), dns: berthtest.FreeAddr(t)}
 	p.http = client(t, &tls.Config{RootCAs: f.ca.pool()}, false)
+	// certmagic finds the challenges of a process by their names.
+	suffix := fmt.Sprintf("-%d.example.com", challenges.Add(1))
 	p.o = edge.Options{Addr: berthtest.FreeAddr(t), ACME: edge.ACME{
-		Domains: []string{"one.example.com", "two.example.com"}, Email: "ops@example.com",
+		Domains: []string{"one" + suffix, "two" + suffix}, Email: "ops@example.com",
 		Directory: "https://" + p.addr + "/dir", DirectoryCA: write(t, dir+"/root.pem", f.ca.pem()), Storage: dir + "/acme",
 	}}
 	tlsAddr, httpAddr := p.o.Addr, berthtest.FreeAddr(t)
@@ -84,7 +94,7 @@ func TestACME(t *testing.T) {
 	for challenge, byHTTP := range map[string]bool{"tls-alpn-01": false, "http-01": true} {
 		t.Run(challenge, func(t *testing.T) {
 			t.Parallel()
-			p := newPebble(t, time.Hour, byHTTP)
+			p := newPebble(t, quarter, byHTTP)
 			// A client authority must not be in the way of the challenge.
 			p.o.ClientCA = write(t, filepath.Join(t.TempDir(), "ca.pem"), newAuthority(t, "clients").pem())
 			stop := p.start(t)
@@ -108,7 +118,7 @@ func TestACME(t *testing.T) {
 			}
 			nameless := p.clientConfig(t, "")
 			nameless.InsecureSkipVerify = true
-			if n, err := serial(t.Context(), s.addr, nameless); n != first["one.example.com"] || err != nil {
+			if n, err := serial(t.Context(), s.addr, nameless); n != first[p.o.ACME.Domains[0]] || err != nil {
 				t.Errorf("no name: %d, %v", n, err)
 			}
 			if fi, err := os.Stat(p.o.ACME.Storage); err != nil || fi.Mode().Perm() != 0o700 {
@@ -149,7 +159,7 @@ func TestACMERenews(t *testing.T) {
 	p := newPebble(t, validity, false)
 	p.o.ACME.Domains = p.o.ACME.Domains[:1]
 	p.start(t)
-	c := p.clientConfig(t, "one.example.com")
+	c := p.clientConfig(t, p.o.ACME.Domains[0])
 	var last int64
 	renews := func(t *testing.T, maintain func(*server)) {
 		s := start(t, p.o, http.HandlerFunc(tell))
@@ -196,10 +206,11 @@ func TestACMERenews(t *testing.T) {
 // not belong together; one with half a file has less.
 func TestACMEStoreIsTorn(t *testing.T) {
 	t.Parallel()
-	p := newPebble(t, time.Hour, false)
-	p.o.ACME.Domains = []string{"One.Example.com"}
+	p := newPebble(t, quarter, false)
+	domain := p.o.ACME.Domains[0]
+	p.o.ACME.Domains = []string{strings.ToUpper(domain)}
 	p.start(t)
-	c := p.clientConfig(t, "one.example.com")
+	c := p.clientConfig(t, domain)
 	last := int64(-1)
 	run := func(name string) {
 		t.Run(name, func(t *testing.T) {
@@ -241,7 +252,7 @@ func TestACMEStoreIsTorn(t *testing.T) {
 			return data
 		},
 	} {
-		files, err := filepath.Glob(p.o.ACME.Storage + "/certificates/*/one.example.com/*")
+		files, err := filepath.Glob(p.o.ACME.Storage + "/certificates/*/" + domain + "/*")
 		if err != nil || len(files) != 3 {
 			t.Fatalf("stored: %q, %v", files, err)
 		}
@@ -266,18 +277,18 @@ func TestACMEStoreIsTorn(t *testing.T) {
 // A server that is not there yet is no reason not to start.
 func TestACMEServerIsLate(t *testing.T) {
 	t.Parallel()
-	p := newPebble(t, time.Hour, false)
+	p := newPebble(t, quarter, false)
 	p.o.ACME.Domains = p.o.ACME.Domains[:1]
 	s := start(t, p.o, http.HandlerFunc(tell))
 	eventually(t, "it says that it will try again", func() bool { return strings.Contains(s.log.String(), "will retry") })
-	if _, err := serial(t.Context(), s.addr, &tls.Config{ServerName: "one.example.com"}); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+	if _, err := serial(t.Context(), s.addr, &tls.Config{ServerName: p.o.ACME.Domains[0]}); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("a handshake without a certificate: %v", err)
 	}
 	p.start(t)
 	if err := s.Reload(); err != nil {
 		t.Error(err)
 	}
-	c := p.clientConfig(t, "one.example.com")
+	c := p.clientConfig(t, p.o.ACME.Domains[0])
 	eventually(t, "there is a certificate", func() bool {
 		_, err := serial(t.Context(), s.addr, c)
 		return err == nil
