@@ -40,6 +40,10 @@ type Identity struct {
 	// Grants, if not nil, limit what it may do to less than policy allows: those
 	// of an API key, or of a registry token.
 	Grants []Grant
+	// Bounds, if not nil, are the Grants of the API key that a registry token was
+	// got with. They are what counts for lists of repositories, which a scope does
+	// not name.
+	Bounds []Grant
 	// Scoped says that Grants are those of a registry token, of which the client
 	// can get another with a wider scope.
 	Scoped bool

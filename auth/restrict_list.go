@@ -30,10 +30,11 @@ func (r *restricted) sight(ctx context.Context) (*sight, error) {
 		see.prefixes = []string{""}
 	case id.Final:
 		see.prefixes = grantPrefixes(id.Grants, Pull)
-	case id.Grants == nil || id.Scoped:
-		see.prefixes = r.auth.Prefixes(id, Pull)
 	default:
-		see.prefixes = intersect(r.auth.Prefixes(id, Pull), grantPrefixes(id.Grants, Pull))
+		see.prefixes = r.auth.Prefixes(id, Pull)
+		if limits := listed(id); limits != nil {
+			see.prefixes = intersect(see.prefixes, grantPrefixes(limits, Pull))
+		}
 	}
 	d.Insufficient = id.Final && id.Scoped
 	if len(see.prefixes) == 0 && (id.IsAnonymous() || d.Insufficient) {
@@ -50,13 +51,19 @@ func catalog(grants []Grant) bool {
 
 // sees says whether a repository is to be seen.
 func (s *sight) sees(repo string) bool {
-	switch {
-	case s.id.Final && catalog(s.id.Grants):
-		return true
-	case s.id.Scoped && !s.id.Final:
-		return s.auth.Decide(s.id, repo, Pull).Allowed
+	if s.id.Final {
+		return catalog(s.id.Grants) || Allowed(s.auth, s.id, repo, Pull)
 	}
-	return Allowed(s.auth, s.id, repo, Pull)
+	return Covers(listed(s.id), repo, Pull) && s.auth.Decide(s.id, repo, Pull).Allowed
+}
+
+// listed is what limits the lists that an identity sees: not the scope of its
+// token, but the grants of the API key that it was got with.
+func listed(id *Identity) []Grant {
+	if id.Scoped {
+		return id.Bounds
+	}
+	return id.Grants
 }
 
 // from returns the prefixes of names that come after a name.

@@ -80,6 +80,9 @@ func TestLists(t *testing.T) {
 			if r.IntN(3) == 0 && !id.IsAnonymous() {
 				id.Grants = []Grant{{r.pattern(), Pull}, {r.pattern(), Pull | Push}, {r.pattern(), Push}}
 				id.Scoped, id.Final = r.IntN(3) == 0, r.IntN(3) == 0
+				if r.IntN(2) == 0 {
+					id.Bounds = []Grant{{r.pattern(), Pull}, {r.pattern(), Push}}
+				}
 			}
 			ctx, after := as(t.Context(), &id), r.repo()
 			if id.IsAnonymous() && len(p.Prefixes(&id, Pull)) == 0 {
@@ -89,7 +92,7 @@ func TestLists(t *testing.T) {
 			for _, name := range inner.names {
 				policyOnly := id
 				if id.Scoped && !id.Final {
-					policyOnly.Grants = nil
+					policyOnly.Grants = id.Bounds
 				}
 				if Allowed(p, &policyOnly, name, Pull) {
 					want = append(want, name)

@@ -43,6 +43,15 @@ type identity struct {
 	Claims map[string]string `json:"claims,omitempty"`
 	Key    string            `json:"key,omitempty"`
 	Epoch  string            `json:"epoch,omitempty"`
+	Bounds *bounds           `json:"bounds,omitempty"` // none at all is a bound, too
+}
+
+// bounds are the grants of what a token was got with.
+type bounds []bound
+
+type bound struct {
+	Repos   string   `json:"repositories"` // pattern
+	Actions []string `json:"actions"`
 }
 
 // Types of what access is to, and the one name that the second has.
@@ -54,8 +63,8 @@ const (
 
 // Issue returns a token that says who id is and that it may do access: each grant
 // is for one repository by its exact name, or, with an empty name and auth.Pull,
-// for the list of repositories. The grants of id itself are not in the token:
-// access must not exceed them. It fails if access is not of that form, or if all
+// for the list of repositories. Access must not exceed the grants of id itself,
+// which the token says as its bounds. It fails if access is not of that form, or if all
 // that is known of id makes the token longer than MaxText.
 func (s *Service) Issue(id *auth.Identity, access []auth.Grant) (Token, error) {
 	list, err := accessOf(access)
@@ -77,7 +86,7 @@ func (s *Service) Issue(id *auth.Identity, access []auth.Grant) (Token, error) {
 		Access: list,
 	}
 	if !id.IsAnonymous() {
-		c.Berth = &identity{id.Source, id.Groups, id.Claims, id.Key, id.Epoch}
+		c.Berth = &identity{id.Source, id.Groups, id.Claims, id.Key, id.Epoch, boundsOf(id.Grants)}
 	}
 	t.Text, err = s.sign(typToken, &c, s.now())
 	return t, err
@@ -96,8 +105,32 @@ func (s *Service) Verify(raw string) (*auth.Identity, time.Time, error) {
 	id := &auth.Identity{Account: c.Subject, Grants: grantsOf(c.Access), Scoped: true}
 	if b := c.Berth; b != nil {
 		id.Source, id.Groups, id.Claims, id.Key, id.Epoch = b.Source, b.Groups, b.Claims, b.Key, b.Epoch
+		id.Bounds = b.Bounds.grants()
 	}
 	return id, c.Expiry.Time(), nil
+}
+
+func boundsOf(grants []auth.Grant) *bounds {
+	if grants == nil {
+		return nil
+	}
+	list := make(bounds, 0, len(grants))
+	for _, g := range grants {
+		list = append(list, bound{g.Repos, g.Actions.Actions()})
+	}
+	return &list
+}
+
+// grants reads what boundsOf has written.
+func (b *bounds) grants() []auth.Grant {
+	if b == nil {
+		return nil
+	}
+	list := make([]auth.Grant, 0, len(*b))
+	for _, one := range *b {
+		list = append(list, auth.Grant{Repos: one.Repos, Actions: actionsOf(one.Actions)})
+	}
+	return list
 }
 
 // accessOf writes grants as the token specification does.

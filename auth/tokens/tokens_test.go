@@ -160,6 +160,26 @@ func TestIssueVerify(t *testing.T) {
 	}
 }
 
+// TestBounds keeps what limits an API key in the tokens that it is good for.
+func TestBounds(t *testing.T) {
+	s := newService(t, newMem(t), newClock())
+	for _, grants := range [][]auth.Grant{nil, {}, {{Repos: "team/**", Actions: auth.Pull | auth.Push}}} {
+		id := alice()
+		id.Grants = grants
+		token, err := s.Issue(id, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := s.Verify(token.Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got.Bounds, grants) {
+			t.Errorf("bounds are %#v, want %#v", got.Bounds, grants)
+		}
+	}
+}
+
 func TestIssueAnonymous(t *testing.T) {
 	s := newService(t, newMem(t), newClock())
 	token, err := s.Issue(auth.Anonymous, nil)
