@@ -2,11 +2,13 @@ package gate_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509/pkix"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/accounts"
 	"github.com/berth-registry/berth/auth/gate"
+	"github.com/berth-registry/berth/registry"
 )
 
 // Every kind of credentials is told by who they are, over HTTP.
@@ -311,6 +314,35 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// What the gate answers by itself is told of, as the server tells of the rest.
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var seen []string
+	w := newWorld(t, func(_ *world, o *gate.Options) {
+		o.Observe = func(_ context.Context, r registry.Record) {
+			if r.ID == "" || r.Client != "127.0.0.1" || r.Out == 0 || r.Duration <= 0 || (r.Err != nil) != (r.Status >= 400) {
+				t.Errorf("record %+v lacks something", r)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, fmt.Sprintln(r.Method, r.Path, r.Route, r.Status))
+		}
+	})
+	w.get("/v2/", "")
+	w.get("/v2/x", "Bearer nonsense")
+	w.get("/v2/x", basic("alice", alicePass))
+	w.get("/token?scope=repository:a:pull", "")
+	w.get("/token", "Bearer nonsense")
+	w.post(nil)
+	mu.Lock()
+	defer mu.Unlock()
+	want := "GET /v2/ refused 401\nGET /v2/x refused 401\nGET /token token 200\nGET /token token 401\nPOST /token token 400\n"
+	if got := strings.Join(seen, ""); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
 // A login is told of once, not with each request; a failure always is.
 func TestAudit(t *testing.T) {
 	t.Parallel()
@@ -324,6 +356,7 @@ func TestAudit(t *testing.T) {
 	w.get("/v2/", basic("bob", "wrong"))
 	w.get("/v2/", basic(key, "wrong")) // in the wrong field
 	w.get("/v2/", "Bearer nonsense")
+	w.get("/v2/", "Bearer "+key[:len(key)-4]+"aaaa")
 	var got []string
 	for _, e := range w.recorded() {
 		if e.Actor.Client != "127.0.0.1" || e.Actor.Request == "" || e.Time.IsZero() {
@@ -332,7 +365,7 @@ func TestAudit(t *testing.T) {
 		got = append(got, strings.Join([]string{string(e.Kind), string(e.Outcome), e.Actor.Account, e.Subject}, " "))
 	}
 	want := []string{
-		"login ok alice ", "login ok robot ", "login denied  bob", "login denied  bob", "login denied  ", "access denied  ",
+		"login ok alice ", "login ok robot ", "login denied  bob", "login denied  bob", "login denied  ", "access denied  ", "login denied  ",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("events\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -20,7 +20,6 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net/http"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +29,7 @@ import (
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/tokens"
+	"github.com/berth-registry/berth/registry"
 )
 
 // Keys knows API keys. *accounts.Store does.
@@ -93,6 +93,9 @@ type Options struct {
 	Authority auth.Authority
 	// Audit is told of logins and of credentials that were refused; nil for nobody.
 	Audit audit.Recorder
+	// Observe, if set, is called after each request that did not get further than
+	// the gate: one that was refused, and one for a token.
+	Observe func(context.Context, registry.Record)
 	// Basic has clients send passwords with each request, rather than get tokens.
 	Basic bool
 	// Service is the name by which tokens are asked for.
@@ -128,19 +131,17 @@ type Gate struct {
 	basic    *recent[digest, proof]
 	flights  singleflight.Group
 	waiting  atomic.Int64 // logins that are being checked
+	pace     pace
 	throttle *throttle
 	meters   *meters
-}
-
-// source is an auth.Source that checks only so many passwords at a time.
-type source struct {
-	auth.Source
-	slots chan struct{}
 }
 
 const (
 	// remembered is how many tokens, and how many passwords, are held in memory.
 	remembered = 20_000
+	// maxRemembered is the greatest length of a token that is held in memory, in
+	// bytes. A longer one, of somebody in hundreds of groups, is verified each time.
+	maxRemembered = 4096
 	// maxLogins is how many logins may be waiting to be checked.
 	maxLogins = 256
 )
@@ -177,12 +178,6 @@ func New(o Options) *Gate {
 	g.chain = append(g.chain, limited(nobody{}))
 	g.live.Store(&Live{Limits: o.Limits, Basic: o.Basic})
 	return g
-}
-
-// limited bounds how many passwords are checked at a time: hashing them takes a
-// processor each, and a flood of logins must not starve those who pull.
-func limited(s auth.Source) *source {
-	return &source{s, make(chan struct{}, runtime.GOMAXPROCS(0))}
 }
 
 func baseOf(r *http.Request) string {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
@@ -15,6 +16,7 @@ import (
 type from struct {
 	client  string // address
 	request string // id
+	start   time.Time
 }
 
 // Handler puts the session of each request into its context, before a registry's
@@ -43,7 +45,7 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request, next http.Handler, 
 	}
 	if limit := g.meters.of(id, f.client); limit != nil {
 		if after := limit.request(); after > 0 {
-			g.refuse(w, r, f, &ThrottledError{After: after})
+			g.refuse(w, r, f, "refused", &ThrottledError{After: after})
 			return
 		}
 		if err == nil {
@@ -51,7 +53,7 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request, next http.Handler, 
 		}
 	}
 	if err != nil {
-		g.refuse(w, r, f, err)
+		g.refuse(w, r, f, "refused", err)
 		return
 	}
 	next.ServeHTTP(w, g.enter(r, id, f))
@@ -62,7 +64,7 @@ func arrived(w http.ResponseWriter, r *http.Request) from {
 	id := []string{registry.RequestID(r)}
 	r.Header["X-Request-Id"] = id
 	w.Header()["X-Request-Id"] = id
-	return from{client: hostOf(r.RemoteAddr), request: id[0]}
+	return from{client: hostOf(r.RemoteAddr), request: id[0], start: time.Now()}
 }
 
 // enter returns the request with its caller in its context.

@@ -2,22 +2,12 @@ package gate
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"hash"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/crypto/bcrypt"
 
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
-	"github.com/berth-registry/berth/auth/tokens"
 )
 
 // proof is what was found out of credentials, and until when that need not be
@@ -25,41 +15,10 @@ import (
 type proof struct {
 	id    *auth.Identity
 	until time.Time
-}
-
-// digest stands for an account and a password: without the gate's key, it tells
-// nothing of them.
-type digest [sha256.Size]byte
-
-// keyedHash is an HMAC that is used again: every request with a password needs one.
-type keyedHash struct {
-	hash.Hash
-	buf []byte
-}
-
-// keyedHashes makes them, all with one key that nobody else knows.
-func keyedHashes() *sync.Pool {
-	key := make([]byte, sha256.Size)
-	_, _ = rand.Read(key) // never fails: crypto/rand
-	return &sync.Pool{New: func() any { return &keyedHash{Hash: hmac.New(sha256.New, key)} }}
-}
-
-func (g *Gate) digest(account, password string) (d digest) {
-	h := g.keyed.Get().(*keyedHash)
-	defer g.keyed.Put(h)
-	h.buf = binary.BigEndian.AppendUint64(h.buf[:0], uint64(len(account)))
-	h.buf = append(append(h.buf, account...), password...)
-	h.Reset()
-	_, _ = h.Write(h.buf) // never fails: hash.Hash
-	clear(h.buf)
-	h.buf = h.Sum(h.buf[:0])
-	copy(d[:], h.buf)
-	return d
+	took  time.Duration // to check a password, without waiting for a turn
 }
 
 const (
-	// quantum is what the time of a refusal is a multiple of.
-	quantum = 250 * time.Millisecond
 	// loginTime is how long sources may take to check a password.
 	loginTime = 30 * time.Second
 	// maxPassword is the greatest length of a password in bytes, of those that are
@@ -88,10 +47,9 @@ func (g *Gate) login(ctx context.Context, f from, account, password string) (*au
 		}
 		g.basic.drop(key)
 	}
-	start := time.Now()
-	id, err := g.loginOnce(ctx, f, key, account, password)
+	id, took, err := g.loginOnce(ctx, f, key, account, password)
 	if errors.Is(err, ErrCredentials) {
-		_ = sleep(ctx, quantum-time.Since(start)%quantum) // the answer to one who has gone may come at any time
+		_ = sleep(ctx, g.pace.rest(took)) // the answer to one who has gone may come at any time
 	}
 	return id, err
 }
@@ -119,26 +77,26 @@ func shown(account string) string {
 
 // loginOnce checks a password once for all who send it from the same place at the
 // same time. It goes on without a client that does not wait for the answer, and
-// tells the audit what came of it.
-func (g *Gate) loginOnce(ctx context.Context, f from, key digest, account, password string) (*auth.Identity, error) {
+// tells the audit what came of it. It also says how long the sources took.
+func (g *Gate) loginOnce(ctx context.Context, f from, key digest, account, password string) (*auth.Identity, time.Duration, error) {
 	done := g.flights.DoChan(string(key[:])+network(f.client), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loginTime)
 		defer cancel()
 		p, err := g.check(ctx, f.client, account, password)
 		if err != nil {
 			g.failed(ctx, f, account, err)
-			return nil, err
+			return p, err
 		}
 		g.basic.put(key, p, g.o.Now())
 		g.record(ctx, f, p.id, audit.Event{Kind: audit.Login, Outcome: audit.OK})
-		return p.id, nil
+		return p, nil
 	})
 	select {
 	case res := <-done:
-		id, _ := res.Val.(*auth.Identity)
-		return id, res.Err
+		p, _ := res.Val.(proof)
+		return p.id, p.took, res.Err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, 0, ctx.Err()
 	}
 }
 
@@ -171,7 +129,7 @@ func (g *Gate) check(ctx context.Context, client, account, password string) (p p
 	switch {
 	case err == nil && !g.Current(p.id), errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
 		ended = wrong
-		return proof{}, ErrCredentials
+		return proof{took: p.took}, ErrCredentials
 	case err != nil:
 		return proof{}, err
 	}
@@ -198,23 +156,26 @@ func (g *Gate) ask(ctx context.Context, account, password string) (proof, error)
 	switch {
 	case g.o.Keys != nil && isKey(password):
 		id, err := g.o.Keys.LoginKey(ctx, account, password)
-		return proof{id, until}, some(id, err)
+		return proof{id: id, until: until}, some(id, err)
 	case g.o.Workload != nil && isJWT(password):
 		id, expires, err := g.o.Workload.Login(ctx, password)
 		if expires.Before(until) {
 			until = expires
 		}
-		return proof{id, until}, some(id, err)
+		return proof{id: id, until: until}, some(id, err)
 	case !soundName(account) || password == "" || len(password) > maxPassword:
 		return proof{}, auth.ErrWrong // an empty one is no password to LDAP: RFC 4513, section 5.1.2
 	}
+	p := proof{until: until}
 	for _, s := range g.chain {
-		id, err := s.login(ctx, account, password)
+		id, took, err := s.login(ctx, account, password)
+		p.took += took
 		if !errors.Is(err, auth.ErrUnknown) {
-			return proof{id, until}, some(id, err)
+			p.id = id
+			return p, some(id, err)
 		}
 	}
-	return proof{}, auth.ErrUnknown
+	return p, auth.ErrUnknown
 }
 
 // some fails if there is neither an identity nor an error.
@@ -223,92 +184,6 @@ func some(id *auth.Identity, err error) error {
 		return errors.New("a source named nobody")
 	}
 	return err
-}
-
-func (s *source) login(ctx context.Context, account, password string) (*auth.Identity, error) {
-	if err := s.enter(ctx); err != nil {
-		return nil, err
-	}
-	defer s.leave()
-	id, err := s.Login(ctx, account, password)
-	if err != nil && !errors.Is(err, auth.ErrUnknown) && !errors.Is(err, auth.ErrWrong) {
-		err = fmt.Errorf("source %s: %w", s.Name(), err)
-	}
-	return id, err
-}
-
-func (s *source) enter(ctx context.Context) error {
-	select {
-	case s.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *source) leave() { <-s.slots }
-
-// nobody is the source of accounts that there are not. It takes as long as others
-// take to compare a password.
-type nobody struct{}
-
-// nobodysHash is of a random password, at the cost that is usual (bcrypt's
-// default), which is what is left to compare with.
-const nobodysHash = "$2a$10$Dgm1Nbh7xSjIu.mV3RtdJewT7hF0PavE2eczCRb8L8G9ezYzos2fW"
-
-func (nobody) Name() string                { return "" }
-func (nobody) Current(*auth.Identity) bool { return false }
-
-func (nobody) Login(_ context.Context, _, password string) (*auth.Identity, error) {
-	_ = bcrypt.CompareHashAndPassword([]byte(nobodysHash), []byte(password)) // only the time it takes counts
-	return nil, auth.ErrUnknown
-}
-
-// verify returns whose a Bearer token is: a registry token, or an API key.
-func (g *Gate) verify(ctx context.Context, f from, raw string) (*auth.Identity, error) {
-	if g.o.Keys != nil && isKey(raw) {
-		id, err := g.login(ctx, f, "", raw)
-		if errors.Is(err, ErrCredentials) {
-			err = errKey
-		}
-		return id, err
-	}
-	now := g.o.Now()
-	p, ok := g.bearer.get(raw, now)
-	if !ok {
-		var err error
-		if p, err = g.read(ctx, raw); err != nil {
-			return nil, err
-		}
-		g.bearer.put(raw, p, now)
-	}
-	if !now.Before(p.until) {
-		g.bearer.drop(raw)
-		return nil, errExpired
-	}
-	if !g.Current(p.id) {
-		return nil, errToken
-	}
-	return p.id, nil
-}
-
-// read verifies a registry token.
-func (g *Gate) read(ctx context.Context, raw string) (p proof, err error) {
-	switch {
-	case g.o.External != nil:
-		p.id, p.until, err = g.o.External.Verify(ctx, raw)
-	case g.o.Tokens != nil:
-		p.id, p.until, err = g.o.Tokens.Verify(raw)
-	default:
-		return p, errToken
-	}
-	switch {
-	case errors.Is(err, tokens.ErrExpired):
-		return p, errExpired
-	case errors.Is(err, tokens.ErrInvalid):
-		return p, errToken
-	}
-	return p, some(p.id, err)
 }
 
 // sleep waits, or fails when ctx ends.

@@ -181,6 +181,62 @@ func TestPasswordCache(t *testing.T) {
 	})
 }
 
+// Where it takes long to find a password wrong, it takes as long for accounts that
+// there are not.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{takes: 600 * time.Millisecond}
+		g := New(Options{Sources: []auth.Source{f}})
+		refused := func(account string) time.Duration {
+			start := time.Now()
+			if _, err := g.Login(t.Context(), "192.0.2.1", account, "wrong"); !errors.Is(err, ErrCredentials) {
+				t.Error(err)
+			}
+			return time.Since(start)
+		}
+		known := refused("alice")
+		f.takes = 0 // a source may know quickly that there is no such account
+		if unknown := refused("nobody"); unknown != known {
+			t.Errorf("%v for no account, %v for a wrong password", unknown, known)
+		}
+		if empty := refused(""); empty != known {
+			t.Errorf("%v for an empty name, %v for a wrong password", empty, known)
+		}
+		var p pace
+		p.rest(time.Hour)
+		for range 500 {
+			p.rest(0)
+		}
+		if d := p.rest(0); d != quantum {
+			t.Errorf("what was slow once is not forgotten: %v", d)
+		}
+	})
+}
+
+// generous is a source that takes an empty password, as LDAP servers do for an
+// unauthenticated bind.
+type generous struct{ *fake }
+
+func (g generous) Login(_ context.Context, account, _ string) (*auth.Identity, error) {
+	g.asked.Add(1)
+	return &auth.Identity{Account: account, Source: "fake"}, nil
+}
+
+func TestEmptyPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{}
+		g := New(Options{Sources: []auth.Source{generous{f}}})
+		for _, c := range [][2]string{{"alice", ""}, {"", "x"}, {"", ""}, {"a\x00", "x"}, {"alice", strings.Repeat("x", maxPassword+1)}} {
+			if _, err := g.Login(t.Context(), "192.0.2.1", c[0], c[1]); !errors.Is(err, ErrCredentials) {
+				t.Errorf("%q, %.10q: %v", c[0], c[1], err)
+			}
+		}
+		if f.asked.Load() != 0 {
+			t.Errorf("the source was asked %d times", f.asked.Load())
+		}
+	})
+}
+
 // The first source that knows the account, or fails, has the last word.
 func TestOrderOfSources(t *testing.T) {
 	for _, c := range []struct {
@@ -230,7 +286,7 @@ func TestSourcePanics(t *testing.T) {
 // whose credentials it has seen.
 func BenchmarkGate(b *testing.B) {
 	g := New(Options{Sources: []auth.Source{&fake{}}, Service: "x"})
-	g.bearer.put(strings.Repeat("t", 800), proof{&auth.Identity{Account: "alice", Source: "fake"}, time.Now().Add(time.Hour)}, time.Now())
+	g.bearer.put(strings.Repeat("t", 800), proof{id: &auth.Identity{Account: "alice", Source: "fake"}, until: time.Now().Add(time.Hour)}, time.Now())
 	for name, header := range map[string]string{
 		"bearer": "Bearer " + strings.Repeat("t", 800), "basic": "Basic YWxpY2U6c2VjcmV0", "anonymous": "",
 	} {

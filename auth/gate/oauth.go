@@ -51,15 +51,11 @@ var (
 func (g *Gate) tokenPost(w http.ResponseWriter, r *http.Request, f from) {
 	a, err := g.post(w, r, f)
 	if err == nil {
-		writeJSON(w, r, http.StatusOK, a)
+		g.observe(r, f, "token", http.StatusOK, writeJSON(w, r, http.StatusOK, a), nil)
 		return
 	}
 	out, code := explainOAuth(err)
-	g.note(r.Context(), f, out, err)
-	if out.kind.Status == http.StatusUnauthorized {
-		w.Header()["WWW-Authenticate"] = []string{g.basicChallenge()}
-	}
-	out.write(w, r, map[string]any{
+	g.refuseToken(w, r, f, out, err, map[string]any{
 		"error": code, "error_description": out.text,
 		"errors": out.errors(), // Docker looks here
 	})

@@ -87,13 +87,29 @@ func unreadable(err error) bool {
 }
 
 // refuse answers in the registry's form (specification, "Error Codes").
-func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, f from, err error) {
+func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, f from, route string, err error) {
 	out := explain(err)
 	g.note(r.Context(), f, out, err)
 	if out.kind.Status == http.StatusUnauthorized {
-		w.Header()["WWW-Authenticate"] = []string{g.challenge(r, "", out.failure)}
+		w.Header()["Www-Authenticate"] = []string{g.challenge(r, "", out.failure)}
 	}
-	out.write(w, r, map[string]any{"errors": out.errors()})
+	n := out.write(w, r, map[string]any{"errors": out.errors()})
+	g.observe(r, f, route, out.kind.Status, n, &out)
+}
+
+// observe tells of a request that went no further.
+func (g *Gate) observe(r *http.Request, f from, route string, status int, n int64, out *refusal) {
+	if g.o.Observe == nil {
+		return
+	}
+	rec := registry.Record{
+		ID: f.request, Client: f.client, Method: r.Method, Path: r.URL.Path, Route: route,
+		Status: status, Out: n, Duration: time.Since(f.start),
+	}
+	if out != nil {
+		rec.Err = out.kind.With("%s", out.text)
+	}
+	g.o.Observe(r.Context(), rec)
 }
 
 // note tells the log of a failure, and the audit of a header or a token that was
@@ -117,11 +133,11 @@ func (out *refusal) errors() any {
 	return []entry{{out.kind.Code, out.text}}
 }
 
-func (out *refusal) write(w http.ResponseWriter, r *http.Request, body any) {
+func (out *refusal) write(w http.ResponseWriter, r *http.Request, body any) int64 {
 	if out.after > 0 {
 		w.Header().Set("Retry-After", retryAfter(out.after))
 	}
-	writeJSON(w, r, out.kind.Status, body)
+	return writeJSON(w, r, out.kind.Status, body)
 }
 
 // retryAfter is in seconds (RFC 9110, section 10.2.3), at least one.
@@ -129,7 +145,8 @@ func retryAfter(d time.Duration) string {
 	return strconv.FormatInt(int64(max(d+time.Second-1, time.Second)/time.Second), 10)
 }
 
-func writeJSON(w http.ResponseWriter, r *http.Request, status int, body any) {
+// writeJSON returns how many bytes of the body it has written.
+func writeJSON(w http.ResponseWriter, r *http.Request, status int, body any) int64 {
 	data, err := json.Marshal(body)
 	if err != nil { // a body of strings and numbers can always be encoded
 		status, data = http.StatusInternalServerError, []byte(`{}`)
@@ -139,7 +156,9 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, body any) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(data) // nobody is left to be told
+	if r.Method == http.MethodHead {
+		return 0
 	}
+	n, _ := w.Write(data) // nobody is left to be told
+	return int64(n)
 }

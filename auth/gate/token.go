@@ -29,14 +29,14 @@ func (g *Gate) TokenHandler() http.Handler {
 		h.Set("Pragma", "no-cache")
 		switch {
 		case g.o.Open || g.o.External != nil || g.o.Tokens == nil:
-			g.refuse(w, r, f, registry.ErrRouteUnknown.With("this registry has no token endpoint"))
+			g.refuse(w, r, f, "token", registry.ErrRouteUnknown.With("this registry has no token endpoint"))
 		case r.Method == http.MethodGet:
 			g.tokenGet(w, r, f)
 		case r.Method == http.MethodPost:
 			g.tokenPost(w, r, f)
 		default:
 			h.Set("Allow", "GET, POST")
-			g.refuse(w, r, f, registry.ErrMethod)
+			g.refuse(w, r, f, "token", registry.ErrMethod)
 		}
 	})
 }
@@ -59,15 +59,21 @@ type answer struct {
 func (g *Gate) tokenGet(w http.ResponseWriter, r *http.Request, f from) {
 	a, err := g.get(r, f)
 	if err == nil {
-		writeJSON(w, r, http.StatusOK, a)
+		g.observe(r, f, "token", http.StatusOK, writeJSON(w, r, http.StatusOK, a), nil)
 		return
 	}
 	out := explain(err)
+	g.refuseToken(w, r, f, out, err, map[string]any{"errors": out.errors()})
+}
+
+// refuseToken answers 401 with a challenge for Basic, which is how one signs in
+// here.
+func (g *Gate) refuseToken(w http.ResponseWriter, r *http.Request, f from, out refusal, err error, body any) {
 	g.note(r.Context(), f, out, err)
 	if out.kind.Status == http.StatusUnauthorized {
-		w.Header()["WWW-Authenticate"] = []string{g.basicChallenge()}
+		w.Header()["Www-Authenticate"] = []string{g.basicChallenge()}
 	}
-	out.write(w, r, map[string]any{"errors": out.errors()})
+	g.observe(r, f, "token", out.kind.Status, out.write(w, r, body), &out)
 }
 
 func (g *Gate) get(r *http.Request, f from) (*answer, error) {

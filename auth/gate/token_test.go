@@ -232,6 +232,57 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+// forgetful is a source that, asked again, knows neither limits nor keys, and says
+// that it is another.
+type forgetful struct{ auth.Source }
+
+func (forgetful) Refresh(_ context.Context, id *auth.Identity) (*auth.Identity, error) {
+	return &auth.Identity{Account: "root", Source: "elsewhere", Groups: []string{"new"}, Epoch: id.Epoch}, nil
+}
+
+// A refresh token is never for more, nor for another, than what it was got with.
+func TestRefreshIsForTheSame(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *world, o *gate.Options) { o.Sources[1] = forgetful{o.Sources[1]} })
+	id, key := w.key(accounts.NewKey{Account: "robot", Grants: []auth.Grant{{Repos: "team/*", Actions: auth.Pull}}})
+	refresh := w.get("/token?offline_token=true", basic("token", key)).field(t, "refresh_token")
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "scope": {"repository:team/a:* repository:x:*"}}
+	who := w.get("/", "Bearer "+w.post(form).field(t, "access_token")).told(t)
+	if who.Account != "robot" || who.Key != id || who.Groups[0] != "new" || !slices.Equal(who.Grants, []auth.Grant{{Repos: "team/a", Actions: auth.Pull}}) {
+		t.Errorf("got %+v", who)
+	}
+}
+
+// Nobody vouches any more for who came from a source that is gone, or forgot it.
+func TestRefreshWithoutSource(t *testing.T) {
+	t.Parallel()
+	gone := false
+	w := newWorld(t, func(_ *world, o *gate.Options) { o.Sources[0] = vanishing{o.Sources[0], &gone} })
+	refresh := w.get("/token?offline_token=true", basic("hatter", htPass)).field(t, "refresh_token")
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}
+	if r := w.post(form); r.status != http.StatusOK {
+		t.Fatalf("status %d, body %s", r.status, r.body)
+	}
+	gone = true
+	if r := w.post(form); r.field(t, "error") != "invalid_grant" {
+		t.Errorf("account gone: status %d, body %s", r.status, r.body)
+	}
+	o := w.options
+	o.Sources = o.Sources[1:]
+	w.server.Close()
+	w.serve(gate.New(o).TokenHandler())
+	if r := w.post(form); r.field(t, "error") != "invalid_grant" {
+		t.Errorf("source gone: status %d, body %s", r.status, r.body)
+	}
+}
+
+type vanishing struct {
+	auth.Source
+	gone *bool
+}
+
+func (v vanishing) Current(id *auth.Identity) bool { return !*v.gone && v.Source.Current(id) }
+
 // broken is a source that is not there at the moment.
 type broken struct {
 	auth.Source
