@@ -56,7 +56,11 @@ func (d *server) listen(ctx context.Context, failed chan<- error) (servers []*ht
 	d.edge.Configure(main)
 	listeners, err := d.edge.Listen(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w; choose another address with --addr", d.cfg.HTTP.Addr, err)
+		hint := "--addr"
+		if d.cfg.HTTP.RedirectAddr != "" {
+			hint += " or http.redirect_addr"
+		}
+		return nil, fmt.Errorf("%w; choose another address with %s", err, hint)
 	}
 	for _, l := range listeners {
 		d.log.InfoContext(ctx, "listening", "addr", l.Addr().String(), "for", "registry", "tls", d.edge.TLS())

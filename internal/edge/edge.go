@@ -159,7 +159,7 @@ func (e *Edge) TLS() bool { return e.o.Cert != "" || e.o.ACME.enabled() }
 func (e *Edge) Listen(ctx context.Context) ([]net.Listener, error) {
 	listeners, err := e.listen(ctx, e.o.Addr)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot listen on %s: %w", e.o.Addr, err)
 	}
 	if a, ok := listeners[0].Addr().(*net.TCPAddr); ok {
 		e.port.Store(int32(a.Port))
@@ -168,7 +168,7 @@ func (e *Edge) Listen(ctx context.Context) ([]net.Listener, error) {
 		redirect, err := e.listen(ctx, e.o.RedirectAddr)
 		if err != nil {
 			closeAll(listeners)
-			return nil, fmt.Errorf("redirect from %s: %w", e.o.RedirectAddr, err)
+			return nil, fmt.Errorf("cannot listen on %s to redirect from: %w", e.o.RedirectAddr, err)
 		}
 		e.listening.Lock()
 		e.redirect = redirect
