@@ -55,15 +55,11 @@ func newAccess(ctx context.Context, c config.Config, o accessOptions) (a *access
 		return nil, fmt.Errorf("prepare tokens: %w", err)
 	}
 	a.runs = append(a.runs, a.accounts.Run, a.tokens.Run)
-	rules, err := policyRules(c)
+	rules, err := newRules(c)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := auth.NewPolicy(rules)
-	if err != nil {
-		return nil, err
-	}
-	a.policy = auth.NewLive(policy)
+	a.policy = auth.NewLive(rules.policy)
 	g := gate.Options{
 		Open: !c.Restricted(), Keys: a.accounts, Tokens: a.tokens, Authority: a.policy, Audit: o.audit,
 		Basic: c.Auth.Challenge == "basic", Service: c.Auth.Tokens.Service, Base: o.base, Limits: gateLimits(c), Log: o.log,

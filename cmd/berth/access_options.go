@@ -18,6 +18,30 @@ import (
 	"github.com/berth-registry/berth/internal/edge"
 )
 
+// rules are what a configuration says of what may be done.
+type rules struct {
+	policy    *auth.Policy
+	immutable *auth.TagPatterns
+}
+
+// newRules checks the rules of a configuration, and those of its jobs' accounts.
+func newRules(c config.Config) (r rules, err error) {
+	list, err := policyRules(c)
+	if err != nil {
+		return r, err
+	}
+	if r.policy, err = auth.NewPolicy(list); err != nil {
+		return r, err
+	}
+	if r.immutable, err = auth.NewTagPatterns(c.Immutable); err != nil {
+		return r, err
+	}
+	if len(c.Auth.Workload) > 0 {
+		_, err = newWorkload(c, slog.New(slog.DiscardHandler))
+	}
+	return r, err
+}
+
 // policyRules are the rules of a configuration.
 func policyRules(c config.Config) ([]auth.Rule, error) {
 	var rules []auth.Rule

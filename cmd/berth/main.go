@@ -31,7 +31,11 @@ Start it with 'berth serve', then push to it:
 func newRootCmd() *cobra.Command {
 	root := cli.NewRoot("berth", "A private registry of container images", about)
 	check := func(path string) error {
-		_, err := config.Load(path, os.Environ())
+		c, err := config.Load(path, os.Environ())
+		if err != nil {
+			return err
+		}
+		_, err = newRules(c)
 		return err
 	}
 	root.AddCommand(newServeCmd(), cli.NewVersionCmd("berth", version),

@@ -100,7 +100,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stdout, stde
 		jsonLog = out
 	}
 	d.accessLog = telemetry.NewAccessLog(log, jsonLog)
-	if err := d.open(ctx, metrics, metrics.Blobs(blobs), stdout, stderr); err != nil {
+	if err := d.open(ctx, metrics, metrics.Blobs(blobs), stdout); err != nil {
 		return errors.Join(err, d.close())
 	}
 	defer func() { err = errors.Join(err, d.close()) }()

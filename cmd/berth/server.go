@@ -44,7 +44,7 @@ type server struct {
 }
 
 // open prepares the parts of a server, each of which close can close.
-func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs storage.Blobs, stdout, stderr io.Writer) (err error) {
+func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs storage.Blobs, stdout io.Writer) (err error) {
 	c := d.cfg
 	if d.auditLog, err = audit.NewLog(audit.LogOptions{
 		Output: c.Audit.Output, MaxSize: c.Audit.MaxSize, Keep: c.Audit.Keep, Stdout: stdout, Log: d.log,
@@ -144,15 +144,7 @@ func (d *server) close() (err error) {
 // apply makes hold what can change while the server runs: all of it, or nothing
 // after an error.
 func (d *server) apply(c config.Config) error {
-	rules, err := policyRules(c)
-	if err != nil {
-		return err
-	}
-	policy, err := auth.NewPolicy(rules)
-	if err != nil {
-		return err
-	}
-	immutable, err := auth.NewTagPatterns(c.Immutable)
+	rules, err := newRules(c)
 	if err != nil {
 		return err
 	}
@@ -168,10 +160,10 @@ func (d *server) apply(c config.Config) error {
 	d.local.SetUploadExpiry(c.Storage.UploadExpiry)
 	d.local.SetLimits(registry.Limits{Blob: c.Limits.Blob, Manifest: c.Limits.Manifest})
 	d.local.SetImmutable(func(repo, tag string) bool {
-		_, is := immutable.Match(repo, tag)
+		_, is := rules.immutable.Match(repo, tag)
 		return is
 	})
-	d.access.policy.Set(policy)
+	d.access.policy.Set(rules.policy)
 	d.access.gate.Set(gate.Live{Limits: gateLimits(c), Basic: c.Auth.Challenge == "basic"})
 	return nil
 }
