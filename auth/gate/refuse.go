@@ -24,6 +24,9 @@ type ThrottledError struct{ After time.Duration }
 func (*ThrottledError) Error() string { return ErrThrottled.Error() }
 func (*ThrottledError) Unwrap() error { return ErrThrottled }
 
+// RetryAfter is when to try again; the pages ask for it.
+func (e *ThrottledError) RetryAfter() time.Duration { return e.After }
+
 // ErrCredentials says that there is no such account, or that the password is not
 // its own. It does not say which, and wraps auth.ErrWrong in both cases.
 var ErrCredentials error = credentialsError{}

@@ -471,6 +471,7 @@ func accessConflicts(c Config) []settings.Conflict {
 		w := c.Webhooks[name]
 		f.when(w.URL == "" || len(w.Events) == 0, "expected url and events for "+name, "webhooks")
 		f.when(w.Secret != "" && w.SecretFile != "", "expected one of secret and secret_file for "+name, "webhooks")
+		f.when(w.Secret != "" && len(w.Secret) < 24, "expected a secret of at least 24 characters for "+name, "webhooks")
 	}
 	f.when(c.Limits.Manifest > 4<<20, "expected at most 4194304, which is all that the specification allows", "limits.manifest")
 	return f.all
