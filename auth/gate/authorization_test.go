@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -143,7 +144,7 @@ func FuzzChallenge(f *testing.F) {
 			t.Fatalf("%q has %d quotes, want %d", text, quotes, 2*params)
 		}
 		asked := make(chan string, 1)
-		client := &orasauth.Client{Client: &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+		client := &orasauth.Client{BlockedRealmPrefixes: []netip.Prefix{}, Client: &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 			status, header := http.StatusUnauthorized, http.Header{"Www-Authenticate": {text}}
 			if r.URL.Path == "/token" && r.URL.Host == "h" {
 				asked <- r.URL.Query().Get("service")

@@ -131,6 +131,27 @@ func TestWrongCredentials(t *testing.T) {
 	}
 }
 
+// Jobs that share an address, and the name "token", do not share their failures.
+func TestKeysAreGuessedOneByOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	var group sync.WaitGroup
+	for i := range 8 {
+		_, key := w.key(accounts.NewKey{Account: "robot"})
+		bad := basic("token", key[:len(key)-4]+"aaaa")
+		group.Go(func() {
+			if r := w.get("/v2/", bad); r.status != http.StatusUnauthorized {
+				t.Errorf("wrong key %d: status %d", i, r.status)
+			}
+		})
+	}
+	group.Wait()
+	_, key := w.key(accounts.NewKey{Account: "robot"})
+	if r := w.get("/v2/", basic("token", key)); r.status != http.StatusOK {
+		t.Errorf("right key: status %d", r.status)
+	}
+}
+
 // Nothing of an answer tells whether there is such an account.
 func TestSameText(t *testing.T) {
 	t.Parallel()
