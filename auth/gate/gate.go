@@ -89,7 +89,7 @@ type Options struct {
 	// Certificate maps a client certificate, which TLS has verified, to who it is,
 	// or to nil for nobody. Nil: certificates say nothing.
 	Certificate func(*x509.Certificate) *auth.Identity
-	// Authority is what tokens are granted by.
+	// Authority is what tokens are granted by; nil grants nothing.
 	Authority auth.Authority
 	// Audit is told of logins and of credentials that were refused; nil for nobody.
 	Audit audit.Recorder
@@ -159,6 +159,9 @@ func New(o Options) *Gate {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Authority == nil {
+		o.Authority = (*auth.Policy)(nil)
 	}
 	if o.Audit == nil {
 		o.Audit = audit.Func(func(context.Context, audit.Event) {})
