@@ -16,6 +16,7 @@ import (
 	"github.com/berth-registry/berth/auth/oidc"
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/internal/config"
+	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/web"
 )
@@ -38,7 +39,9 @@ type accessOptions struct {
 	meta  storage.Meta
 	base  func(*http.Request) string // where a request's client finds the registry
 	audit audit.Recorder
-	log   *slog.Logger
+	// observe is told of requests that get no further than the gate.
+	observe func(context.Context, registry.Record)
+	log     *slog.Logger
 }
 
 // newAccess prepares everything that the configuration names. Without a policy
@@ -62,7 +65,7 @@ func newAccess(ctx context.Context, c config.Config, o accessOptions) (a *access
 	a.policy = auth.NewLive(rules.policy)
 	g := gate.Options{
 		Open: !c.Restricted(), Keys: a.accounts, Tokens: a.tokens, Authority: a.policy, Audit: o.audit,
-		Basic: c.Auth.Challenge == "basic", Service: c.Auth.Tokens.Service, Base: o.base, Limits: gateLimits(c), Log: o.log,
+		Basic: c.Auth.Challenge == "basic", Service: c.Auth.Tokens.Service, Base: o.base, Limits: gateLimits(c), Observe: o.observe, Log: o.log,
 	}
 	if err := a.sources(ctx, c, &g, o.log); err != nil {
 		return nil, err

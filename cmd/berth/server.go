@@ -69,7 +69,10 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	if d.edge, err = edge.New(ctx, edgeOptions(c, d.log)); err != nil {
 		return err
 	}
-	if d.access, err = newAccess(ctx, c, accessOptions{meta: meta, base: edge.Base, audit: recorder, log: d.log}); err != nil {
+	if d.access, err = newAccess(ctx, c, accessOptions{
+		meta: meta, base: edge.Base, audit: recorder, log: d.log,
+		observe: func(ctx context.Context, r registry.Record) { d.observe(ctx, metrics, r) },
+	}); err != nil {
 		return err
 	}
 	if err := d.apply(c); err != nil {
@@ -91,14 +94,7 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	}
 	api := registry.NewServer(audit.Pulls(content, d.outbox), registry.ServerOptions{
 		BodyTimeout: d.cfg.HTTP.BodyTimeout, Log: d.log,
-		Observe: func(ctx context.Context, r registry.Record) {
-			metrics.Observe(r)
-			if actor := audit.FromContext(ctx); actor != nil {
-				d.accessLog.Observe(r, actor.Account)
-				return
-			}
-			d.accessLog.Observe(r, "")
-		},
+		Observe: func(ctx context.Context, r registry.Record) { d.observe(ctx, metrics, r) },
 	})
 	administration := admin.New(admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Audit: recorder, Log: d.log})
 	d.admin = admin.Local(administration)
@@ -117,6 +113,16 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	health := http.NewServeMux()
 	daemon.Health(health, d.ready)
 	d.api = d.edge.Handler(withHealth(health, d.access.routes(d.cfg, api, administration)))
+}
+
+// observe counts and logs a request.
+func (d *server) observe(ctx context.Context, metrics *telemetry.Metrics, r registry.Record) {
+	metrics.Observe(r)
+	account := ""
+	if actor := audit.FromContext(ctx); actor != nil {
+		account = actor.Account
+	}
+	d.accessLog.Observe(r, account)
 }
 
 // ready says whether requests can be served.
