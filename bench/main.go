@@ -13,10 +13,10 @@
 // them, one after the other and then again from the first. A figure is the median
 // of several such runs, its spread their least and greatest; a ratio is the
 // median of the ratios within each run. Berth runs with its default
-// configuration but for addresses and data.
+// configuration but for addresses and data; in the work access also with a policy.
 //
-// It does not measure over a network, under TLS or with access control, and
-// figures of two machines, or of two runs, cannot be compared: their ratios can.
+// It does not measure over a network or under TLS, and figures of two machines, or
+// of two runs, cannot be compared: their ratios can.
 // One MB is 2²⁰ bytes.
 package main
 

@@ -43,9 +43,9 @@ func manifest(ctx context.Context, b *bench) ([]*figure, error) {
 		var turns []turn
 		for _, s := range servers {
 			req := request(method, s.addr, target, "Accept: "+ocispec.MediaTypeImageManifest)
-			measure := func() (float64, error) { return b.readLoad(ctx, s, req, latency) }
+			measure := func() (float64, error) { return b.readLoad(ctx, s, req, b.readers, b.window, latency) }
 			turns = append(turns, turn{s.name, s, measure})
-			if _, err := b.readLoad(ctx, s, req, &figure{}); err != nil { // warms up
+			if _, err := b.readLoad(ctx, s, req, b.readers, b.window, &figure{}); err != nil { // warms up
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
 		}
@@ -65,12 +65,13 @@ func manifest(ctx context.Context, b *bench) ([]*figure, error) {
 func p50(s *server) string { return s.name + " p50" }
 func p99(s *server) string { return s.name + " p99" }
 
-// readLoad sends a request again and again for b.window and returns how often a
-// second it was answered. It adds what single requests took to latency.
-func (b *bench) readLoad(ctx context.Context, s *server, req []byte, latency *figure) (float64, error) {
-	took := make([][]time.Duration, b.readers)
-	end := time.Now().Add(b.window)
-	elapsed, err := together(ctx, s.addr, b.readers, func(i int, c *conn) error {
+// readLoad has clients send a request again and again for as long as the window
+// and returns how often a second it was answered. It adds what single requests
+// took to latency.
+func (b *bench) readLoad(ctx context.Context, s *server, req []byte, clients int, window time.Duration, latency *figure) (float64, error) {
+	took := make([][]time.Duration, clients)
+	end := time.Now().Add(window)
+	elapsed, err := together(ctx, s.addr, clients, func(i int, c *conn) error {
 		mine := make([]time.Duration, 0, 64<<10)
 		for start := time.Now(); start.Before(end) || len(mine) == 0; {
 			if _, err := c.do(http.StatusOK, req); err != nil {

@@ -31,6 +31,8 @@ type work struct {
 var works = []work{
 	{partRegistry, "pull", "a great blob by few and many clients", []string{nameNginx, nameDockerRegistry}, pull},
 	{partRegistry, "manifest", "a manifest read by tag", []string{nameDockerRegistry}, manifest},
+	{partRegistry, "access", "a manifest read by somebody, beside one read by anybody", nil, access},
+	{partRegistry, "policy", "who may do what, by many rules", nil, decisions},
 	{partRegistry, "small", "many small images", []string{nameDockerRegistry}, small},
 	{partRegistry, "push", "a great blob by one client", []string{nameDockerRegistry}, push},
 	{partRegistry, "pages", "a page of a short and of a long list", nil, pages},

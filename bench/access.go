@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-registry/berth/registry"
+)
+
+// Who reads what in the work access.
+const (
+	accessRepo     = "team/web/app"
+	accessTag      = "latest"
+	accessAccount  = "alice"
+	accessPassword = "correct horse battery staple"
+)
+
+// How it is read, as figures have it.
+const (
+	withToken    = "with a registry token"
+	withPassword = "with a password"
+	withKey      = "with an API key"
+	withNothing  = "no access control"
+)
+
+// accessConfig is that of a registry of a small company, but for tokens that last
+// for the whole work, so that they are got once.
+const accessConfig = `auth: {tokens: {ttl: 1h}}
+audit: {output: %q}
+policy:
+- {who: ["user:mallory"], repos: ["**"], may_not: [pull, push, delete, admin]}
+- {who: [everyone], repos: ["public/**"], may: [pull]}
+- {who: ["group:operators"], repos: ["**"], may: [pull, push, delete, admin]}
+- {who: ["group:contractors"], repos: ["secret/**", "base/**"], may_not: [pull, push, delete]}
+- {who: ["group:release"], repos: ["release/**"], may: [pull, push]}
+- {who: [authenticated], repos: ["release/**", "base/**"], may: [pull]}
+- {who: ["claim:repository=acme/base"], repos: ["base/**"], may: [push]}
+- {who: ["claim:repository=acme/*"], repos: ["ci/**"], may: [pull, push, delete]}
+- {who: ["group:payments"], repos: ["payments/**"], may: [pull, push]}
+- {who: ["user:scanner"], repos: ["**"], may: [pull]}
+- {who: ["group:data"], repos: ["data/**", "models/**"], may: [pull, push]}
+- {who: ["group:data"], repos: ["models/**"], may: [delete]}
+- {who: ["group:mobile"], repos: ["mobile/**"], may: [pull, push]}
+- {who: ["group:team-web"], repos: ["team/web/**"], may: [pull, push]}
+- {who: ["group:team-api"], repos: ["team/api/**"], may: [pull, push]}
+- {who: ["group:team-web", "group:team-api"], repos: ["team/shared/*"], may: [pull, push]}
+- {who: ["user:deploy"], repos: ["team/**", "payments/**"], may: [pull]}
+- {who: ["group:leads"], repos: ["team/**"], may: [pull, push, delete]}
+- {who: [authenticated], repos: ["team/**", "mobile/**"], may: [pull]}
+- {who: [authenticated], repos: ["**/cache"], may: [pull, push]}
+`
+
+// access measures what it adds to the reading of a manifest by tag that berth asks
+// who reads it and whether they may: beside the same berth with the same content
+// and no policy. The client has a registry token, which it got once, or sends an
+// account's password or an API key with each request; the first one is what docker
+// does. Denied requests and logins are recorded in a file.
+func access(ctx context.Context, b *bench) ([]*figure, error) {
+	img, err := newImage(source(0, 0))
+	if err != nil {
+		return nil, err
+	}
+	open, args, err := b.newBerth(ctx, "open")
+	if err != nil {
+		return nil, err
+	}
+	if err := seeded(ctx, open.data(), img.pushTo(ctx, accessRepo, accessTag)); err != nil {
+		return nil, err
+	}
+	if _, err := b.start(ctx, open, "/readyz", b.binary, args...); err != nil {
+		return nil, err
+	}
+	restricted, key, err := b.startRestricted(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(accessAccount+":"+accessPassword))
+	token, err := registryToken(ctx, restricted, basic)
+	if err != nil {
+		return nil, err
+	}
+	readers := []reader{
+		{withToken, restricted, []string{"Authorization: Bearer " + token}},
+		{withNothing, open, nil},
+		{withPassword, restricted, []string{"Authorization: " + basic}},
+		{withKey, restricted, []string{"Authorization: Bearer " + key}},
+	}
+	var figures []*figure
+	for _, clients := range []int{b.readers, 1} {
+		f, err := b.compareReaders(ctx, clients, readers)
+		if err != nil {
+			return nil, err
+		}
+		figures = append(figures, f)
+	}
+	return figures, nil
+}
+
+// reader is a client that says who it is, or does not.
+type reader struct {
+	of      string
+	server  *server
+	headers []string
+}
+
+// compareReaders counts the requests a second that so many clients of each kind
+// make.
+func (b *bench) compareReaders(ctx context.Context, clients int, readers []reader) (*figure, error) {
+	const target = "/v2/" + accessRepo + "/manifests/" + accessTag
+	f := &figure{Name: "GET a manifest, " + plural(clients, "client"), Unit: "requests/s"}
+	var turns []turn
+	for _, r := range readers {
+		req := request(http.MethodGet, r.server.addr, target, append(r.headers, "Accept: "+ocispec.MediaTypeImageManifest)...)
+		load := func(window time.Duration) func() (float64, error) {
+			return func() (float64, error) { return b.readLoad(ctx, r.server, req, clients, window, &figure{}) }
+		}
+		if _, err := b.profiled(ctx, 0, f, turn{r.of, r.server, load(b.window)}); err != nil { // warms up
+			return nil, fmt.Errorf("%s: %w", r.of, err)
+		}
+		turns = append(turns, turn{r.of, r.server, load(b.window / turnsOfRun)})
+	}
+	if err := b.shortTurns(ctx, f, turns...); err != nil {
+		return nil, err
+	}
+	f.ratio(withToken, withNothing, atLeast(0.95))
+	f.ratio(withPassword, withNothing, bound{})
+	f.ratio(withKey, withNothing, bound{})
+	return f, nil
+}
+
+// turnsOfRun is how many turns each server has in a run of shortTurns.
+const turnsOfRun = 10
+
+// shortTurns is interleave for figures that differ by some percent only: in each run
+// there are many short turns, of whose values the median counts.
+func (b *bench) shortTurns(ctx context.Context, f *figure, turns ...turn) error {
+	for run := range b.runs {
+		progress("  %s, run %d of %d:", f.Name, run+1, b.runs)
+		syscall.Sync()
+		values := make([][]float64, len(turns))
+		for range turnsOfRun {
+			for i, t := range turns {
+				value, err := t.measure()
+				if err := errors.Join(err, ctx.Err()); err != nil {
+					return fmt.Errorf("%s, %s: %w", f.Name, t.of, err)
+				}
+				values[i] = append(values[i], value)
+			}
+		}
+		for i, t := range turns {
+			value := summarize(values[i]).Median
+			progress(" %s %s", t.of, format(value))
+			f.add(t.of, value)
+		}
+		progress(" %s\n", f.Unit)
+	}
+	return nil
+}
+
+// startRestricted starts a berth with access control that has an image and an
+// account, of which it returns an API key.
+func (b *bench) startRestricted(ctx context.Context, img image) (*server, string, error) {
+	s, args, err := b.newBerth(ctx, "restricted")
+	if err != nil {
+		return nil, "", err
+	}
+	config, err := s.configure(fmt.Sprintf(accessConfig, filepath.Join(s.dir, "audit.log")))
+	if err != nil {
+		return nil, "", err
+	}
+	if err := seeded(ctx, s.data(), img.pushTo(ctx, accessRepo, accessTag)); err != nil {
+		return nil, "", err
+	}
+	_, err = b.administer(ctx, s, accessPassword, "user", "add", accessAccount, "--group", "team-web", "--group", "everybody", "--password-stdin")
+	if err != nil {
+		return nil, "", err
+	}
+	out, err := b.administer(ctx, s, "", "token", "create", "--for", accessAccount, "--repo", "team/**", "--actions", "pull,push")
+	if err != nil {
+		return nil, "", err
+	}
+	var made struct{ Secret string }
+	if err := json.Unmarshal(out, &made); err != nil {
+		return nil, "", err
+	}
+	s, err = b.start(ctx, s, "/readyz", b.binary, append(args, "--config", config)...)
+	return s, made.Secret, err
+}
+
+// administer runs a command of berth on the data of a server that does not run yet,
+// and returns what it prints.
+func (b *bench) administer(ctx context.Context, s *server, stdin string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, b.binary, append(args, "--json", "--data", s.data())...)
+	var failure bytes.Buffer
+	cmd.Stdin, cmd.Stderr = bytes.NewBufferString(stdin), &failure
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("berth %s: %w: %s", args[0], err, bytes.TrimSpace(failure.Bytes()))
+	}
+	return out, nil
+}
+
+// registryToken gets one as docker does.
+func registryToken(ctx context.Context, s *server, authorization string) (string, error) {
+	query := url.Values{"service": {"berth"}, "scope": {"repository:" + accessRepo + ":pull"}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+"/token?"+query.Encode(), nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Authorization", authorization)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s", req.URL, resp.Status)
+	}
+	var got struct{ Token string }
+	err = json.NewDecoder(resp.Body).Decode(&got)
+	return got.Token, err
+}
+
+// pushTo stores the image in a repository.
+func (img image) pushTo(ctx context.Context, repo, tag string) func(registry.Writer) error {
+	return func(w registry.Writer) error {
+		for i, blob := range img.blobs {
+			if _, err := w.PushBlob(ctx, repo, img.digests[i], bytes.NewReader(blob)); err != nil {
+				return err
+			}
+		}
+		_, err := w.PushManifest(ctx, repo, registry.ManifestPush{
+			Data: img.manifest, MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(img.manifest), Tags: []string{tag},
+		})
+		return err
+	}
+}
