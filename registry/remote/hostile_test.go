@@ -313,6 +313,65 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// A registry that lists to anybody what is public asks for credentials at its root
+// only: who has them sees what is theirs, and who has none what is public.
+func TestListsByCredentials(t *testing.T) {
+	var basic bool
+	mux := http.NewServeMux()
+	known := func(r *http.Request) bool { return len(r.Header["Authorization"]) > 0 }
+	mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) {
+		if known(r) {
+			return
+		}
+		challenge := fmt.Sprintf(`Bearer realm="http://%s/token",service="test"`, r.Host)
+		if basic {
+			challenge = `Basic realm="test"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
+		if !known(r) {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = io.WriteString(w, `{"token":"let-me-in"}`)
+	})
+	mux.HandleFunc("/v2/_catalog", func(w http.ResponseWriter, r *http.Request) {
+		repos := `"public"`
+		if known(r) {
+			repos += `,"secret"`
+		}
+		_, _ = io.WriteString(w, `{"repositories":[`+repos+`]}`)
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	for _, basic = range []bool{true, false} {
+		for credential, want := range map[auth.Credential]string{{}: "public", {Username: "user", Password: "secret"}: "public secret"} {
+			if credential.Username == "" && !basic {
+				continue // there is a token for nobody then
+			}
+			c, err := remote.New(server.URL, &auth.Client{
+				Client: server.Client(), Cache: auth.NewCache(), BlockedRealmPrefixes: []netip.Prefix{},
+				Credential: func(context.Context, string) (auth.Credential, error) { return credential, nil },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for repo, err := range c.Repositories(t.Context(), "") {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, repo)
+			}
+			if strings.Join(got, " ") != want {
+				t.Errorf("basic %t: %q sees %q: want %s", basic, credential.Username, got, want)
+			}
+		}
+	}
+}
+
 func TestNew(t *testing.T) {
 	for _, bad := range []string{"", "localhost:5000", "ftp://a", "http://", "http://a?b", "http://u:p@a", "http://a#b", "://"} {
 		if _, err := remote.New(bad, nil); err == nil {

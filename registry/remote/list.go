@@ -26,7 +26,25 @@ func (c *Client) Repositories(ctx context.Context, after string) iter.Seq2[strin
 		Repositories []string `json:"repositories"`
 	}
 	first := request{url: c.url("v2/_catalog"), scopes: []string{auth.ScopeRegistryCatalog}}
-	return names(ctx, c, first, after, func(p page) []string { return p.Repositories })
+	list := names(ctx, c, first, after, func(p page) []string { return p.Repositories })
+	return func(yield func(string, error) bool) {
+		if err := c.signIn(ctx); err != nil {
+			yield("", err)
+			return
+		}
+		list(yield)
+	}
+}
+
+// signIn has the doer send the credentials that it has from now on. It sends none
+// before it is asked for them, and a registry may list to anybody what is public,
+// and ask for them nowhere but at its root. Who has none is nobody still.
+func (c *Client) signIn(ctx context.Context) error {
+	err := c.Ping(auth.AppendScopesForHost(ctx, c.base.Host, auth.ScopeRegistryCatalog))
+	if _, ok := errors.AsType[*registry.Error](err); ok || errors.Is(err, auth.ErrBasicCredentialNotFound) {
+		return nil // the list itself tells what that means
+	}
+	return err
 }
 
 // Tags lists the tags of repo.
