@@ -156,7 +156,10 @@ func (g *Gate) ask(ctx context.Context, account, password string) (proof, error)
 	switch {
 	case g.o.Keys != nil && isKey(password):
 		id, err := g.o.Keys.LoginKey(ctx, account, password)
-		return proof{id: id, until: until}, some(id, err)
+		if err = some(id, err); err == nil {
+			id, err = g.afresh(ctx, id) // a key must not outlive the account in its directory
+		}
+		return proof{id: id, until: until}, err
 	case g.o.Workload != nil && isJWT(password):
 		id, expires, err := g.o.Workload.Login(ctx, password)
 		if expires.Before(until) {
@@ -167,15 +170,33 @@ func (g *Gate) ask(ctx context.Context, account, password string) (proof, error)
 		return proof{}, auth.ErrWrong // an empty one is no password to LDAP: RFC 4513, section 5.1.2
 	}
 	p := proof{until: until}
-	for _, s := range g.chain {
+	for i, s := range g.chain {
 		id, took, err := s.login(ctx, account, password)
 		p.took += took
-		if !errors.Is(err, auth.ErrUnknown) {
-			p.id = id
-			return p, some(id, err)
+		if errors.Is(err, auth.ErrUnknown) {
+			continue
 		}
+		p.id = id
+		if err = some(id, err); err == nil && id.Account != account {
+			err = g.free(ctx, g.chain[:i], id.Account, password)
+		}
+		return p, err
 	}
 	return p, auth.ErrUnknown
+}
+
+// free fails if one of sources knows an account. A directory may find somebody by
+// another name than the account's, "Alice" or an address, and that account can be
+// another's, whom a source that comes first vouches for.
+func (g *Gate) free(ctx context.Context, sources []*source, account, password string) error {
+	for _, s := range sources {
+		if _, _, err := s.login(ctx, account, password); err == nil {
+			return auth.ErrWrong
+		} else if !errors.Is(err, auth.ErrUnknown) {
+			return err
+		}
+	}
+	return nil
 }
 
 // some fails if there is neither an identity nor an error.

@@ -158,7 +158,26 @@ func (g *Gate) renew(ctx context.Context, raw string) (*auth.Identity, error) {
 	case !g.mayStay(id) || !g.Current(id):
 		return nil, errRefresh
 	}
+	now, err := g.afresh(ctx, id)
+	switch {
+	case errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
+		return nil, errRefresh
+	case err != nil:
+		return nil, err
+	case !g.Current(now):
+		return nil, errRefresh
+	}
+	return now, nil
+}
+
+// afresh returns who somebody is as their source knows them now: in other groups,
+// perhaps. It fails as auth.Refresher does; of a source that is none, all is as it
+// was.
+func (g *Gate) afresh(ctx context.Context, id *auth.Identity) (*auth.Identity, error) {
 	s := g.sources[id.Source]
+	if s == nil {
+		return id, nil
+	}
 	r, ok := s.Source.(auth.Refresher)
 	if !ok {
 		return id, nil
@@ -170,19 +189,13 @@ func (g *Gate) renew(ctx context.Context, raw string) (*auth.Identity, error) {
 	}
 	defer s.leave()
 	fresh, err := r.Refresh(ctx, id)
-	switch {
-	case errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
-		return nil, errRefresh
-	case some(fresh, err) != nil:
-		return nil, some(fresh, err)
+	if err := some(fresh, err); err != nil {
+		return nil, err
 	}
 	now := *fresh
 	now.Account, now.Source, now.Key = id.Account, id.Source, id.Key
-	if id.Grants != nil { // what the token was got with limits it for ever
+	if id.Grants != nil { // what it signed in by limits it for ever
 		now.Grants = id.Grants
-	}
-	if !g.Current(&now) {
-		return nil, errRefresh
 	}
 	return &now, nil
 }

@@ -105,7 +105,8 @@ func (s *Source) Login(ctx context.Context, account, password string) (*auth.Ide
 
 // Refresh implements auth.Refresher. An entry of the same name that is another, or
 // whose password has changed as far as the directory tells, is not the account's
-// any more.
+// any more; but of who signed in with an API key, which is no password of the
+// directory, nothing else is known than the name.
 func (s *Source) Refresh(ctx context.Context, id *auth.Identity) (*auth.Identity, error) {
 	if !sound(id.Account) || id.Source != Name {
 		return nil, auth.ErrUnknown
@@ -115,7 +116,7 @@ func (s *Source) Refresh(ctx context.Context, id *auth.Identity) (*auth.Identity
 		switch {
 		case err != nil:
 			return nil, err
-		case p.account != id.Account || p.epoch != id.Epoch:
+		case p.account != id.Account || id.Key == "" && p.epoch != id.Epoch:
 			return nil, auth.ErrUnknown
 		}
 		return s.identity(c, p)

@@ -314,7 +314,12 @@ func testRefresh(t *testing.T, s *slapd) {
 		}
 	}
 	gone(id, "with another password")
+	byKey := &auth.Identity{Account: "eve", Source: "ldap", Key: "k"}
+	if fresh, err := src.Refresh(t.Context(), byKey); err != nil || fresh.Account != "eve" {
+		t.Errorf("by an API key, eve is %+v, %v", fresh, err)
+	}
 	remove()
+	gone(byKey, "an API key of who is gone")
 	gone(&auth.Identity{Account: "EVE*", Source: "ldap"}, "a name that is none")
 	gone(&auth.Identity{Account: "alice", Source: "htpasswd"}, "an identity of another source")
 }

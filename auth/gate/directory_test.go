@@ -1,0 +1,103 @@
+package gate_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/auth/accounts"
+	"github.com/berth-registry/berth/auth/gate"
+)
+
+// directory is a source that takes no account of case, as LDAP does, and of which
+// an account can be asked without its password.
+type directory struct {
+	accounts map[string]string // passwords
+	group    string
+	down     atomic.Bool
+}
+
+func (*directory) Name() string                   { return "directory" }
+func (*directory) Current(id *auth.Identity) bool { return id.Source == "directory" }
+
+func (d *directory) find(account string) (*auth.Identity, error) {
+	account = strings.ToLower(account)
+	switch _, ok := d.accounts[account]; {
+	case d.down.Load():
+		return nil, errors.New("down")
+	case !ok:
+		return nil, auth.ErrUnknown
+	}
+	return &auth.Identity{Account: account, Source: "directory", Groups: []string{d.group}, Epoch: "of a password"}, nil
+}
+
+func (d *directory) Login(_ context.Context, account, password string) (*auth.Identity, error) {
+	id, err := d.find(account)
+	if err == nil && d.accounts[id.Account] != password {
+		err = auth.ErrWrong
+	}
+	return id, err
+}
+
+func (d *directory) Refresh(_ context.Context, id *auth.Identity) (*auth.Identity, error) {
+	return d.find(id.Account)
+}
+
+func directoryWorld(t *testing.T, d *directory) *world {
+	return newWorld(t, func(_ *world, o *gate.Options) { o.Sources = append(o.Sources, d) })
+}
+
+// Who writes the name in another way does not become the account of that name that
+// a source before the directory has.
+func TestNobodyIsAnotherByAnAlias(t *testing.T) {
+	t.Parallel()
+	w := directoryWorld(t, &directory{accounts: map[string]string{"alice": "of the directory", "dora": "dora's"}})
+	for _, account := range []string{"alice", "Alice", "ALICE"} {
+		if r := w.get("/", basic(account, "of the directory")); r.status != http.StatusUnauthorized {
+			t.Errorf("%s of the directory: status %d: %s", account, r.status, r.body)
+		}
+	}
+	if who := w.get("/", basic("Dora", "dora's")).told(t); who.Account != "dora" {
+		t.Errorf("Dora is %+v", who)
+	}
+	if who := w.get("/", basic("alice", alicePass)).told(t); who.Source != accounts.Source {
+		t.Errorf("alice is %+v", who)
+	}
+}
+
+// An API key of somebody whom a directory knows is in the groups of today, can be
+// had tokens for, and is of no use when the directory knows its owner no more.
+func TestKeysFollowTheDirectory(t *testing.T) {
+	t.Parallel()
+	d := &directory{accounts: map[string]string{"dora": "dora's"}, group: "new"}
+	w := directoryWorld(t, d)
+	_, key := w.key(accounts.NewKey{Account: "dora", Source: "directory", Groups: []string{"old"}, Grants: []auth.Grant{{Repos: "team/*", Actions: auth.Pull}}})
+	if who := w.get("/", basic("dora", key)).told(t); !slices.Equal(who.Groups, []string{"new"}) || len(who.Grants) != 1 {
+		t.Errorf("dora is %+v", who)
+	}
+	refresh := w.get("/token?offline_token=true", basic("dora", key)).field(t, "refresh_token")
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}
+	if who := w.get("/", "Bearer "+w.post(form).field(t, "access_token")).told(t); who.Account != "dora" {
+		t.Errorf("by a refresh token, dora is %+v", who)
+	}
+	w.pass(2 * time.Minute)
+	d.down.Store(true)
+	if r := w.get("/", basic("dora", key)); r.status != http.StatusServiceUnavailable {
+		t.Errorf("directory down: status %d", r.status)
+	}
+	d.down.Store(false)
+	delete(d.accounts, "dora")
+	if r := w.get("/", basic("dora", key)); r.status != http.StatusUnauthorized {
+		t.Errorf("dora has gone: status %d", r.status)
+	}
+	if r := w.post(form); r.status != http.StatusUnauthorized {
+		t.Errorf("dora has gone: a refresh token has status %d", r.status)
+	}
+}
