@@ -94,7 +94,7 @@ func (d *server) listen(ctx context.Context, failed chan<- error) (servers []*ht
 
 func (d *server) httpServer(addr string, h http.Handler) *http.Server {
 	return &http.Server{
-		Addr: addr, Handler: h,
+		Addr: addr, Handler: daemon.Bodies(h, d.cfg.HTTP.BodyTimeout),
 		ReadHeaderTimeout: d.cfg.HTTP.HeaderTimeout,
 		IdleTimeout:       d.cfg.HTTP.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
