@@ -270,12 +270,18 @@ func (x *exchange) pushManifest() error {
 	if x.r.ContentLength > MaxManifest {
 		return ErrManifestTooLarge
 	}
+	push := ManifestPush{MediaType: x.r.Header.Get("Content-Type"), Digest: x.Ref.Digest, Tags: x.Tags}
+	if a, ok := x.registry.(Admitter); ok {
+		if err := a.AdmitManifest(x.ctx(), x.Repo, push); err != nil {
+			return err
+		}
+	}
 	data, release, err := x.large.read(&x.body, x.r.ContentLength)
 	defer release()
 	if err != nil {
 		return err
 	}
-	push := ManifestPush{Data: data, MediaType: x.r.Header.Get("Content-Type"), Digest: x.Ref.Digest, Tags: x.Tags}
+	push.Data = data
 	if push.Digest == "" {
 		push.Digest = digest.FromBytes(data)
 	}

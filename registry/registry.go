@@ -80,6 +80,14 @@ type ManifestPushed struct {
 	Subject    digest.Digest // that it refers to, if any
 }
 
+// Admitter is a Registry that can say beforehand that it would refuse a manifest. A
+// Server asks it before it reads one, which needs memory that others may want.
+type Admitter interface {
+	// AdmitManifest fails as PushManifest would fail whatever m.Data are, which are
+	// not known yet; nor is m.Digest, if the client did not say it.
+	AdmitManifest(ctx context.Context, repo string, m ManifestPush) error
+}
+
 // Uploader takes a blob in pieces. A session is known by its id within its
 // repository. Sessions survive a restart; one that nobody writes to for a time
 // that the registry sets is forgotten. Methods fail with ErrUploadUnknown for a

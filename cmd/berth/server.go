@@ -84,7 +84,7 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 
 // handlers puts together what is served.
 func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
-	var content registry.Registry = d.local
+	content := audit.Pulls(d.local, d.outbox)
 	authority := auth.Authority(nil)
 	if d.cfg.Restricted() {
 		authority = d.access.policy
@@ -92,7 +92,7 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 			recorder.Record(ctx, denialEvent(denied))
 		})
 	}
-	api := registry.NewServer(audit.Pulls(content, d.outbox), registry.ServerOptions{
+	api := registry.NewServer(content, registry.ServerOptions{
 		BodyTimeout: d.cfg.HTTP.BodyTimeout, Log: d.log,
 		Observe: func(ctx context.Context, r registry.Record) { d.observe(ctx, metrics, r) },
 	})
