@@ -13,6 +13,7 @@ type Denial struct {
 	Repo   string // empty for the list of repositories
 	Action Action
 	Ref    string // tag or digest, if the request names one
+	From   string // repository to mount from, or empty
 	// Rule is the number of the rule that decided, from 0; -1 if none matched, or
 	// policy was not asked.
 	Rule int
@@ -36,7 +37,8 @@ type Denial struct {
 //
 // Who has not signed in, or comes with a registry token whose scope lacks what
 // policy allows, gets registry.ErrUnauthorized with the challenge of its session
-// as a header. Others get registry.ErrDenied, but for reading: there the answer is
+// as a header; but not if no token could have that scope, for what it was got with
+// has no more. Others get registry.ErrDenied, but for reading: there the answer is
 // the very one that registry.Local gives for what is not there.
 //
 // denied, if not nil, is called for each request that is refused, with its
@@ -72,12 +74,17 @@ func hide(err, missing error) error {
 // check fails unless the caller may do a to repo. ref is what the request is
 // about.
 func (r *restricted) check(ctx context.Context, repo string, a Action, ref string) error {
+	return r.decide(ctx, Denial{Repo: repo, Action: a, Ref: ref})
+}
+
+// decide is check for what would be denied.
+func (r *restricted) decide(ctx context.Context, d Denial) error {
 	s := FromContext(ctx)
-	d := Denial{Repo: repo, Action: a, Ref: ref, Rule: none.Rule}
+	d.Rule = none.Rule
 	if s == nil || s.Identity == nil {
 		return r.refuse(ctx, nil, d)
 	}
-	id, covered := s.Identity, Covers(s.Identity.Grants, repo, a)
+	id, covered := s.Identity, Covers(s.Identity.Grants, d.Repo, d.Action)
 	if id.Final {
 		if covered && id.Grants != nil {
 			return nil
@@ -85,13 +92,18 @@ func (r *restricted) check(ctx context.Context, repo string, a Action, ref strin
 		d.Insufficient = id.Scoped
 		return r.refuse(ctx, s, d)
 	}
-	decision := r.auth.Decide(id, repo, a)
+	decision := r.auth.Decide(id, d.Repo, d.Action)
 	if decision.Allowed && covered {
 		return nil
 	}
 	d.Rule = decision.Rule
-	d.Insufficient = decision.Allowed && id.Scoped
+	d.Insufficient = decision.Allowed && widens(id, d.Repo, d.Action)
 	return r.refuse(ctx, s, d)
+}
+
+// widens says whether there may be a token for id that covers what policy allows.
+func widens(id *Identity, repo string, a Action) bool {
+	return id.Scoped && Covers(id.Bounds, repo, a)
 }
 
 // refuse tells of a refusal and returns its error. The session may be nil.
@@ -143,7 +155,11 @@ func challenge(s *Session, d Denial, err error) error {
 	if s.Challenge == nil {
 		return err
 	}
-	return &challenged{err, s.Challenge(scope(d.Repo, d.Action), d.Insufficient)}
+	wanted := scope(d.Repo, d.Action)
+	if d.From != "" && d.From != d.Repo {
+		wanted += " " + scope(d.From, Pull)
+	}
+	return &challenged{err, s.Challenge(wanted, d.Insufficient)}
 }
 
 // scope is what a client asks a token server for (distribution's token scope

@@ -306,6 +306,14 @@ func TestRefusals(t *testing.T) {
 		},
 		{"TokenAndPolicyRefuses", scoped, del, registry.ErrDenied, "you may not delete from repository team/app", "", Denial{Repo: "team/app", Action: Delete, Ref: "v1", Rule: -1}},
 		{"Token", scoped, pull("team/app"), nil, "", "", Denial{}},
+		{
+			"TokenOfKey", &Identity{Account: "alice", Groups: alice.Groups, Scoped: true, Grants: []Grant{}, Bounds: key.Grants}, push("team/app"),
+			registry.ErrDenied, "you may not push to repository team/app", "", Denial{Repo: "team/app", Action: Push, Rule: 1},
+		},
+		{
+			"TokenOfKeyHides", &Identity{Account: "alice", Groups: alice.Groups, Scoped: true, Grants: []Grant{}, Bounds: key.Grants}, pull("public/app"),
+			registry.ErrManifestUnknown, "", "", Denial{Repo: "public/app", Action: Pull, Ref: "v1", Rule: 0},
+		},
 		{"KeyTooNarrow", key, push("team/app"), registry.ErrDenied, "you may not push to repository team/app", "", Denial{Repo: "team/app", Action: Push, Rule: 1}},
 		{"KeyHides", key, pull("public/app"), registry.ErrManifestUnknown, "tag v1 is unknown to repository public/app", "", Denial{Repo: "public/app", Action: Pull, Ref: "v1", Rule: 0}},
 		{"Key", key, pull("team/app"), nil, "", "", Denial{}},
@@ -368,11 +376,21 @@ func TestMount(t *testing.T) {
 		{"AnywhereLimited", limited, "mine/a", "", registry.ErrBlobUnknown},
 		{"Limited", limited, "mine/a", "open/app", nil},
 		{"LimitedHidden", limited, "mine/a", "secret/app", registry.ErrBlobUnknown},
+		{"TokenTooNarrow", &Identity{Account: "alice", Scoped: true, Grants: []Grant{{"mine/a", Push}}}, "mine/a", "open/app", registry.ErrUnauthorized},
+		{"TokenHidden", &Identity{Account: "alice", Scoped: true, Grants: []Grant{{"mine/a", Push}}}, "mine/a", "secret/app", registry.ErrBlobUnknown},
+		{
+			"TokenOfLimited", &Identity{Account: "root", Scoped: true, Grants: []Grant{{"mine/a", Push}}, Bounds: limited.Grants},
+			"mine/a", "secret/app", registry.ErrBlobUnknown,
+		},
 		{"Anonymous", Anonymous, "mine/a", "open/app", registry.ErrUnauthorized},
 	} {
 		_, err := r.MountBlob(as(t.Context(), tt.id), tt.repo, tt.from, blob)
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+		const scope = `scope="repository:mine/a:pull,push repository:open/app:pull"`
+		if errors.Is(err, registry.ErrUnauthorized) && !strings.Contains(header(err), scope) {
+			t.Errorf("%s: challenge %q, want one with %s", tt.name, header(err), scope)
 		}
 		if errors.Is(err, registry.ErrBlobUnknown) {
 			gone := digest.FromString("gone")

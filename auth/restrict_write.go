@@ -19,19 +19,30 @@ func (r *restricted) PushBlob(ctx context.Context, repo string, d digest.Digest,
 }
 
 // MountBlob implements registry.Writer. A blob that the caller could not pull is
-// unknown, as one is that is not there.
+// unknown, as one is that is not there. A client whose token lacks the scope for
+// that alone is told to get it, as by Docker's registry: otherwise it would upload
+// what is there.
 func (r *restricted) MountBlob(ctx context.Context, repo, from string, d digest.Digest) (registry.Descriptor, error) {
-	if err := r.check(ctx, repo, Push, string(d)); err != nil {
+	push := Denial{Repo: repo, Action: Push, Ref: string(d), From: from}
+	if err := r.decide(ctx, push); err != nil {
 		return registry.Descriptor{}, err
 	}
-	id := FromContext(ctx).Identity // check has found one
+	s := FromContext(ctx) // decide has found one
+	id := s.Identity
 	switch {
 	case from == "" && r.everywhere(id, Pull), from != "" && Allowed(r.auth, id, from, Pull):
 		return r.inner.MountBlob(ctx, repo, from, d)
 	case from == "": // the client asks for whatever it may use, which is nothing
 		return registry.Descriptor{}, registry.ErrBlobUnknown.With("blob %s is unknown to every repository", d)
 	}
-	r.denied(ctx, Denial{Repo: from, Action: Pull, Ref: string(d), Rule: r.auth.Decide(id, from, Pull).Rule})
+	decision := r.auth.Decide(id, from, Pull)
+	pull := Denial{Repo: from, Action: Pull, Ref: string(d), Rule: decision.Rule}
+	pull.Insufficient = decision.Allowed && !id.Final && widens(id, from, Pull)
+	r.denied(ctx, pull)
+	if pull.Insufficient {
+		push.Insufficient = true
+		return registry.Descriptor{}, challenge(s, push, registry.ErrUnauthorized.With("the token's scope does not let you %s", deed(pull)))
+	}
 	return registry.Descriptor{}, blobUnknown(from, d)
 }
 
