@@ -50,7 +50,17 @@ type changing struct {
 	storage.Tx
 	local   *Local
 	now     time.Time
+	by      string // account that makes the changes
+	cascade int64  // when what comes to be garbage is due for review; 0 for after the grace period
 	changes []Change
+}
+
+// orphaned is when a review of what has just come to be garbage is due.
+func (c *changing) orphaned() int64 {
+	if c.cascade != 0 {
+		return c.cascade
+	}
+	return c.afterGrace()
 }
 
 func (c *changing) note(change Change) {
@@ -63,7 +73,10 @@ func (c *changing) note(change Change) {
 func (l *Local) change(ctx context.Context, fn func(*changing) error) error {
 	var done []Change
 	err := l.meta.Update(ctx, func(tx storage.Tx) error {
-		c := &changing{Tx: tx, local: l, now: time.Now()}
+		c := &changing{Tx: tx, local: l, now: l.now()}
+		if l.actor != nil {
+			c.by = l.actor(ctx)
+		}
 		err := fn(c)
 		done = c.changes
 		if err != nil || len(done) == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -26,7 +27,10 @@ type Local struct {
 	blobs    storage.Blobs
 	meta     storage.Meta
 	log      *slog.Logger
-	journal  Journal      // or nil
+	journal  Journal                      // or nil
+	actor    func(context.Context) string // or nil
+	now      func() time.Time
+	keeping  atomic.Pointer[Keeping]
 	expiry   atomic.Int64 // nanoseconds
 	limits   atomic.Pointer[Limits]
 	fixed    atomic.Pointer[func(repo, tag string) bool]
@@ -46,6 +50,11 @@ type Options struct {
 	UploadExpiry time.Duration
 	// Journal, if set, is told of what changes.
 	Journal Journal
+	// Actor, if set, names the account that acts in a context, for the history of
+	// tags.
+	Actor func(context.Context) string
+	// Now is the clock; nil for time.Now.
+	Now func() time.Time
 	// Log receives what goes wrong in the background.
 	Log *slog.Logger
 }
@@ -60,7 +69,12 @@ type Limits struct {
 // close, after Close.
 func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
 	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes)}
+	l.actor, l.now = o.Actor, o.Now
+	if l.now == nil {
+		l.now = time.Now
+	}
 	l.SetLimits(Limits{})
+	l.SetKeeping(defaultKeeping)
 	l.SetImmutable(func(string, string) bool { return false })
 	l.known.meta, _ = meta.(storage.Versioner)
 	if l.log == nil {
@@ -145,10 +159,19 @@ func (l *Local) Stats(ctx context.Context) (s Stats, err error) {
 	return s, err
 }
 
-// putStored notes that the bytes of a blob are stored.
-func putStored(tx storage.Tx, d digest.Digest, size int64, now time.Time) error {
+// putStored notes that the bytes of a blob are stored, and needed. It fails with
+// errDeleting if they are just being deleted.
+func putStored(tx *changing, d digest.Digest, size int64) error {
 	key := storage.Key(storage.DigestPart(d))
-	if has, err := storage.Stored.Has(tx, key); has || err != nil {
+	row, err := storage.Stored.Get(tx, key)
+	switch {
+	case err == nil && row.Deleting:
+		return errDeleting
+	case err == nil && row.Due == 0:
+		return nil
+	case err == nil:
+		return watchedBlobs.clear(tx, "", d)
+	case !isNotFound(err):
 		return err
 	}
 	if _, err := storage.Count(tx, storage.CountBlobs, 1); err != nil {
@@ -157,16 +180,34 @@ func putStored(tx storage.Tx, d digest.Digest, size int64, now time.Time) error 
 	if _, err := storage.Count(tx, storage.CountBytes, size); err != nil {
 		return err
 	}
-	return storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: now})
+	return storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: tx.now})
 }
 
-// putLink makes a stored blob readable in a repository.
-func putLink(tx storage.Tx, repo string, d digest.Digest, size int64) error {
+// putLink makes a stored blob readable in a repository. Until a manifest needs it
+// there, it may be garbage.
+func putLink(tx *changing, repo string, d digest.Digest, size int64) error {
 	part := storage.DigestPart(d)
-	return errors.Join(
-		storage.Links.Put(tx, storage.Key(repo, part), storage.Link{Size: size}),
-		storage.Holders.Put(tx, storage.Key(part, repo), storage.Mark{}),
-	)
+	key := storage.Key(repo, part)
+	link, err := storage.Links.Get(tx, key)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	link.Size = size
+	needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(repo, part, ""), nil))
+	if err == nil && !needed {
+		err = tx.queue(storage.ReviewLink, repo, d, &link.Watch, tx.afterGrace(), tx.lease())
+	}
+	return errors.Join(err,
+		storage.Links.Put(tx, key, link),
+		storage.Holders.Put(tx, storage.Key(part, repo), storage.Mark{}))
+}
+
+// hasAny says whether there is any row.
+func hasAny[V any](rows iter.Seq2[storage.Entry[V], error]) (bool, error) {
+	for _, err := range rows {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 // readAll reads a blob that is known to be of a size worth holding in memory.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -21,7 +20,7 @@ func blobDescriptor(d digest.Digest, size int64) Descriptor {
 
 // Blob opens a blob.
 func (l *Local) Blob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, Descriptor, error) {
-	desc, err := l.StatBlob(ctx, repo, d)
+	link, err := l.link(ctx, repo, d)
 	if err != nil {
 		return nil, Descriptor{}, err
 	}
@@ -29,17 +28,29 @@ func (l *Local) Blob(ctx context.Context, repo string, d digest.Digest) (io.Read
 	if err != nil {
 		return nil, Descriptor{}, missing(d, err)
 	}
-	return f, desc, nil
+	return f, blobDescriptor(d, link.Size), nil
 }
 
-// StatBlob describes a blob.
+// StatBlob describes a blob, which then has a lease.
 func (l *Local) StatBlob(ctx context.Context, repo string, d digest.Digest) (Descriptor, error) {
-	var link storage.Link
-	err := l.meta.View(ctx, func(tx storage.Tx) (err error) {
+	link, err := l.link(ctx, repo, d)
+	if err == nil && l.stale(link.Watch) {
+		err = leased(l.change(ctx, func(tx *changing) error {
+			if _, err := getLink(tx, repo, d); err != nil {
+				return err // it was removed meanwhile
+			}
+			return watchedLinks.touch(tx, repo, d)
+		}))
+	}
+	return blobDescriptor(d, link.Size), err
+}
+
+func (l *Local) link(ctx context.Context, repo string, d digest.Digest) (link storage.Link, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) (err error) {
 		link, err = getLink(tx, repo, d)
 		return err
 	})
-	return blobDescriptor(d, link.Size), err
+	return link, err
 }
 
 func getLink(tx storage.Tx, repo string, d digest.Digest) (storage.Link, error) {
@@ -63,6 +74,9 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 		size, err = fill(stage, d, limited)
 	}
 	if err == nil {
+		err = l.arrive(ctx, d)
+	}
+	if err == nil {
 		err = stage.Commit(d)
 	}
 	if cerr := stage.Close(); err == nil {
@@ -71,7 +85,7 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 	if err != nil {
 		return Descriptor{}, errors.Join(err, l.blobs.Discard(context.WithoutCancel(ctx), id))
 	}
-	err = l.meta.Update(ctx, func(tx storage.Tx) error { return linkNew(tx, repo, d, size) })
+	err = l.stored(ctx, d, func(tx *changing) error { return linkNew(tx, repo, d, size) })
 	return blobDescriptor(d, size), err
 }
 
@@ -89,8 +103,8 @@ func fill(stage storage.Stage, d digest.Digest, r io.Reader) (int64, error) {
 }
 
 // linkNew makes a blob that was just stored readable in a repository.
-func linkNew(tx storage.Tx, repo string, d digest.Digest, size int64) error {
-	return errors.Join(putStored(tx, d, size, time.Now()), putLink(tx, repo, d, size))
+func linkNew(tx *changing, repo string, d digest.Digest, size int64) error {
+	return errors.Join(putStored(tx, d, size), putLink(tx, repo, d, size))
 }
 
 // MountBlob makes a blob of one repository readable in another.
@@ -108,7 +122,7 @@ func (l *Local) MountBlob(ctx context.Context, repo, from string, d digest.Diges
 	if err := l.meta.View(ctx, find); err != nil {
 		return Descriptor{}, err
 	}
-	err := l.meta.Update(ctx, func(tx storage.Tx) error {
+	err := l.change(ctx, func(tx *changing) error {
 		if err := find(tx); err != nil {
 			return err
 		}
@@ -142,13 +156,17 @@ func (l *Local) DeleteBlob(ctx context.Context, repo string, d digest.Digest) er
 		if err := unreferenced(tx, repo, d, "blob"); err != nil {
 			return err
 		}
-		part := storage.DigestPart(d)
-		if err := storage.Links.Delete(tx, storage.Key(repo, part)); err != nil {
-			return err
-		}
-		tx.note(Change{Kind: DeletedBlob, Repo: repo, Digest: d, Size: link.Size})
-		return dropHolder(tx, repo, part)
+		return deleteLink(tx, repo, d, link)
 	})
+}
+
+// deleteLink removes a blob that nothing in its repository needs.
+func deleteLink(tx *changing, repo string, d digest.Digest, link storage.Link) error {
+	tx.note(Change{Kind: DeletedBlob, Repo: repo, Digest: d, Size: link.Size})
+	return errors.Join(
+		tx.unqueue(storage.ReviewLink, repo, d, &link.Watch),
+		storage.Links.Delete(tx, storage.Key(repo, storage.DigestPart(d))),
+		dropHolder(tx, repo, d))
 }
 
 // unreferenced fails with ErrReferenced if a manifest of repo needs d.
@@ -167,8 +185,9 @@ func unreferenced(tx storage.Tx, repo string, d digest.Digest, what string) erro
 }
 
 // dropHolder forgets that repo needs bytes, once it has them neither as a blob
-// nor as a manifest.
-func dropHolder(tx storage.Tx, repo, part string) error {
+// nor as a manifest. If it was the last, they may be garbage.
+func dropHolder(tx *changing, repo string, d digest.Digest) error {
+	part := storage.DigestPart(d)
 	key := storage.Key(repo, part)
 	link, err := storage.Links.Has(tx, key)
 	if link || err != nil {
@@ -178,5 +197,12 @@ func dropHolder(tx storage.Tx, repo, part string) error {
 	if manifest || err != nil {
 		return err
 	}
-	return storage.Holders.Delete(tx, storage.Key(part, repo))
+	if err := storage.Holders.Delete(tx, storage.Key(part, repo)); err != nil {
+		return err
+	}
+	held, err := hasAny(storage.Holders.Scan(tx, storage.Key(part, ""), nil))
+	if held || err != nil {
+		return err
+	}
+	return watchedBlobs.queue(tx, "", d, tx.orphaned())
 }

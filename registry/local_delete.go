@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -22,20 +23,82 @@ func (l *Local) DeleteTag(ctx context.Context, repo, tag string) error {
 // DeleteManifest removes a manifest and its tags.
 func (l *Local) DeleteManifest(ctx context.Context, repo string, d digest.Digest) error {
 	return l.change(ctx, func(tx *changing) error {
-		row, err := getManifest(tx, repo, d)
-		if err != nil {
+		if _, err := getManifest(tx, repo, d); err != nil {
 			return err
 		}
 		if err := unreferenced(tx, repo, d, "manifest"); err != nil {
 			return err
 		}
-		err = errors.Join(
-			deleteTags(tx, repo, d),
-			deleteManifestRows(tx, repo, d, row),
-			leaveRepo(tx, repo))
-		tx.note(Change{Kind: DeletedManifest, Repo: repo, Digest: d, MediaType: row.MediaType, Size: row.Size})
-		return err
+		if err := deleteTags(tx, repo, d); err != nil {
+			return err
+		}
+		row, err := getManifest(tx, repo, d) // now, as a tag less has it watched
+		if err != nil {
+			return err
+		}
+		return removeManifest(tx, repo, d, row)
 	})
+}
+
+// removeManifest removes a manifest that no tag names and no other needs. What
+// it needed may be garbage then, and what refers to it.
+func removeManifest(tx *changing, repo string, d digest.Digest, row storage.Manifest) error {
+	tx.note(Change{Kind: DeletedManifest, Repo: repo, Digest: d, MediaType: row.MediaType, Size: row.Size})
+	return errors.Join(
+		tx.unqueue(storage.ReviewManifest, repo, d, &row.Watch),
+		deleteManifestRows(tx, repo, d, row),
+		orphanReferrers(tx, repo, d),
+		deletePast(tx, repo, d),
+		leaveRepo(tx, repo))
+}
+
+// orphanReferrers queues reviews of what refers to a manifest that is gone.
+func orphanReferrers(tx *changing, repo string, d digest.Digest) error {
+	var by []digest.Digest
+	for e, err := range storage.Referrers.Scan(tx, storage.Key(repo, storage.DigestPart(d), ""), nil) {
+		if err != nil {
+			return err
+		}
+		referrer, _, err := storage.CutDigest(e.Rest)
+		if err != nil {
+			return err
+		}
+		by = append(by, referrer)
+	}
+	for _, referrer := range by {
+		if err := watchedManifests.queue(tx, repo, referrer, tx.orphaned()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deletePast forgets which tags have named a manifest that is gone. Their history
+// goes on telling its digest.
+func deletePast(tx *changing, repo string, d digest.Digest) error {
+	var keys [][]byte
+	for e, err := range storage.Past.Scan(tx, storage.Key(repo, storage.DigestPart(d), ""), nil) {
+		if err != nil {
+			return err
+		}
+		keys = append(keys, slices.Clone(e.Key))
+	}
+	for _, key := range keys {
+		if err := storage.Past.Delete(tx, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orphan queues reviews of what a manifest needed, unless another one does.
+func orphan(tx *changing, repo string, d digest.Digest) error {
+	needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(repo, storage.DigestPart(d), ""), nil))
+	if needed || err != nil {
+		return err
+	}
+	due := tx.orphaned()
+	return errors.Join(watchedManifests.queue(tx, repo, d, due), watchedLinks.queue(tx, repo, d, due))
 }
 
 // deleteTags removes the tags that point to a manifest.
@@ -56,7 +119,7 @@ func deleteTags(tx *changing, repo string, d digest.Digest) error {
 }
 
 // deleteManifestRows removes what manifestWrite.write wrote for the manifest.
-func deleteManifestRows(tx storage.Tx, repo string, d digest.Digest, row storage.Manifest) error {
+func deleteManifestRows(tx *changing, repo string, d digest.Digest, row storage.Manifest) error {
 	part := storage.DigestPart(d)
 	for refs := row.Refs; len(refs) > 0; {
 		ref, rest, err := storage.CutDigest(refs)
@@ -64,6 +127,9 @@ func deleteManifestRows(tx storage.Tx, repo string, d digest.Digest, row storage
 			return err
 		}
 		if err := storage.Parents.Delete(tx, storage.Key(repo, storage.DigestPart(ref), part)); err != nil {
+			return err
+		}
+		if err := orphan(tx, repo, ref); err != nil {
 			return err
 		}
 		refs = rest
@@ -77,7 +143,7 @@ func deleteManifestRows(tx storage.Tx, repo string, d digest.Digest, row storage
 	if err := storage.Manifests.Delete(tx, storage.Key(repo, part)); err != nil {
 		return err
 	}
-	if err := dropHolder(tx, repo, part); err != nil {
+	if err := dropHolder(tx, repo, d); err != nil {
 		return err
 	}
 	_, err := storage.Count(tx, storage.CountManifests, -1)

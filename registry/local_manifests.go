@@ -13,7 +13,7 @@ import (
 
 // Manifest returns a manifest and its bytes.
 func (l *Local) Manifest(ctx context.Context, repo string, ref Reference) ([]byte, Descriptor, error) {
-	desc, err := l.StatManifest(ctx, repo, ref)
+	desc, _, err := l.stat(ctx, repo, ref)
 	if err != nil {
 		return nil, Descriptor{}, err
 	}
@@ -28,11 +28,24 @@ func (l *Local) Manifest(ctx context.Context, repo string, ref Reference) ([]byt
 	return data, desc, nil
 }
 
-// StatManifest describes a manifest.
-func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (desc Descriptor, err error) {
+// StatManifest describes a manifest, which then has a lease.
+func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (Descriptor, error) {
+	desc, watch, err := l.stat(ctx, repo, ref)
+	if err == nil && l.stale(watch) {
+		err = leased(l.change(ctx, func(tx *changing) error {
+			if _, err := getManifest(tx, repo, desc.Digest); err != nil {
+				return err // it was removed meanwhile
+			}
+			return watchedManifests.touch(tx, repo, desc.Digest)
+		}))
+	}
+	return desc, err
+}
+
+func (l *Local) stat(ctx context.Context, repo string, ref Reference) (desc Descriptor, watch storage.Watch, err error) {
 	version := l.known.version() // from before the snapshot: what is found is at least as new
 	if desc, ok := l.known.get(version, repo, ref); ok {
-		return desc, nil
+		return desc, watch, nil
 	}
 	err = l.meta.View(ctx, func(tx storage.Tx) error {
 		d := ref.Digest
@@ -42,13 +55,13 @@ func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (d
 			}
 		}
 		row, err := getManifest(tx, repo, d)
-		desc = Descriptor{MediaType: row.MediaType, Digest: d, Size: row.Size}
+		desc, watch = Descriptor{MediaType: row.MediaType, Digest: d, Size: row.Size}, row.Watch
 		return err
 	})
-	if err == nil {
+	if err == nil && watch.Due == 0 { // else it may need a lease each time
 		l.known.put(version, repo, ref, desc)
 	}
-	return desc, err
+	return desc, watch, err
 }
 
 func getTag(tx storage.Tx, repo, tag string) (digest.Digest, error) {
@@ -95,7 +108,7 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 	if err := l.store(ctx, push.Digest, push.Data); err != nil {
 		return ManifestPushed{}, err
 	}
-	err = l.change(ctx, func(tx *changing) error {
+	err = l.stored(ctx, push.Digest, func(tx *changing) error {
 		if err := w.checkRefs(tx); err != nil {
 			return err
 		}
@@ -117,6 +130,9 @@ func (l *Local) store(ctx context.Context, d digest.Digest, data []byte) error {
 		return err
 	}
 	if _, err = stage.Write(data); err == nil {
+		err = l.arrive(ctx, d)
+	}
+	if err == nil {
 		err = stage.Commit(d)
 	}
 	if cerr := stage.Close(); err == nil {
@@ -192,23 +208,26 @@ func presentSize(tx storage.Tx, key []byte, index bool) (int64, error) {
 func (w *manifestWrite) write(tx *changing) error {
 	part := storage.DigestPart(w.Digest)
 	key := storage.Key(w.repo, part)
-	known, err := storage.Manifests.Has(tx, key)
-	if err != nil {
+	old, err := storage.Manifests.Get(tx, key)
+	if err != nil && !isNotFound(err) {
 		return err
 	}
+	known := err == nil
 	size := int64(len(w.Data))
-	row := storage.Manifest{MediaType: w.manifest.MediaType, Size: size, Pushed: tx.now, Subject: string(w.manifest.Subject)}
+	row := storage.Manifest{
+		MediaType: w.manifest.MediaType, Size: size, Pushed: tx.now, Subject: string(w.manifest.Subject), Watch: old.Watch,
+	}
 	for _, d := range w.manifest.Refs {
-		ref := storage.DigestPart(d.Digest)
-		row.Refs = append(row.Refs, ref...)
-		if err := storage.Parents.Put(tx, storage.Key(w.repo, ref, part), storage.Mark{}); err != nil {
+		row.Refs = append(row.Refs, storage.DigestPart(d.Digest)...)
+		if err := w.putParent(tx, d.Digest, part); err != nil {
 			return err
 		}
 	}
 	err = errors.Join(
+		w.watch(tx, &row),
 		storage.Manifests.Put(tx, key, row),
 		storage.Holders.Put(tx, storage.Key(part, w.repo), storage.Mark{}),
-		putStored(tx, w.Digest, size, tx.now),
+		putStored(tx, w.Digest, size),
 		w.putReferrer(tx),
 		w.putRepo(tx, !known))
 	if err != nil {
@@ -221,6 +240,25 @@ func (w *manifestWrite) write(tx *changing) error {
 		}
 	}
 	return nil
+}
+
+// putParent notes that the manifest needs d, which is no garbage then.
+func (w *manifestWrite) putParent(tx *changing, d digest.Digest, part string) error {
+	err := storage.Parents.Put(tx, storage.Key(w.repo, storage.DigestPart(d), part), storage.Mark{})
+	if w.manifest.Index {
+		err = errors.Join(err, watchedManifests.clear(tx, w.repo, d))
+	}
+	return errors.Join(err, watchedLinks.clear(tx, w.repo, d))
+}
+
+// watch queues a review of the manifest unless it is plain that something needs
+// it. A tag takes that back.
+func (w *manifestWrite) watch(tx *changing, row *storage.Manifest) error {
+	why, _, err := tx.needed(w.repo, w.Digest, row)
+	if err != nil || why != "" || len(w.Tags) > 0 {
+		return err
+	}
+	return tx.queue(storage.ReviewManifest, w.repo, w.Digest, &row.Watch, tx.afterGrace(), tx.lease())
 }
 
 func (w *manifestWrite) putReferrer(tx storage.Tx) error {
@@ -266,11 +304,13 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	if old.Digest == string(d) {
 		return nil
 	}
-	if old.Digest != "" {
+	if was := digest.Digest(old.Digest); was != "" {
 		if (*tx.local.fixed.Load())(repo, tag) {
 			return ErrTagImmutable.With("tag %s of %s is immutable: it names %s, and can be neither moved nor removed", tag, repo, old.Digest)
 		}
-		if err := storage.Tagged.Delete(tx, storage.Key(repo, storage.DigestPart(digest.Digest(old.Digest)), tag)); err != nil {
+		if err := errors.Join(
+			storage.Tagged.Delete(tx, storage.Key(repo, storage.DigestPart(was), tag)),
+			watchedManifests.queue(tx, repo, was, tx.afterGrace())); err != nil {
 			return err
 		}
 	}
@@ -278,7 +318,7 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.NumberPart(n)), storage.TagMove{Digest: string(d), Moved: tx.now}); err != nil {
+	if err := storage.History.Put(tx, storage.Key(repo, tag, storage.NumberPart(n)), storage.TagMove{Digest: string(d), Moved: tx.now, By: tx.by}); err != nil {
 		return err
 	}
 	if d == "" {
@@ -287,6 +327,8 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	}
 	tx.note(Change{Kind: MovedTag, Repo: repo, Tag: tag, Digest: d, Was: digest.Digest(old.Digest)})
 	return errors.Join(
+		watchedManifests.clear(tx, repo, d),
+		storage.Past.Put(tx, storage.Key(repo, storage.DigestPart(d), tag, storage.NumberPart(n)), storage.Mark{}),
 		storage.Tags.Put(tx, key, storage.Tag{Digest: string(d), Moved: tx.now}),
 		storage.Tagged.Put(tx, storage.Key(repo, storage.DigestPart(d), tag), storage.Mark{}))
 }

@@ -262,11 +262,14 @@ func (u *upload) commit(ctx context.Context, repo string, d digest.Digest) (Desc
 		err := ErrDigestInvalid.With("the %d bytes sent have the digest %s, not %s", u.row.Size, got, d)
 		return Descriptor{}, errors.Join(err, u.end(ctx))
 	}
+	if err := u.local.arrive(ctx, d); err != nil {
+		return Descriptor{}, err
+	}
 	if err := u.stage.Commit(d); err != nil {
 		return Descriptor{}, err
 	}
 	size := u.row.Size
-	err = u.local.meta.Update(ctx, func(tx storage.Tx) error {
+	err = u.local.stored(ctx, d, func(tx *changing) error {
 		return errors.Join(
 			linkNew(tx, repo, d, size),
 			u.put(tx, storage.Upload{State: storage.UploadCommitted, Digest: string(d)}))

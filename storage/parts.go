@@ -46,3 +46,22 @@ func CutDigest(b []byte) (d digest.Digest, rest []byte, err error) {
 func NumberPart(n int64) string {
 	return string(binary.BigEndian.AppendUint64(nil, uint64(n)))
 }
+
+// CutNumber reads the NumberPart at the start of b.
+func CutNumber(b []byte) (int64, error) {
+	if len(b) < 8 {
+		return 0, fmt.Errorf("damaged key: %x is no number", b)
+	}
+	return int64(binary.BigEndian.Uint64(b)), nil
+}
+
+// CutTagMove reads a tag and the number of a move, the last two parts of a key of
+// History or Past.
+func CutTagMove(b []byte) (tag string, n int64, err error) {
+	end := len(b) - 9 // a zero byte, and the number
+	if end < 0 || b[end] != 0 {
+		return "", 0, fmt.Errorf("damaged key: %x is no move of a tag", b)
+	}
+	n, err = CutNumber(b[end+1:])
+	return string(b[:end]), n, err
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/opencontainers/go-digest"
 )
 
 // The tables of a registry. A key is made of parts (see Key); the comment at
@@ -41,6 +42,14 @@ var (
 	Tagged = Table[Mark]{"tagged"}
 	// History: repository, tag, number of the move (NumberPart of CountMoves).
 	History = Table[TagMove]{"history"}
+	// Past: repository, digest, tag, number of the move. History by what a tag
+	// named, for collection.
+	Past = Table[Mark]{"past"}
+	// Reviews: when it is due (NumberPart of microseconds since 1970), kind,
+	// repository, digest; see ReviewKey. What may be garbage, to be looked at then.
+	Reviews = Table[Review]{"reviews"}
+	// RunningOn: digest, node. What a node reports that it runs.
+	RunningOn = Table[NodeLease]{"running"}
 	// Uploads: id of an upload session that has received a byte, or that has
 	// ended and must not be used again.
 	Uploads = Table[Upload]{"uploads"}
@@ -61,7 +70,7 @@ var (
 func Tables() []string {
 	return []string{
 		Settings.name, Counters.name, Repos.name, Stored.name, Links.name, Holders.name, Manifests.name,
-		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Uploads.name,
+		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Uploads.name,
 		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
 	}
 }
@@ -87,10 +96,33 @@ type (
 	Blob struct {
 		Size    int64     `cbor:"1,keyasint"` // bytes
 		Created time.Time `cbor:"2,keyasint"`
+		Watch
+		// Deleting is the tombstone: the bytes are being deleted, and nothing may
+		// come to need them before this row is gone.
+		Deleting bool `cbor:"22,keyasint,omitempty"`
+	}
+	// Watch is part of a row that may be garbage: when it is to be reviewed, and
+	// until when it is kept in any case.
+	Watch struct {
+		Due   int64 `cbor:"20,keyasint,omitempty"` // microseconds since 1970; 0 if no review is queued
+		Lease int64 `cbor:"21,keyasint,omitempty"` // microseconds since 1970
+	}
+	// NodeLease says until when a node keeps what it runs.
+	NodeLease struct {
+		Until time.Time `cbor:"1,keyasint"`
+	}
+	// Review is a row to be reviewed.
+	Review struct {
+		Kind   ReviewKind `cbor:"1,keyasint"`
+		Repo   string     `cbor:"2,keyasint,omitempty"`
+		Digest string     `cbor:"3,keyasint"`
+		Since  time.Time  `cbor:"4,keyasint"`           // when it may have become garbage
+		Tries  int        `cbor:"5,keyasint,omitempty"` // that failed
 	}
 	// Link makes a blob readable in a repository.
 	Link struct {
 		Size int64 `cbor:"1,keyasint"` // bytes
+		Watch
 	}
 	// Manifest is a manifest in a repository. Its bytes are a blob.
 	Manifest struct {
@@ -99,6 +131,7 @@ type (
 		Pushed    time.Time `cbor:"3,keyasint"`
 		Subject   string    `cbor:"4,keyasint,omitempty"` // digest of what it refers to
 		Refs      []byte    `cbor:"5,keyasint,omitempty"` // DigestParts of what must be present, joined
+		Watch
 	}
 	// Referrer is what a list of referrers shows of a manifest with a subject.
 	Referrer struct {
@@ -117,6 +150,7 @@ type (
 	TagMove struct {
 		Digest string    `cbor:"1,keyasint,omitempty"`
 		Moved  time.Time `cbor:"2,keyasint"`
+		By     string    `cbor:"3,keyasint,omitempty"` // account that moved it
 	}
 	// Upload is the state of an upload session.
 	Upload struct {
@@ -185,6 +219,22 @@ type (
 		Taken bool      `cbor:"6,keyasint,omitempty"` // somebody sends it and those behind it, until Due at most
 	}
 )
+
+// ReviewKind is what a review is of.
+type ReviewKind uint8
+
+// The kinds of reviews.
+const (
+	ReviewManifest ReviewKind = iota + 1 // a manifest of a repository
+	ReviewLink                           // a blob of a repository
+	ReviewBlob                           // bytes
+)
+
+// ReviewKey is the key of a review that is due at a time, in microseconds since
+// 1970. repo is empty for bytes.
+func ReviewKey(due int64, kind ReviewKind, repo string, d digest.Digest) []byte {
+	return Key(NumberPart(due), string(rune(kind)), repo, DigestPart(d))
+}
 
 // UploadState says what has become of an upload session.
 type UploadState uint8

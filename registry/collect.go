@@ -1,0 +1,391 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// collectBatch is how many reviews are done in one transaction: few enough that
+// a push does not wait for them.
+const collectBatch = 128
+
+// Garbage is something that nothing needs.
+type Garbage struct {
+	Kind   storage.ReviewKind
+	Repo   string // empty for bytes
+	Digest digest.Digest
+	Size   int64     // bytes that are free without it: 0 but for bytes
+	Since  time.Time // when it came to be garbage
+}
+
+// Collected is what a collection has done.
+type Collected struct {
+	Reviewed int       // reviews that were done
+	Removed  []Garbage // in their order
+	Failed   int       // bytes that could not be deleted; they are tried again later
+}
+
+// Collect does the reviews that are due, and removes what nothing needs. With all
+// set it does those too that are not due yet, but for what has a lease, and
+// whatever comes to be garbage by that. progress, if not nil, is called again and
+// again, with what was done since the last call. An error leaves what was not done
+// for later.
+func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected)) error {
+	if progress == nil {
+		progress = func(Collected) {}
+	}
+	for {
+		removed, err := l.collectPass(ctx, all, progress)
+		if err != nil || !all || removed == 0 {
+			return err
+		}
+	}
+}
+
+// collectPass goes through the queue once, and returns how much it removed.
+func (l *Local) collectPass(ctx context.Context, all bool, progress func(Collected)) (removed int, err error) {
+	var after []byte
+	until := l.now().UnixMicro()
+	for {
+		b := batch{all: all, until: until}
+		err := l.change(ctx, func(tx *changing) error {
+			b = batch{all: all, until: until}
+			return b.run(tx, after)
+		})
+		if err != nil {
+			return removed, err
+		}
+		if err := l.deleteBytes(ctx, &b); err != nil {
+			return removed, err
+		}
+		removed += len(b.done.Removed)
+		progress(b.done)
+		if b.last == nil {
+			return removed, nil
+		}
+		after = b.last
+	}
+}
+
+// Plan says what Collect would remove, in their order, and changes nothing.
+func (l *Local) Plan(ctx context.Context, all bool) (garbage []Garbage, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		c := &changing{Tx: storage.Overlay(tx), local: l, now: l.now()}
+		for {
+			b := batch{all: all, until: c.now.UnixMicro(), limit: -1}
+			if err := b.run(c, nil); err != nil {
+				return err
+			}
+			for _, g := range b.bytes {
+				b.done.Removed = append(b.done.Removed, g.Garbage)
+				if err := errors.Join(storage.Stored.Delete(c, storage.Key(storage.DigestPart(g.Digest))), storage.Reviews.Delete(c, g.key)); err != nil {
+					return err
+				}
+			}
+			garbage = append(garbage, b.done.Removed...)
+			if !all || len(b.done.Removed) == 0 {
+				return ctx.Err()
+			}
+		}
+	})
+	return garbage, err
+}
+
+// batch is some reviews that are done in one transaction.
+type batch struct {
+	all   bool
+	until int64 // what is due by then
+	limit int   // reviews; 0 for the usual number, -1 for any
+	done  Collected
+	bytes []tombstone // whose bytes are to be deleted now
+	last  []byte      // key of the last review, if there are more
+}
+
+// tombstone is bytes that are being deleted.
+type tombstone struct {
+	Garbage
+	key   []byte // of its review
+	tries int
+}
+
+// queued is a review with its key.
+type queued struct {
+	storage.Review
+	key []byte
+	due int64
+}
+
+// run does the reviews behind the key after.
+func (b *batch) run(tx *changing, after []byte) error {
+	tx.cascade = tx.lease() // who was told of what is garbage now can still use it
+	if b.all {
+		tx.cascade = tx.now.UnixMicro()
+	}
+	reviews, err := b.take(tx, after)
+	if err != nil {
+		return err
+	}
+	for _, r := range reviews {
+		if err := b.review(tx, r); err != nil {
+			return fmt.Errorf("review of %s: %w", r.Digest, err)
+		}
+	}
+	b.done.Reviewed = len(reviews)
+	return nil
+}
+
+// take reads reviews from the queue.
+func (b *batch) take(tx *changing, after []byte) (reviews []queued, err error) {
+	limit := b.limit
+	if limit == 0 {
+		limit = collectBatch
+	}
+	for e, err := range storage.Reviews.Scan(tx, nil, after) {
+		if err != nil {
+			return nil, err
+		}
+		due, err := storage.CutNumber(e.Key)
+		if err != nil {
+			return nil, err
+		}
+		if due > b.until && !b.all {
+			break
+		}
+		if len(reviews) == limit {
+			b.last = reviews[limit-1].key
+			break
+		}
+		reviews = append(reviews, queued{e.Value, append([]byte(nil), e.Key...), due})
+	}
+	return reviews, nil
+}
+
+// review looks at one row that may be garbage.
+func (b *batch) review(tx *changing, r queued) error {
+	d := digest.Digest(r.Digest)
+	switch r.Kind {
+	case storage.ReviewManifest:
+		return reviewRow(b, tx, watchedManifests, r, func(row *storage.Manifest) (string, int64, error) {
+			return tx.needed(r.Repo, d, row)
+		}, func(row storage.Manifest) error {
+			b.removed(r, 0)
+			return removeManifest(tx, r.Repo, d, row)
+		})
+	case storage.ReviewLink:
+		return reviewRow(b, tx, watchedLinks, r, func(*storage.Link) (why string, until int64, err error) {
+			needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(r.Repo, storage.DigestPart(d), ""), nil))
+			if needed {
+				why = "a manifest needs it"
+			}
+			return why, 0, err
+		}, func(row storage.Link) error {
+			b.removed(r, 0)
+			return deleteLink(tx, r.Repo, d, row)
+		})
+	case storage.ReviewBlob:
+		return reviewRow(b, tx, watchedBlobs, r, func(*storage.Blob) (why string, until int64, err error) {
+			needed, err := hasAny(storage.Holders.Scan(tx, storage.Key(storage.DigestPart(d), ""), nil))
+			if needed {
+				why = "a repository needs it"
+			}
+			return why, 0, err
+		}, func(row storage.Blob) error {
+			row.Deleting = true
+			b.bytes = append(b.bytes, tombstone{Garbage{r.Kind, "", d, row.Size, r.Since}, r.key, r.Tries})
+			return storage.Stored.Put(tx, watchedBlobs.key("", d), row)
+		})
+	}
+	return storage.Reviews.Delete(tx, r.key) // of a kind that a later version knows
+}
+
+func (b *batch) removed(r queued, size int64) {
+	b.done.Removed = append(b.done.Removed, Garbage{r.Kind, r.Repo, digest.Digest(r.Digest), size, r.Since})
+}
+
+// reviewRow removes a row, unless something needs it. needed says why it does, and
+// until when if that is known.
+func reviewRow[V any](b *batch, tx *changing, w watched[V], r queued, needed func(*V) (string, int64, error), remove func(V) error) error {
+	d := digest.Digest(r.Digest)
+	row, err := w.table.Get(tx, w.key(r.Repo, d))
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	watch := w.watch(&row)
+	if isNotFound(err) || watch.Due != r.due { // it was removed, or put off
+		return storage.Reviews.Delete(tx, r.key)
+	}
+	if until := watch.Lease; until > tx.now.UnixMicro() {
+		if b.all {
+			return nil // it stays where it is
+		}
+		return w.queue(tx, r.Repo, d, until)
+	}
+	why, until, err := needed(&row)
+	switch {
+	case err != nil:
+		return err
+	case why == "":
+		return remove(row)
+	case until == 0:
+		return w.clear(tx, r.Repo, d)
+	case b.all && until == r.due:
+		return nil
+	}
+	return w.queue(tx, r.Repo, d, until)
+}
+
+// deleteBytes deletes the bytes of what has a tombstone, and then its row.
+func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
+	if len(b.bytes) == 0 {
+		return nil
+	}
+	var failed []tombstone
+	gone := b.bytes[:0:0]
+	for _, t := range b.bytes {
+		if err := l.blobs.Delete(ctx, t.Digest); err != nil && !isNotFound(err) {
+			l.log.WarnContext(ctx, "cannot delete garbage; will try again", "digest", t.Digest, "error", err)
+			failed = append(failed, t)
+			continue
+		}
+		gone = append(gone, t)
+	}
+	err := l.change(ctx, func(tx *changing) error {
+		for _, t := range gone {
+			if err := tx.bury(t); err != nil {
+				return err
+			}
+		}
+		for _, t := range failed {
+			if err := tx.backOff(t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, t := range gone {
+		b.done.Removed = append(b.done.Removed, t.Garbage)
+	}
+	b.done.Failed = len(failed)
+	return nil
+}
+
+// bury removes the row of bytes that are deleted.
+func (c *changing) bury(t tombstone) error {
+	if _, err := storage.Count(c, storage.CountBlobs, -1); err != nil {
+		return err
+	}
+	if _, err := storage.Count(c, storage.CountBytes, -t.Size); err != nil {
+		return err
+	}
+	return errors.Join(
+		storage.Stored.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
+		storage.Reviews.Delete(c, t.key))
+}
+
+// backOff has bytes that could not be deleted tried again, later each time.
+func (c *changing) backOff(t tombstone) error {
+	wait := min(time.Minute<<min(t.tries, 10), 12*time.Hour)
+	return watchedBlobs.change(c, "", t.Digest, func(w *storage.Watch) error {
+		if err := c.unqueue(storage.ReviewBlob, "", t.Digest, w); err != nil {
+			return err
+		}
+		w.Due = c.now.Add(wait).UnixMicro()
+		return storage.Reviews.Put(c, storage.ReviewKey(w.Due, storage.ReviewBlob, "", t.Digest),
+			storage.Review{Kind: storage.ReviewBlob, Digest: string(t.Digest), Since: t.Since, Tries: t.tries + 1})
+	})
+}
+
+// needed says why a manifest is needed, and until when if that is known, in
+// microseconds since 1970; or nothing.
+func (c *changing) needed(repo string, d digest.Digest, row *storage.Manifest) (why string, until int64, err error) {
+	part := storage.DigestPart(d)
+	if c.local.keeping.Load().Untagged {
+		return "untagged manifests are kept", 0, nil
+	}
+	tagged, err := hasAny(storage.Tagged.Scan(c, storage.Key(repo, part, ""), nil))
+	if tagged || err != nil {
+		return "a tag names it", 0, err
+	}
+	parent, err := hasAny(storage.Parents.Scan(c, storage.Key(repo, part, ""), nil))
+	if parent || err != nil {
+		return "an index needs it", 0, err
+	}
+	if row.Subject != "" {
+		subject, err := storage.Manifests.Has(c, storage.Key(repo, storage.DigestPart(digest.Digest(row.Subject))))
+		if subject || err != nil {
+			return "its subject is there", 0, err
+		}
+	}
+	if until, err = c.running(part); until != 0 || err != nil {
+		return "a node runs it", until, err
+	}
+	if until, err = c.remembered(repo, part); until != 0 || err != nil {
+		return "a tag named it lately", until, err
+	}
+	return "", 0, nil
+}
+
+// running is until when nodes keep what they run; 0 if none does.
+func (c *changing) running(part string) (until int64, err error) {
+	for e, err := range storage.RunningOn.Scan(c, storage.Key(part, ""), nil) {
+		if err != nil {
+			return 0, err
+		}
+		if at := e.Value.Until.UnixMicro(); e.Value.Until.After(c.now) {
+			until = max(until, at)
+		}
+	}
+	return until, nil
+}
+
+// remembered is until when the history of tags keeps a manifest; 0 if it does not.
+func (c *changing) remembered(repo, part string) (until int64, err error) {
+	keep := c.local.keeping.Load()
+	prefix := storage.Key(repo, part, "")
+	for e, err := range storage.Past.Scan(c, prefix, nil) {
+		if err != nil {
+			return 0, err
+		}
+		tag, n, err := storage.CutTagMove(e.Rest)
+		if err != nil {
+			return 0, err
+		}
+		replaced, moves, err := c.later(repo, tag, n, keep.Moves)
+		if err != nil {
+			return 0, err
+		}
+		if end := replaced.Add(keep.History); end.After(c.now) {
+			until = max(until, end.UnixMicro())
+		}
+		if moves <= keep.Moves {
+			until = max(until, c.now.Add(max(keep.Grace, time.Minute)).UnixMicro()) // to be looked at again
+		}
+	}
+	return until, nil
+}
+
+// later says when a tag moved on from where its move n had it, and how many moves
+// there were after that, up to most+1.
+func (c *changing) later(repo, tag string, n int64, most int) (replaced time.Time, moves int, err error) {
+	for e, err := range storage.History.Scan(c, storage.Key(repo, tag, ""), storage.Key(repo, tag, storage.NumberPart(n))) {
+		if err != nil {
+			return replaced, moves, err
+		}
+		if moves++; moves == 1 {
+			replaced = e.Value.Moved
+		}
+		if moves > most {
+			break
+		}
+	}
+	return replaced, moves, nil
+}

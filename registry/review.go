@@ -1,0 +1,170 @@
+package registry
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// Nothing is garbage at once. Whatever may make something garbage queues a review
+// of it in the same transaction, which is due after a grace period; Collect looks
+// at what is due then, by index, and removes what nothing needs. While a review is
+// queued, what a client is told about its subject gives it a lease: until that
+// ends it is not removed, whatever else happens. So a client that was told that a
+// blob is there can push a manifest with it, and one that comes later is told that
+// it is absent.
+//
+// Bytes are deleted behind a tombstone: a transaction marks their row, which
+// nothing can come to need from then on (putStored), before they are deleted, and
+// another one removes the row after that. A crash leaves a review that is done
+// again.
+
+// Keeping says what is kept, and for how long.
+type Keeping struct {
+	// Grace is how long something must have been garbage before it is removed.
+	Grace time.Duration
+	// Lease is how long a client that was told of something may take to use it.
+	Lease time.Duration
+	// Untagged keeps manifests that nothing names, for ever.
+	Untagged bool
+	// History is how long what a tag has named is kept after that.
+	History time.Duration
+	// Moves is how many of the manifests that a tag has named last are kept in any
+	// case.
+	Moves int
+}
+
+// defaultKeeping is what holds unless SetKeeping is called.
+var defaultKeeping = Keeping{Grace: 24 * time.Hour, Lease: time.Hour, History: 7 * 24 * time.Hour}
+
+// SetKeeping sets what is kept from now on.
+func (l *Local) SetKeeping(k Keeping) { l.keeping.Store(&k) }
+
+// jitter spreads reviews that were queued together: up to a tenth of the grace
+// period.
+func jitter(d time.Duration) time.Duration {
+	if d < 10 {
+		return 0
+	}
+	return rand.N(d / 10) //nolint:gosec // it keeps no secret
+}
+
+// afterGrace is when a review of what may be garbage from now on is due.
+func (c *changing) afterGrace() int64 {
+	grace := c.local.keeping.Load().Grace
+	return c.now.Add(grace + jitter(grace)).UnixMicro()
+}
+
+// lease is until when something is kept that a client is told of now.
+func (c *changing) lease() int64 { return c.now.Add(c.local.keeping.Load().Lease).UnixMicro() }
+
+// queue makes a review due at a time, in place of one that is queued, and notes
+// that in w, which the caller has to write.
+func (c *changing) queue(kind storage.ReviewKind, repo string, d digest.Digest, w *storage.Watch, due, lease int64) error {
+	review := storage.Review{Kind: kind, Repo: repo, Digest: string(d), Since: c.now}
+	if w.Due != 0 {
+		old, err := storage.Reviews.Get(c, storage.ReviewKey(w.Due, kind, repo, d))
+		if err == nil {
+			review.Since, review.Tries = old.Since, old.Tries
+		}
+		if err := c.unqueue(kind, repo, d, w); err != nil {
+			return err
+		}
+	}
+	w.Due, w.Lease = due, max(w.Lease, lease)
+	return storage.Reviews.Put(c, storage.ReviewKey(due, kind, repo, d), review)
+}
+
+// unqueue forgets a review, and what w says of it. The lease stays.
+func (c *changing) unqueue(kind storage.ReviewKind, repo string, d digest.Digest, w *storage.Watch) error {
+	if w.Due == 0 {
+		return nil
+	}
+	due := w.Due
+	w.Due = 0
+	return storage.Reviews.Delete(c, storage.ReviewKey(due, kind, repo, d))
+}
+
+// watched is a table of rows that may be garbage.
+type watched[V any] struct {
+	kind  storage.ReviewKind
+	table storage.Table[V]
+	watch func(*V) *storage.Watch
+}
+
+var (
+	watchedManifests = watched[storage.Manifest]{storage.ReviewManifest, storage.Manifests, func(m *storage.Manifest) *storage.Watch { return &m.Watch }}
+	watchedLinks     = watched[storage.Link]{storage.ReviewLink, storage.Links, func(l *storage.Link) *storage.Watch { return &l.Watch }}
+	watchedBlobs     = watched[storage.Blob]{storage.ReviewBlob, storage.Stored, func(b *storage.Blob) *storage.Watch { return &b.Watch }}
+)
+
+// key is the key of a row; repo is empty for bytes.
+func (w watched[V]) key(repo string, d digest.Digest) []byte {
+	if w.kind == storage.ReviewBlob {
+		return storage.Key(storage.DigestPart(d))
+	}
+	return storage.Key(repo, storage.DigestPart(d))
+}
+
+// change changes the watch of a row, if the row is there.
+func (w watched[V]) change(c *changing, repo string, d digest.Digest, fn func(*storage.Watch) error) error {
+	row, err := w.table.Get(c, w.key(repo, d))
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	watch := w.watch(&row)
+	before := *watch
+	if err := fn(watch); err != nil || *watch == before {
+		return err
+	}
+	return w.table.Put(c, w.key(repo, d), row)
+}
+
+// queue makes a review of a row due at a time, if the row is there.
+func (w watched[V]) queue(c *changing, repo string, d digest.Digest, due int64) error {
+	return w.change(c, repo, d, func(watch *storage.Watch) error { return c.queue(w.kind, repo, d, watch, due, 0) })
+}
+
+// clear forgets the review of a row that something needs.
+func (w watched[V]) clear(c *changing, repo string, d digest.Digest) error {
+	return w.change(c, repo, d, func(watch *storage.Watch) error {
+		if watch.Due == 0 {
+			return nil
+		}
+		watch.Lease = 0
+		return c.unqueue(w.kind, repo, d, watch)
+	})
+}
+
+// touch gives a row of which a review is queued a lease.
+func (w watched[V]) touch(c *changing, repo string, d digest.Digest) error {
+	return w.change(c, repo, d, func(watch *storage.Watch) error {
+		if watch.Due == 0 {
+			return nil
+		}
+		return c.queue(w.kind, repo, d, watch, max(watch.Due, c.afterGrace()), c.lease())
+	})
+}
+
+// stale says whether a lease that a client needs now must be written: not each
+// time that it asks.
+func (l *Local) stale(w storage.Watch) bool {
+	k, now := l.keeping.Load(), l.now()
+	return w.Due != 0 && (w.Due < now.Add(k.Grace/2).UnixMicro() || w.Lease < now.Add(k.Lease/2).UnixMicro())
+}
+
+// leased returns err, the outcome of giving a lease. A store that cannot be
+// written to removes nothing either.
+func leased(err error) error {
+	if errors.Is(err, storage.ErrReadOnly) || errors.Is(err, storage.ErrNoSpace) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+package storage
+
+import (
+	"bytes"
+	"iter"
+
+	"github.com/tidwall/btree"
+)
+
+// Overlay returns a transaction over tx that can be written to, even if tx cannot:
+// what is written is seen in it alone, and forgotten with it. It is for finding
+// out what an update would do.
+func Overlay(tx Tx) Tx { return &overlay{below: tx} }
+
+type overlay struct {
+	below Tx
+	rows  btree.Map[string, *[]byte] // by table and key; nil for a row that is gone
+}
+
+func overlayPath(table string, key []byte) string { return table + "\x00" + string(key) }
+
+func (o *overlay) Get(table string, key []byte) ([]byte, error) {
+	v, ok := o.rows.Get(overlayPath(table, key))
+	switch {
+	case !ok:
+		return o.below.Get(table, key)
+	case v == nil:
+		return nil, ErrNotFound
+	}
+	return *v, nil
+}
+
+func (o *overlay) Put(table string, key, value []byte) error {
+	o.rows.Set(overlayPath(table, key), &value)
+	return nil
+}
+
+func (o *overlay) Delete(table string, key []byte) error {
+	o.rows.Set(overlayPath(table, key), nil)
+	return nil
+}
+
+func (o *overlay) Scan(table string, prefix, after []byte) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		over := o.over(table, prefix, after)
+		for row, err := range o.below.Scan(table, prefix, after) {
+			if err != nil {
+				yield(row, err)
+				return
+			}
+			for len(over) > 0 && bytes.Compare(over[0].Key, row.Key) < 0 {
+				if !yieldOver(over[0], yield) {
+					return
+				}
+				over = over[1:]
+			}
+			if len(over) > 0 && bytes.Equal(over[0].Key, row.Key) {
+				row, over = over[0], over[1:]
+			}
+			if !yieldOver(row, yield) {
+				return
+			}
+		}
+		for _, row := range over {
+			if !yieldOver(row, yield) {
+				return
+			}
+		}
+	}
+}
+
+// yieldOver yields a row, unless it is one that is gone.
+func yieldOver(row Row, yield func(Row, error) bool) bool {
+	return row.Value == nil || yield(row, nil)
+}
+
+// over lists the rows that were written, those that are gone without a value.
+func (o *overlay) over(table string, prefix, after []byte) (rows []Row) {
+	start := overlayPath(table, prefix)
+	o.rows.Ascend(start, func(path string, v *[]byte) bool {
+		if len(path) < len(start) || path[:len(start)] != start {
+			return false
+		}
+		key := []byte(path[len(table)+1:])
+		switch {
+		case bytes.Compare(key, after) <= 0 && after != nil:
+		case v == nil:
+			rows = append(rows, Row{Key: key})
+		default:
+			rows = append(rows, Row{Key: key, Value: *v})
+		}
+		return true
+	})
+	return rows
+}
