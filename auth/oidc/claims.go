@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,6 +87,28 @@ func texts(v any) (values []string) {
 		}
 	}
 	return values
+}
+
+// match says whether all patterns match: of a list, one of its elements.
+func (c claims) match(patterns map[string]string) bool {
+	for name, pattern := range patterns {
+		v, ok := c.lookup(name)
+		if !ok || !slices.ContainsFunc(texts(v), func(s string) bool { return glob(pattern, s) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// claimTexts are the names and patterns of claims, one after the other by name.
+func claimTexts(patterns map[string]string) (list []string, err error) {
+	for _, name := range slices.Sorted(maps.Keys(patterns)) {
+		if name == "" || patterns[name] == "" {
+			return nil, errors.New("a claim has no name or no value")
+		}
+		list = append(list, name, patterns[name])
+	}
+	return list, nil
 }
 
 // groups reads names of groups: a list of text, or text.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -45,6 +46,10 @@ type Options struct {
 	Prefix string
 	// NoPrefix puts nothing before it. The provider can then sign in any account.
 	NoPrefix bool
+	// Claims must all match those of who signs in, as WorkloadOptions.Claims. None:
+	// everybody may sign in whom the provider knows, which for a public one is the
+	// world.
+	Claims map[string]string
 	// CA is a file with the certificates of authorities that may sign the
 	// provider's; the system's are taken if it is empty.
 	CA  string
@@ -87,11 +92,18 @@ func NewProvider(o Options) (*Provider, error) {
 	if o.GroupsClaim == "" {
 		o.GroupsClaim = "groups"
 	}
+	o.Claims = maps.Clone(o.Claims)
+	wanted, err := claimTexts(o.Claims)
+	if err != nil {
+		return fail(err)
+	}
 	is, err := newIssuer(o.Issuer, o.CA, o.Log, o.Now)
 	if err != nil {
 		return fail(err)
 	}
-	return &Provider{o: o, issuer: is, epoch: epoch(o.Issuer, o.ClientID), places: make(places, maxExchanges)}, nil
+	// Who was let in before does not hold once more is asked for.
+	parts := append([]string{o.Issuer, o.ClientID}, wanted...)
+	return &Provider{o: o, issuer: is, epoch: epoch(parts...), places: make(places, maxExchanges)}, nil
 }
 
 // epoch is a short text that differs if one of the parts does.
@@ -233,9 +245,9 @@ func (p *Provider) complete(ctx context.Context, found *discovered, access *oaut
 	if account == "" {
 		account = "email"
 	}
-	_, hasAccount := c.lookup(account)
-	_, hasGroups := c.lookup(p.o.GroupsClaim)
-	if hasAccount && hasGroups || found.provider.UserInfoEndpoint() == "" {
+	wanted := append(slices.Collect(maps.Keys(p.o.Claims)), account, p.o.GroupsClaim)
+	missing := slices.ContainsFunc(wanted, func(name string) bool { _, has := c.lookup(name); return !has })
+	if !missing || found.provider.UserInfoEndpoint() == "" {
 		return nil
 	}
 	info, err := found.provider.UserInfo(ctx, oauth2.StaticTokenSource(access))
@@ -258,6 +270,9 @@ func (p *Provider) complete(ctx context.Context, found *discovered, access *oaut
 }
 
 func (p *Provider) identity(c claims) (*auth.Identity, error) {
+	if !c.match(p.o.Claims) {
+		return nil, wrong("its claims are not those that the configuration wants")
+	}
 	account, err := p.account(c)
 	if err != nil {
 		return nil, wrong("%v", err)

@@ -48,6 +48,16 @@ func TestSignIn(t *testing.T) {
 			name: "no such claim", user: berthtest.Alice, refused: "no claim employee",
 			change: func(o *oidc.Options) { o.AccountClaim = "employee" },
 		},
+		{
+			name: "claims that match", user: berthtest.Alice, account: "test/alice@example.com", groups: []string{"admins", "developers"},
+			change: func(o *oidc.Options) {
+				o.Claims = map[string]string{"groups": "dev*", "email": "*@example.com", "family_name": "Liddell"}
+			},
+		},
+		{
+			name: "claims of which one does not match", user: berthtest.Alice, refused: "not those that the configuration wants",
+			change: func(o *oidc.Options) { o.Claims = map[string]string{"groups": "admins", "hd": "*"} },
+		},
 		{name: "subject that is no name", user: berthtest.Mallory, refused: "cannot be an account's name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -195,6 +205,7 @@ func TestProviderOptions(t *testing.T) {
 		"query in URL":       func(o *oidc.Options) { o.Issuer = "https://a.example?b" },
 		"file":               func(o *oidc.Options) { o.Issuer = "file:///etc/passwd" },
 		"http like loopback": func(o *oidc.Options) { o.Issuer = "http://localhost.a.example" },
+		"an empty claim":     func(o *oidc.Options) { o.Claims = map[string]string{"hd": ""} },
 		"two prefixes":       func(o *oidc.Options) { o.Prefix, o.NoPrefix = "a/", true },
 		"strange prefix":     func(o *oidc.Options) { o.Prefix = "a b/" },
 		"CA":                 func(o *oidc.Options) { o.CA = "/dev/null" },

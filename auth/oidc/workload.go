@@ -106,13 +106,11 @@ func newRule(o WorkloadOptions) (*rule, error) {
 	o.Claims, o.Groups = maps.Clone(o.Claims), slices.Clone(o.Groups)
 	// A rule that was changed no longer vouches for those whom it let in before.
 	parts := []string{o.Name, o.Issuer, o.Audience, o.Account, strings.Join(o.Groups, "\x00")}
-	for _, name := range slices.Sorted(maps.Keys(o.Claims)) {
-		if name == "" || o.Claims[name] == "" {
-			return nil, errors.New("a claim has no name or no value")
-		}
-		parts = append(parts, name, o.Claims[name])
+	wanted, err := claimTexts(o.Claims)
+	if err != nil {
+		return nil, err
 	}
-	return &rule{WorkloadOptions: o, account: account, epoch: epoch(parts...)}, nil
+	return &rule{WorkloadOptions: o, account: account, epoch: epoch(append(parts, wanted...)...)}, nil
 }
 
 // Name is the source's name.
@@ -163,21 +161,11 @@ func (w *Workload) match(t *oidc.IDToken, c claims) (*rule, error) {
 			continue
 		}
 		missed = "claims"
-		if r.matches(c) {
+		if c.match(r.Claims) {
 			return r, nil
 		}
 	}
 	return nil, wrong("no workload rule matches its %s (subject %q)", missed, t.Subject)
-}
-
-func (r *rule) matches(c claims) bool {
-	for name, pattern := range r.Claims {
-		v, ok := c.lookup(name)
-		if !ok || !slices.ContainsFunc(texts(v), func(s string) bool { return glob(pattern, s) }) {
-			return false
-		}
-	}
-	return true
 }
 
 // Current says whether the rule that let a job in is still there, unchanged.

@@ -105,19 +105,28 @@ func newWorkload(c config.Config, log *slog.Logger) (*oidc.Workload, error) {
 	var rules []oidc.WorkloadOptions
 	for _, name := range slices.Sorted(maps.Keys(c.Auth.Workload)) {
 		w := c.Auth.Workload[name]
-		claims := map[string]string{}
-		for _, s := range w.Claims {
-			claim, pattern, _ := strings.Cut(s, "=")
-			if _, twice := claims[claim]; twice {
-				return nil, fmt.Errorf("%s: claim %s is there twice", name, claim)
-			}
-			claims[claim] = pattern
+		claims, err := claimPatterns(w.Claims)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		rules = append(rules, oidc.WorkloadOptions{
 			Name: name, Issuer: w.Issuer, Audience: w.Audience, CA: w.CA, Claims: claims, Account: w.Account, Groups: w.Groups, Log: log,
 		})
 	}
 	return oidc.NewWorkload(rules)
+}
+
+// claimPatterns reads claims of the form NAME=PATTERN.
+func claimPatterns(list []string) (map[string]string, error) {
+	claims := map[string]string{}
+	for _, s := range list {
+		claim, pattern, _ := strings.Cut(s, "=")
+		if _, twice := claims[claim]; twice {
+			return nil, fmt.Errorf("claim %s is there twice", claim)
+		}
+		claims[claim] = pattern
+	}
+	return claims, nil
 }
 
 // newProviders are the providers that people sign in with.
@@ -128,9 +137,13 @@ func newProviders(c config.Config, log *slog.Logger) (all []*oidc.Provider, err 
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		claims, err := claimPatterns(p.Claims)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 		provider, err := oidc.NewProvider(oidc.Options{
 			Name: name, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: clientSecret, Scopes: p.Scopes,
-			AccountClaim: p.AccountClaim, GroupsClaim: p.GroupsClaim, Prefix: p.Prefix, NoPrefix: p.NoPrefix, CA: p.CA, Log: log,
+			AccountClaim: p.AccountClaim, GroupsClaim: p.GroupsClaim, Prefix: p.Prefix, NoPrefix: p.NoPrefix, Claims: claims, CA: p.CA, Log: log,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)

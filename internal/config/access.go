@@ -74,6 +74,7 @@ type OIDC struct {
 	AccountClaim, GroupsClaim                        string
 	Prefix                                           string
 	NoPrefix                                         bool
+	Claims                                           []string // name=pattern
 	CA                                               string
 }
 

@@ -18,6 +18,8 @@ const oidcExample = `google:
   groups_claim: groups
   prefix: google/         # before the account's name
   no_prefix: false        # dangerous where users choose their names
+  claims: ["hd=example.com"]  # all must match; [] lets in everybody whom the
+                          #   provider knows: of a public one, the world
   ca: ""                  # authorities of its certificate
 `
 
@@ -42,6 +44,7 @@ func oidc(c *Config) *settings.Named {
 				{Name: "groups_claim", Value: line(&o.GroupsClaim, "the name of a claim")},
 				{Name: "prefix", Value: line(&o.Prefix, "a text")},
 				{Name: "no_prefix", Value: settings.Boolean(&o.NoPrefix)},
+				{Name: "claims", Value: list(&o.Claims, "a list of NAME=PATTERN", claim.MatchString)},
 				{Name: "ca", Value: file(&o.CA)},
 			}
 		},

@@ -35,6 +35,7 @@ auth:
       issuer: https://accounts.google.com
       client_id: 1234.apps.googleusercontent.com
       client_secret_file: /etc/berth/google.secret
+      claims: ["hd=example.com"]
   workload:
     github-main:
       issuer: https://token.actions.githubusercontent.com
