@@ -61,6 +61,9 @@ func Match(pattern, repo string) bool {
 	if repo == "" {
 		return pattern == everything
 	}
+	if pattern == repo { // as what a registry token grants is: a valid name is a valid pattern
+		return registry.ValidRepository(repo)
+	}
 	return ValidPattern(pattern) && registry.ValidRepository(repo) && match(pattern, repo)
 }
 

@@ -13,6 +13,7 @@ type entry struct {
 	may     bool
 	who     subject
 	pattern string
+	below   bool // it matches whatever starts as its pattern does: "team/**"
 }
 
 // query is what a policy is asked.
@@ -29,6 +30,8 @@ func (e *entry) matches(q *query) bool {
 		return false
 	case q.repo == "" || e.pattern == everything:
 		return e.pattern == everything
+	case e.below:
+		return strings.HasPrefix(q.repo, e.pattern[:len(e.pattern)-len(everything)])
 	}
 	return match(e.pattern, q.repo)
 }
@@ -44,8 +47,10 @@ func (e *entry) is(q *query) bool {
 // that their pattern matches starts with, or ends with if that is longer, and then
 // by subject: of ten thousand rules for as many teams a question meets one or two.
 type index struct {
-	subjects           map[subject]int32 // numbers
-	groups             map[string]int32  // those of them that are groups, by name
+	// The numbers of subjects. Those that are words have that of their kind.
+	users, groups      map[string]int32
+	claims             map[string]map[string]int32 // by name and value
+	numbers            int32                       // given so far
 	prefixes, suffixes nodes
 }
 
@@ -70,6 +75,7 @@ const few = 8
 func (x *index) add(e entry) {
 	e.number = x.number(e.who)
 	prefix, suffix := literals(e.pattern)
+	e.below = strings.HasSuffix(prefix, "/") && e.pattern == prefix+everything
 	if len(suffix) > len(prefix) {
 		x.suffixes.add(suffix, e)
 	} else {
@@ -79,18 +85,34 @@ func (x *index) add(e entry) {
 
 // number returns that of a subject, a new one perhaps.
 func (x *index) number(s subject) int32 {
-	n, ok := x.subjects[s]
+	switch s.kind {
+	case user:
+		return x.named(&x.users, s.name)
+	case group:
+		return x.named(&x.groups, s.name)
+	case claim:
+		if x.claims == nil {
+			x.claims = map[string]map[string]int32{}
+		}
+		values := x.claims[s.name]
+		n := x.named(&values, s.text)
+		x.claims[s.name] = values
+		return n
+	}
+	return int32(s.kind)
+}
+
+func (x *index) named(numbers *map[string]int32, name string) int32 {
+	n, ok := (*numbers)[name]
 	if ok {
 		return n
 	}
-	if x.subjects == nil {
-		x.subjects, x.groups = map[subject]int32{}, map[string]int32{}
+	if *numbers == nil {
+		*numbers = map[string]int32{}
 	}
-	n = int32(len(x.subjects))
-	x.subjects[s] = n
-	if s.kind == group {
-		x.groups[s.name] = n
-	}
+	x.numbers++
+	n = int32(claimMatch) + x.numbers
+	(*numbers)[name] = n
 	return n
 }
 
@@ -134,24 +156,37 @@ func (n *node) bySubject() {
 	n.entries = nil
 }
 
-// first returns the first entry that matches, or nil.
-func (x *index) first(id *Identity, repo string, a Action) (best *entry) {
-	// Of the many groups that somebody may be in, few are in rules.
-	var room [32]int32
-	known := room[:0]
-	for s := range id.subjects() {
-		var n int32
-		var ok bool
-		if s.kind == group {
-			n, ok = x.groups[s.name] // quicker than by subject
-		} else {
-			n, ok = x.subjects[s]
-		}
-		if ok {
+// known appends the numbers of what an identity is, without claimMatch. Of the many
+// groups that somebody may be in, few are in rules.
+func (x *index) known(id *Identity, known []int32) []int32 {
+	known = append(known, int32(everyone))
+	if id.IsAnonymous() {
+		return append(known, int32(anonymous))
+	}
+	known = append(known, int32(authenticated))
+	if n, ok := x.users[id.Account]; ok {
+		known = append(known, n)
+	}
+	for _, name := range id.Groups {
+		if n, ok := x.groups[name]; ok {
 			known = append(known, n)
 		}
 	}
-	q := &query{id, known, repo, a}
+	if len(x.claims) == 0 {
+		return known
+	}
+	for name, value := range id.Claims {
+		if n, ok := x.claims[name][value]; ok {
+			known = append(known, n)
+		}
+	}
+	return known
+}
+
+// first returns the first entry that matches, or nil.
+func (x *index) first(id *Identity, repo string, a Action) (best *entry) {
+	var room [32]int32
+	q := &query{id, x.known(id, room[:0]), repo, a}
 	for _, n := range x.prefixes.lengths {
 		if n > len(q.repo) {
 			break

@@ -100,11 +100,11 @@ func access(ctx context.Context, b *bench) ([]*figure, error) {
 	}
 	var figures []*figure
 	for _, clients := range []int{b.readers, 1} {
-		f, err := b.compareReaders(ctx, clients, readers)
+		some, err := b.compareReaders(ctx, clients, readers)
 		if err != nil {
 			return nil, err
 		}
-		figures = append(figures, f)
+		figures = append(figures, some...)
 	}
 	return figures, nil
 }
@@ -117,28 +117,46 @@ type reader struct {
 }
 
 // compareReaders counts the requests a second that so many clients of each kind
-// make.
-func (b *bench) compareReaders(ctx context.Context, clients int, readers []reader) (*figure, error) {
+// make, and what each of them costs the server.
+func (b *bench) compareReaders(ctx context.Context, clients int, readers []reader) ([]*figure, error) {
 	const target = "/v2/" + accessRepo + "/manifests/" + accessTag
-	f := &figure{Name: "GET a manifest, " + plural(clients, "client"), Unit: "requests/s"}
+	rate := &figure{Name: "GET a manifest, " + plural(clients, "client"), Unit: "requests/s"}
+	cost := &figure{Name: rate.Name + ": the server's processor time for a request", Unit: "µs"}
 	var turns []turn
 	for _, r := range readers {
 		req := request(http.MethodGet, r.server.addr, target, append(r.headers, "Accept: "+ocispec.MediaTypeImageManifest)...)
-		load := func(window time.Duration) func() (float64, error) {
-			return func() (float64, error) { return b.readLoad(ctx, r.server, req, clients, window, &figure{}) }
+		load := func(window time.Duration, cost *figure) func() (float64, error) {
+			return func() (float64, error) { return r.load(ctx, req, clients, window, cost) }
 		}
-		if _, err := b.profiled(ctx, 0, f, turn{r.of, r.server, load(b.window)}); err != nil { // warms up
+		if _, err := b.profiled(ctx, 0, rate, turn{r.of, r.server, load(b.window, &figure{})}); err != nil { // warms up
 			return nil, fmt.Errorf("%s: %w", r.of, err)
 		}
-		turns = append(turns, turn{r.of, r.server, load(b.window / turnsOfRun)})
+		turns = append(turns, turn{r.of, r.server, load(b.window/turnsOfRun, cost)})
 	}
-	if err := b.shortTurns(ctx, f, turns...); err != nil {
+	if err := b.shortTurns(ctx, rate, turns...); err != nil {
 		return nil, err
 	}
-	f.ratio(withToken, withNothing, atLeast(0.95))
-	f.ratio(withPassword, withNothing, bound{})
-	f.ratio(withKey, withNothing, bound{})
-	return f, nil
+	for i, of := range []string{withToken, withPassword, withKey} {
+		rate.ratio(of, withNothing, []bound{atLeast(0.95), {}, {}}[i])
+		cost.ratio(of, withNothing, bound{})
+	}
+	return []*figure{rate, cost}, nil
+}
+
+// load has clients send a request again and again, and returns how often a second
+// it was answered. It adds what one costs the server to cost.
+func (r reader) load(ctx context.Context, req []byte, clients int, window time.Duration, cost *figure) (float64, error) {
+	before, err := r.server.proc.cpu()
+	if err != nil {
+		return 0, err
+	}
+	took, elapsed, err := readFor(ctx, r.server, req, clients, window)
+	if err != nil {
+		return 0, err
+	}
+	after, err := r.server.proc.cpu()
+	cost.add(r.of, microseconds(after-before)/float64(len(took)))
+	return float64(len(took)) / elapsed.Seconds(), err
 }
 
 // turnsOfRun is how many turns each server has in a run of shortTurns.

@@ -43,9 +43,9 @@ func manifest(ctx context.Context, b *bench) ([]*figure, error) {
 		var turns []turn
 		for _, s := range servers {
 			req := request(method, s.addr, target, "Accept: "+ocispec.MediaTypeImageManifest)
-			measure := func() (float64, error) { return b.readLoad(ctx, s, req, b.readers, b.window, latency) }
+			measure := func() (float64, error) { return b.readLoad(ctx, s, req, latency) }
 			turns = append(turns, turn{s.name, s, measure})
-			if _, err := b.readLoad(ctx, s, req, b.readers, b.window, &figure{}); err != nil { // warms up
+			if _, err := b.readLoad(ctx, s, req, &figure{}); err != nil { // warms up
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
 		}
@@ -65,10 +65,18 @@ func manifest(ctx context.Context, b *bench) ([]*figure, error) {
 func p50(s *server) string { return s.name + " p50" }
 func p99(s *server) string { return s.name + " p99" }
 
-// readLoad has clients send a request again and again for as long as the window
-// and returns how often a second it was answered. It adds what single requests
-// took to latency.
-func (b *bench) readLoad(ctx context.Context, s *server, req []byte, clients int, window time.Duration, latency *figure) (float64, error) {
+// readLoad sends a request again and again for b.window and returns how often a
+// second it was answered. It adds what single requests took to latency.
+func (b *bench) readLoad(ctx context.Context, s *server, req []byte, latency *figure) (float64, error) {
+	took, elapsed, err := readFor(ctx, s, req, b.readers, b.window)
+	latency.add(p50(s), microseconds(quantile(took, 0.50)))
+	latency.add(p99(s), microseconds(quantile(took, 0.99)))
+	return float64(len(took)) / elapsed.Seconds(), err
+}
+
+// readFor has clients send a request again and again for as long as the window. It
+// returns what each request took, and all of them together.
+func readFor(ctx context.Context, s *server, req []byte, clients int, window time.Duration) ([]time.Duration, time.Duration, error) {
 	took := make([][]time.Duration, clients)
 	end := time.Now().Add(window)
 	elapsed, err := together(ctx, s.addr, clients, func(i int, c *conn) error {
@@ -84,10 +92,7 @@ func (b *bench) readLoad(ctx context.Context, s *server, req []byte, clients int
 		took[i] = mine
 		return nil
 	})
-	all := slices.Concat(took...)
-	latency.add(p50(s), microseconds(quantile(all, 0.50)))
-	latency.add(p99(s), microseconds(quantile(all, 0.99)))
-	return float64(len(all)) / elapsed.Seconds(), err
+	return slices.Concat(took...), elapsed, err
 }
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }

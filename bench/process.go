@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -137,6 +138,31 @@ func (p *process) memory() (memory, error) {
 
 // resetPeak makes VmHWM start from what is resident now.
 func (p *process) resetPeak() error { return os.WriteFile(p.proc("clear_refs"), []byte("5"), 0) }
+
+// cpu is how long processors have worked for a process.
+func (p *process) cpu() (time.Duration, error) {
+	threads, err := filepath.Glob(p.proc("task/*/schedstat"))
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, thread := range threads {
+		b, err := os.ReadFile(thread)
+		if errors.Is(err, fs.ErrNotExist) { // it has just ended
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		onProcessor, _, _ := strings.Cut(string(b), " ")
+		ns, err := strconv.ParseInt(onProcessor, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(ns)
+	}
+	return sum, nil
+}
 
 func (p *process) proc(file string) string {
 	return fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file)

@@ -3,6 +3,8 @@ package gate
 import (
 	"context"
 	"errors"
+	"strings"
+	"time"
 
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/tokens"
@@ -28,6 +30,22 @@ func (g *Gate) verify(ctx context.Context, f from, raw string) (*auth.Identity, 
 			g.bearer.put(raw, p, now)
 		}
 	}
+	return g.holds(raw, p, now)
+}
+
+// remembered finds a registry token that was verified lately, as nearly all are
+// sent: what is the same as one that was well formed need not be looked at again.
+func (g *Gate) remembered(header []string, now time.Time) (raw string, p proof, ok bool) {
+	if len(header) != 1 || !strings.HasPrefix(header[0], "Bearer eyJ") { // a JSON Web Token
+		return "", proof{}, false
+	}
+	raw = header[0][len("Bearer "):]
+	p, ok = g.bearer.get(raw, now)
+	return raw, p, ok
+}
+
+// holds returns whose a registry token is that was verified, if it still holds.
+func (g *Gate) holds(raw string, p proof, now time.Time) (*auth.Identity, error) {
 	if !now.Before(p.until) {
 		g.bearer.drop(raw)
 		return nil, errExpired

@@ -38,7 +38,7 @@ func (g *Gate) Identify(next http.Handler) http.Handler {
 
 // serve serves a request, to which somebody must have signed in if ask is true.
 func (g *Gate) serve(w http.ResponseWriter, r *http.Request, next http.Handler, ask bool) {
-	f := arrived(w, r)
+	f := g.arrived(w, r)
 	id, err := g.whose(r, f)
 	if err == nil && ask && id == auth.Anonymous {
 		err = errNone
@@ -60,31 +60,33 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request, next http.Handler, 
 }
 
 // arrived sees to it that the request has an id that all who tell of it use.
-func arrived(w http.ResponseWriter, r *http.Request) from {
+func (g *Gate) arrived(w http.ResponseWriter, r *http.Request) from {
 	id := []string{registry.RequestID(r)}
 	r.Header["X-Request-Id"] = id
 	w.Header()["X-Request-Id"] = id
-	return from{client: hostOf(r.RemoteAddr), request: id[0], start: time.Now()}
+	return from{client: hostOf(r.RemoteAddr), request: id[0], start: g.o.Now()}
 }
 
 // enter returns the request with its caller in its context.
 func (g *Gate) enter(r *http.Request, id *auth.Identity, f from) *http.Request {
-	s := &auth.Session{Identity: id}
+	c := &struct {
+		session auth.Session
+		actor   audit.Actor
+	}{auth.Session{Identity: id}, f.actor(id)} // one allocation: every request has both
 	if !g.o.Open {
-		s.Challenge = func(scope string, insufficient bool) string {
+		c.session.Challenge = func(scope string, insufficient bool) string {
 			if insufficient {
 				return g.challenge(r, scope, insufficientScope)
 			}
 			return g.challenge(r, scope, "")
 		}
 	}
-	ctx := auth.NewContext(r.Context(), s)
-	return r.WithContext(audit.NewContext(ctx, f.actor(id)))
+	return r.WithContext(audit.NewContext(auth.NewContext(r.Context(), &c.session), &c.actor))
 }
 
 // actor is who acts, if it is id.
-func (f from) actor(id *auth.Identity) *audit.Actor {
-	return &audit.Actor{Account: id.Account, Source: id.Source, Key: id.Key, Client: f.client, Request: f.request}
+func (f from) actor(id *auth.Identity) audit.Actor {
+	return audit.Actor{Account: id.Account, Source: id.Source, Key: id.Key, Client: f.client, Request: f.request}
 }
 
 // whose finds out whose a request is: auth.Anonymous if it says nothing of that.
@@ -94,7 +96,11 @@ func (g *Gate) whose(r *http.Request, f from) (*auth.Identity, error) {
 	if g.o.Open {
 		return auth.Anonymous, nil
 	}
-	c, err := parseAuthorization(r.Header["Authorization"])
+	header := r.Header["Authorization"]
+	if raw, p, ok := g.remembered(header, f.start); ok {
+		return g.holds(raw, p, f.start)
+	}
+	c, err := parseAuthorization(header)
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +145,6 @@ func network(client string) string {
 }
 
 func (g *Gate) record(ctx context.Context, f from, id *auth.Identity, e audit.Event) {
-	e.Time, e.Actor = g.o.Now(), *f.actor(id)
+	e.Time, e.Actor = g.o.Now(), f.actor(id)
 	g.o.Audit.Record(ctx, e)
 }

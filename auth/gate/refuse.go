@@ -107,7 +107,7 @@ func (g *Gate) observe(r *http.Request, f from, route string, status int, n int6
 	}
 	rec := registry.Record{
 		ID: f.request, Client: f.client, Method: r.Method, Path: r.URL.Path, Route: route,
-		Status: status, Out: n, Duration: time.Since(f.start),
+		Status: status, Out: n, Duration: g.o.Now().Sub(f.start),
 	}
 	if out != nil {
 		rec.Err = out.kind.With("%s", out.text)

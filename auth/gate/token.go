@@ -23,7 +23,7 @@ import (
 // these get no refresh token: it would outlive what proved who they are.
 func (g *Gate) TokenHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f := arrived(w, r)
+		f := g.arrived(w, r)
 		h := w.Header()
 		h.Set("Cache-Control", "no-store") // RFC 6749, section 5.1
 		h.Set("Pragma", "no-cache")
