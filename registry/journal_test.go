@@ -229,6 +229,16 @@ func TestLimits(t *testing.T) {
 	if _, err := l.CommitUpload(ctx, "a", id, registry.Chunk{}, strings.NewReader(""), digest.FromString(ten)); err != nil {
 		t.Error(err)
 	}
+	if id, err = l.StartUpload(ctx, "a", digest.SHA256); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.WriteUpload(ctx, "a", id, registry.Chunk{}, strings.NewReader(ten)); err != nil {
+		t.Fatal(err)
+	}
+	l.SetLimits(registry.Limits{Blob: 5})
+	if _, err := l.WriteUpload(ctx, "a", id, registry.Chunk{}, strings.NewReader("x")); !errors.Is(err, registry.ErrTooLarge) {
+		t.Errorf("a session that held more before the limit was lowered: %v", err)
+	}
 	l.SetLimits(registry.Limits{Manifest: 100})
 	if _, err := artifact(t, l, "long", "v1"); !errors.Is(err, registry.ErrManifestTooLarge) {
 		t.Errorf("a manifest that is too large: %v", err)

@@ -87,7 +87,8 @@ func (l *Local) limit(r io.Reader, held int64) (io.Reader, error) {
 		return r, nil
 	}
 	b := &bounded{r: r, left: most - held, err: ErrTooLarge.With("blob is larger than the %d bytes that this registry takes", most)}
-	if known, ok := r.(Lengther); ok && known.Length() > b.left {
+	known, ok := r.(Lengther)
+	if b.left < 0 || ok && known.Length() > b.left { // of a session, the limit may be newer
 		return nil, b.err
 	}
 	return b, nil
