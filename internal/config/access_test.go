@@ -102,6 +102,10 @@ func TestAccessErrors(t *testing.T) {
 			"a workload that everybody is", "auth: {workload: {a: {issuer: 'https://a', audience: b}}}\npolicy: [{who: [a], repos: ['**'], may: [pull]}]",
 			`berth.yaml:1: auth.workload: expected claims for a: without any, everybody whom the provider knows would be this account`,
 		},
+		{"rules of retention that keep nothing", "retention: [{repos: ['**']}, {tags: '('}]\nquota: [{bytes: 1g}]", lines(
+			`berth.yaml:1: retention[2].tags: expected a regular expression, found "("`)},
+		{"a retention that keeps nothing", "retention: [{repos: ['**']}]", `berth.yaml:1: retention: expected something to be kept in rule 1: last, pushed_within, pulled_within, semver or matching`},
+		{"a quota of nothing", "quota: [{repos: ['**']}]", `berth.yaml:1: quota: expected bytes or tags in quota 1`},
 		{"a secret is not shown", "auth: {ldap: {bind_password: \"hush\\nhush\"}}", `berth.yaml:1: auth.ldap.bind_password: expected a text without line breaks`},
 		{"a secret of another type", "auth: {ldap: {bind_password: 12345}}", `berth.yaml:1: auth.ldap.bind_password: expected a text without line breaks`},
 	} {

@@ -24,6 +24,10 @@ type Config struct {
 	// Immutable are REPOSITORY:TAG patterns of tags that are created once.
 	Immutable []string
 	Limits    Limits
+	GC        GC
+	Scrub     Scrub
+	Retention []Retention // in order
+	Quota     []Quota
 	Audit     Audit
 	Webhooks  map[string]*Webhook
 }
@@ -92,7 +96,11 @@ func Default() Config {
 			},
 		},
 		Limits: Limits{Burst: 100},
-		Audit:  Audit{MaxSize: 100_000_000, Keep: 10},
+		GC: GC{
+			Grace: 24 * time.Hour, Lease: time.Hour, Untagged: true, History: 7 * 24 * time.Hour, Interval: time.Minute,
+		},
+		Scrub: Scrub{Interval: 30 * 24 * time.Hour, Rate: 20_000_000},
+		Audit: Audit{MaxSize: 100_000_000, Keep: 10},
 	}
 }
 

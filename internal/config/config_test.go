@@ -85,7 +85,7 @@ func TestReloadable(t *testing.T) {
 	}
 	c := Config{}
 	changed, needRestart = Reloadable(Default(), c)
-	if want := []string{"log.access", "storage.upload_expiry", "limits.burst"}; !slices.Equal(changed, want) {
+	if want := []string{"log.access", "storage.upload_expiry", "gc.grace", "gc.lease", "gc.untagged", "gc.history", "gc.interval", "scrub.interval", "scrub.rate", "limits.burst"}; !slices.Equal(changed, want) {
 		t.Errorf("can be reloaded: %q, want %q", changed, want)
 	}
 	if !slices.Contains(needRestart, "http.addr") || !slices.Contains(needRestart, "auth.tokens.ttl") || slices.Contains(needRestart, "log.level") {
