@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -174,6 +175,15 @@ func denialEvent(d auth.Denial) audit.Event {
 		e.Reason = "no rule of the policy allows it"
 	}
 	return e
+}
+
+// immutableEvent is what the audit says of a request that an immutable tag has
+// refused, whatever policy allows.
+func immutableEvent(r registry.Record) (e audit.Event, ok bool) {
+	if !errors.Is(r.Err, registry.ErrTagImmutable) {
+		return e, false
+	}
+	return audit.Event{Kind: audit.Access, Outcome: audit.Denied, Repo: r.Repo, Action: r.Action, Reason: r.Err.Error()}, true
 }
 
 // newPages makes the pages that people sign in on.

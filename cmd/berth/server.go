@@ -94,7 +94,12 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	}
 	api := registry.NewServer(content, registry.ServerOptions{
 		BodyTimeout: d.cfg.HTTP.BodyTimeout, Log: d.log,
-		Observe: func(ctx context.Context, r registry.Record) { d.observe(ctx, metrics, r) },
+		Observe: func(ctx context.Context, r registry.Record) {
+			d.observe(ctx, metrics, r)
+			if e, ok := immutableEvent(r); ok {
+				recorder.Record(ctx, e)
+			}
+		},
 	})
 	administration := admin.New(admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Audit: recorder, Log: d.log})
 	d.admin = admin.Local(administration)
