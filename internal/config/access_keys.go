@@ -121,7 +121,7 @@ var accessKeys = []settings.Key[Config]{
 		Path: "auth.ldap.url",
 		Doc:  "A directory that knows accounts, ldaps://ldap.example.com; \"\" for none.",
 		Value: func(c *Config) *settings.Value {
-			return settings.Match(&c.Auth.LDAP.URL, `a URL such as ldaps://ldap.example.com, or ""`, ldapURL)
+			return settings.Hidden(settings.Match(&c.Auth.LDAP.URL, `a URL such as ldaps://ldap.example.com, or ""`, ldapURL))
 		},
 	}, {
 		Path:  "auth.ldap.start_tls",

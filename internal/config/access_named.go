@@ -149,7 +149,7 @@ func webhooks(c *Config) *settings.Named {
 				w.Timeout = 10 * time.Second
 			}
 			return []settings.Field{
-				{Name: "url", Value: settings.Match(&w.URL, wantURL, httpURL)},
+				{Name: "url", Value: settings.Hidden(settings.Match(&w.URL, wantURL, httpURL))},
 				{Name: "secret", Value: settings.Secret(&w.Secret)},
 				{Name: "secret_file", Value: file(&w.SecretFile)},
 				{Name: "events", Value: list(&w.Events, "a list of push, pull, delete, tag", oneOf("push", "pull", "delete", "tag"))},

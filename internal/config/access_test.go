@@ -107,6 +107,8 @@ func TestAccessErrors(t *testing.T) {
 		{"a retention that keeps nothing", "retention: [{repos: ['**']}]", `berth.yaml:1: retention: expected something to be kept in rule 1: last, pushed_within, pulled_within, semver or matching`},
 		{"a quota of nothing", "quota: [{repos: ['**']}]", `berth.yaml:1: quota: expected bytes or tags in quota 1`},
 		{"a secret is not shown", "auth: {ldap: {bind_password: \"hush\\nhush\"}}", `berth.yaml:1: auth.ldap.bind_password: expected a text without line breaks`},
+		{"a password in a URL", "webhooks: {a: {url: 'ftp://u:hush@x', events: [push]}}", `berth.yaml:1: webhooks.a.url: expected a URL such as https://example.com/path`},
+		{"a password in a directory's URL", "auth: {ldap: {url: 'u:hush@x'}}", `berth.yaml:1: auth.ldap.url: expected a URL such as ldaps://ldap.example.com, or ""`},
 		{"a secret of another type", "auth: {ldap: {bind_password: 12345}}", `berth.yaml:1: auth.ldap.bind_password: expected a text without line breaks`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -243,7 +243,11 @@ func Match(p *string, want string, pattern *regexp.Regexp) *Value {
 
 // Secret is text that no message shows.
 func Secret(p *string) *Value {
-	v := Text(p, "a text without line breaks", same, func(s string) (string, bool) { return s, !strings.ContainsAny(s, "\x00\r\n") })
+	return Hidden(Text(p, "a text without line breaks", same, func(s string) (string, bool) { return s, !strings.ContainsAny(s, "\x00\r\n") }))
+}
+
+// Hidden makes a value one that no message shows: a URL may have a password in it.
+func Hidden(v *Value) *Value {
 	v.secret = true
 	return v
 }
