@@ -164,7 +164,7 @@ func TestSignIn(t *testing.T) {
 	}
 	s.idp.Start()
 	s.idp.Rotate()
-	eventually(t, "the provider is found again", func() bool {
+	waitFor(t, "form of the provider, which is back", func() bool {
 		res, err := carol.Get(s.URL + "/oidc/test")
 		return strings.Contains(body(t, res, err), `name="password"`)
 	})
@@ -177,23 +177,20 @@ func TestSignIn(t *testing.T) {
 	s.skopeo.Run("inspect", "--tls-verify=false", s.repo("team/web:v1"))
 	s.revoke(t, carol, id)
 	mustRefuse(t, s.skopeo, "unauthorized|wrong password|invalid username/password", "inspect", "--tls-verify=false", s.repo("team/web:v1"))
-	noSecrets(t, s.Log(), key, bobsKey)
+	noSecrets(t, s.Log(), key, bobsKey, "code=")
+	s.Stop() // what it has logged is there then
+	for line := range strings.Lines(s.Log()) {
+		e := decode[struct{ Event, Request, Subject string }](t, line)
+		if e.Event != "" && !strings.Contains(s.Log(), `"msg":"request","id":"`+e.Request+`"`) {
+			t.Errorf("the log has no such request: %s", line)
+		}
+	}
 }
 
 func (s *site) revoke(t *testing.T, browser *http.Client, id string) {
 	t.Helper()
 	res, err := browser.PostForm(s.URL+"/tokens/"+id+"/revoke", nil)
 	body(t, res, err)
-}
-
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
-		}
-	}
 }
 
 // TestWorkload has jobs push with the ID tokens of their platform, as a password and
@@ -231,7 +228,7 @@ func TestWorkload(t *testing.T) {
 	s.idp.Start()
 	s.idp.Rotate()
 	rotated := s.idp.Token(berthtest.GitHubClaims(registry, "acme/web", main))
-	eventually(t, "a token by the platform's new key is taken", func() bool {
+	waitFor(t, "login by a token of the platform's new key", func() bool {
 		_, _, err := s.skopeo.Input(rotated+"\n").Try("login", "--tls-verify=false", s.Addr, "-u", "github", "--password-stdin")
 		return err == nil
 	})
@@ -403,7 +400,7 @@ audit: {output: stdout}
 		t.Errorf("login without the directory: %v, %s", err, said)
 	}
 	directory.start()
-	eventually(t, "erin can sign in again", func() bool {
+	waitFor(t, "login of erin", func() bool {
 		_, _, err := s.skopeo.Input("erin's own\n").Try(append(login, "erin")...)
 		return err == nil
 	})

@@ -129,7 +129,7 @@ func TestCertificateReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "new connections get the new certificate", func() bool {
+	waitFor(t, "new certificate for new connections", func() bool {
 		now, err := serialAt(t, s.Addr, "", roots)
 		return err == nil && now != first
 	})
@@ -370,7 +370,7 @@ func (p *proxied) use(t *testing.T) {
 		t.Errorf("the log has what the header says")
 	}
 	for _, client := range []string{"127.0.0.77", "127.0.0.78"} {
-		eventually(t, "the log has a request of "+client, func() bool { return strings.Contains(p.Log(), `"client":"`+client+`","method":`) })
+		waitFor(t, "request of "+client+" in the log", func() bool { return strings.Contains(p.Log(), `"client":"`+client+`","method":`) })
 	}
 }
 

@@ -100,7 +100,7 @@ func (p *pages) createKey(w http.ResponseWriter, r *http.Request) {
 		p.broken(w, r, err)
 		return
 	}
-	p.Audit.Record(acting(r, id), audit.Event{Kind: audit.TokenChange, Outcome: audit.OK, Action: "create", Subject: made.ID})
+	p.Audit.Record(acting(r, id), audit.Event{Kind: audit.TokenChange, Outcome: audit.OK, Action: "create", Subject: id.Account + "/" + made.ID})
 	p.account(w, r, http.StatusCreated, id, &view{Form: newKeyForm(), NewKey: text, User: loginName(id.Account)})
 }
 
@@ -192,7 +192,7 @@ func (p *pages) revokeKey(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if err == nil {
-			p.Audit.Record(acting(r, who), audit.Event{Kind: audit.TokenChange, Outcome: audit.OK, Action: "revoke", Subject: id})
+			p.Audit.Record(acting(r, who), audit.Event{Kind: audit.TokenChange, Outcome: audit.OK, Action: "revoke", Subject: who.Account + "/" + id})
 		}
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)

@@ -37,7 +37,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("the key makes %+v", id)
 	}
 	e, n := s.recorded(audit.TokenChange)
-	if n != 1 || e.Action != "create" || e.Subject != id.Key || e.Actor.Account != id.Account || e.Outcome != audit.OK {
+	if n != 1 || e.Action != "create" || e.Subject != id.Account+"/"+id.Key || e.Actor.Account != id.Account || e.Outcome != audit.OK {
 		t.Errorf("recorded %d: %+v", n, e)
 	}
 
@@ -48,7 +48,7 @@ func TestKeys(t *testing.T) {
 	b.want(http.StatusOK, ">expired<")
 	b.send("/tokens/"+id.Key+"/revoke", nil)
 	b.want(http.StatusOK, "You have no keys yet")
-	if e, n := s.recorded(audit.TokenChange); n != 2 || e.Action != "revoke" || e.Subject != id.Key {
+	if e, n := s.recorded(audit.TokenChange); n != 2 || e.Action != "revoke" || e.Subject != id.Account+"/"+id.Key {
 		t.Errorf("recorded %d: %+v", n, e)
 	}
 	b.post("/tokens/"+id.Key+"/revoke", nil, nil)

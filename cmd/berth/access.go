@@ -33,6 +33,7 @@ type access struct {
 	htpasswd  *htpasswd.File // or nil
 	providers []*oidc.Provider
 	runs      []func(context.Context) // until the registry ends
+	observe   func(context.Context, registry.Record)
 }
 
 // accessOptions are what the rest of the server gives to its access.
@@ -40,7 +41,7 @@ type accessOptions struct {
 	meta  storage.Meta
 	base  func(*http.Request) string // where a request's client finds the registry
 	audit audit.Recorder
-	// observe is told of requests that get no further than the gate.
+	// observe is told of requests that the registry's server does not see.
 	observe func(context.Context, registry.Record)
 	log     *slog.Logger
 }
@@ -48,7 +49,7 @@ type accessOptions struct {
 // newAccess prepares everything that the configuration names. Without a policy
 // there are still accounts, so that they can be made before the policy is.
 func newAccess(ctx context.Context, c config.Config, o accessOptions) (a *access, err error) {
-	a = &access{}
+	a = &access{observe: o.observe}
 	if a.accounts, err = accounts.New(ctx, o.meta, accounts.Options{Log: o.log}); err != nil {
 		return nil, fmt.Errorf("prepare accounts: %w", err)
 	}
@@ -131,7 +132,8 @@ func (a *access) routes(c config.Config, api, administration http.Handler) http.
 	if !c.Restricted() {
 		return api
 	}
-	administration, token := a.gate.Identify(administration), a.gate.TokenHandler()
+	administration = a.gate.Identify(observed("administration", administration, a.observe))
+	token, pages := a.gate.TokenHandler(), observed("page", a.pages, a.observe)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; { // not a ServeMux: the registry wants the path as the client sent it
 		case strings.HasPrefix(path, "/v2/"), path == "/v2", strings.HasPrefix(path, "/v1/"):
@@ -141,7 +143,7 @@ func (a *access) routes(c config.Config, api, administration http.Handler) http.
 		case strings.HasPrefix(path, admin.Prefix):
 			administration.ServeHTTP(w, r)
 		case a.pages != nil:
-			a.pages.ServeHTTP(w, r)
+			pages.ServeHTTP(w, r)
 		default:
 			api.ServeHTTP(w, r)
 		}
