@@ -109,6 +109,9 @@ func (l *Local) SetLimits(limits Limits) { l.limits.Store(&limits) }
 // removed. It is asked within transactions.
 func (l *Local) SetImmutable(immutable func(repo, tag string) bool) { l.fixed.Store(&immutable) }
 
+// Immutable says whether a tag that is there can be neither moved nor removed.
+func (l *Local) Immutable(repo, tag string) bool { return (*l.fixed.Load())(repo, tag) }
+
 func (l *Local) uploadExpiry() time.Duration { return time.Duration(l.expiry.Load()) }
 
 // uploadKey is the key that signs upload sessions. It is in the store, so that

@@ -20,6 +20,40 @@ func (l *Local) DeleteTag(ctx context.Context, repo, tag string) error {
 	})
 }
 
+// DeleteTagsIf removes some tags of a repository in one transaction, those of which
+// ok says that they are still to be removed, and returns them. A tag that is not
+// there, or that is immutable, is none of them. ok is asked within the transaction,
+// which it only reads, and may be asked again about the same tag.
+func (l *Local) DeleteTagsIf(ctx context.Context, repo string, tags []string, ok func(tx storage.Tx, tag string, row storage.Tag) (bool, error)) (deleted []string, err error) {
+	err = l.change(ctx, func(tx *changing) error {
+		deleted = nil
+		for _, tag := range tags {
+			row, err := storage.Tags.Get(tx, storage.Key(repo, tag))
+			if isNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			switch still, err := ok(tx, tag, row); {
+			case err != nil:
+				return err
+			case !still || l.Immutable(repo, tag):
+				continue
+			}
+			if err := moveTag(tx, repo, tag, ""); err != nil {
+				return err
+			}
+			deleted = append(deleted, tag)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return deleted, nil
+}
+
 // DeleteManifest removes a manifest and its tags.
 func (l *Local) DeleteManifest(ctx context.Context, repo string, d digest.Digest) error {
 	return l.change(ctx, func(tx *changing) error {
@@ -49,6 +83,7 @@ func removeManifest(tx *changing, repo string, d digest.Digest, row storage.Mani
 		deleteManifestRows(tx, repo, d, row),
 		orphanReferrers(tx, repo, d),
 		deletePast(tx, repo, d),
+		storage.PulledDigests.Delete(tx, storage.Key(repo, storage.DigestPart(d))),
 		leaveRepo(tx, repo))
 }
 

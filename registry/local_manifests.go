@@ -301,6 +301,10 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	if err != nil && !isNotFound(err) {
 		return err
 	}
+	if old.Digest == string(d) && d != "" {
+		old.Again = tx.now
+		return storage.Tags.Put(tx, key, old)
+	}
 	if old.Digest == string(d) {
 		return nil
 	}
@@ -323,7 +327,7 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	}
 	if d == "" {
 		tx.note(Change{Kind: DeletedTag, Repo: repo, Tag: tag, Digest: digest.Digest(old.Digest)})
-		return storage.Tags.Delete(tx, key)
+		return errors.Join(storage.Tags.Delete(tx, key), storage.PulledTags.Delete(tx, key))
 	}
 	tx.note(Change{Kind: MovedTag, Repo: repo, Tag: tag, Digest: d, Was: digest.Digest(old.Digest)})
 	return errors.Join(

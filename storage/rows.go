@@ -64,6 +64,12 @@ var (
 	Signers = Table[Signer]{"signers"}
 	// Outbox: name of a webhook, number of the event (NumberPart of CountEvents).
 	Outbox = Table[Delivery]{"outbox"}
+
+	// PulledTags: repository, tag. When a manifest was read by its tag last.
+	PulledTags = Table[Pull]{"pulled-tags"}
+	// PulledDigests: repository, digest. When a manifest that has a tag was read by
+	// its digest last.
+	PulledDigests = Table[Pull]{"pulled-digests"}
 )
 
 // Tables lists the name of each table, for drivers that create them.
@@ -72,6 +78,7 @@ func Tables() []string {
 		Settings.name, Counters.name, Repos.name, Stored.name, Links.name, Holders.name, Manifests.name,
 		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Uploads.name,
 		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
+		PulledTags.name, PulledDigests.name,
 	}
 }
 
@@ -144,6 +151,7 @@ type (
 	Tag struct {
 		Digest string    `cbor:"1,keyasint"`
 		Moved  time.Time `cbor:"2,keyasint"`
+		Again  time.Time `cbor:"3,keyasint,omitempty"` // when it was last pushed without being moved; zero for never
 	}
 	// TagMove is where a tag pointed from a time on; an empty digest says that it
 	// was deleted.
@@ -219,6 +227,19 @@ type (
 		Taken bool      `cbor:"6,keyasint,omitempty"` // somebody sends it and those behind it, until Due at most
 	}
 )
+
+// Pull says when something was pulled last, to within an hour.
+type Pull struct {
+	At time.Time `cbor:"1,keyasint"`
+}
+
+// Pushed is when the tag was pushed last, moved by that or not.
+func (t Tag) Pushed() time.Time {
+	if t.Again.After(t.Moved) {
+		return t.Again
+	}
+	return t.Moved
+}
 
 // ReviewKind is what a review is of.
 type ReviewKind uint8
