@@ -36,6 +36,7 @@ type server struct {
 	auditLog  *audit.Log
 	outbox    *audit.Outbox
 	access    *access
+	health    *health
 	edge      *edge.Edge
 	api       http.Handler // all that the main listener serves
 	ops       http.Handler
@@ -61,9 +62,12 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	}
 	recorder := audit.Recorders(d.auditLog, metrics.Events())
 	d.local, err = registry.NewLocal(ctx, blobs, meta, registry.Options{
-		UploadExpiry: c.Storage.UploadExpiry, Journal: audit.NewJournal(recorder, d.outbox), Log: d.log,
+		UploadExpiry: c.Storage.UploadExpiry, Journal: audit.NewJournal(recorder, d.outbox), Actor: actor, Log: d.log,
 	})
 	if err != nil {
+		return err
+	}
+	if d.health, err = newHealth(ctx, c, healthOptions{local: d.local, meta: meta, blobs: blobs, audit: recorder, log: d.log}); err != nil {
 		return err
 	}
 	if d.edge, err = edge.New(ctx, edgeOptions(c, d.log)); err != nil {
@@ -101,7 +105,10 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 			}
 		},
 	})
-	administration := admin.New(admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Audit: recorder, Log: d.log})
+	options := admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Audit: recorder, Log: d.log}
+	d.health.administer(&options)
+	d.health.measure(metrics)
+	administration := admin.New(options)
 	d.admin = admin.Local(administration)
 	d.ops = metrics.Handler(d.ready)
 	metrics.Gauge("berth_audit_failures", "Lines of the audit log that could not be written.", func(context.Context) float64 { return float64(d.auditLog.Failures()) })
@@ -163,6 +170,10 @@ func (d *server) apply(c config.Config) error {
 	if err != nil {
 		return err
 	}
+	applyHealth, err := d.health.prepare(c)
+	if err != nil {
+		return err
+	}
 	if err := d.outbox.SetHooks(hooks); err != nil {
 		return fmt.Errorf("webhooks: %w", err)
 	}
@@ -174,6 +185,7 @@ func (d *server) apply(c config.Config) error {
 		_, is := rules.immutable.Match(repo, tag)
 		return is
 	})
+	applyHealth()
 	d.access.policy.Set(rules.policy)
 	d.access.gate.Set(gate.Live{Limits: gateLimits(c), Basic: c.Auth.Challenge == "basic"})
 	return nil

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/berth-registry/berth/admin"
+	"github.com/berth-registry/berth/audit"
+	"github.com/berth-registry/berth/gc"
+	"github.com/berth-registry/berth/internal/config"
+	"github.com/berth-registry/berth/internal/telemetry"
+	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/storage"
+)
+
+// health is what keeps the stored content healthy: garbage goes, what is damaged is
+// found.
+type health struct {
+	local     *registry.Local
+	collector *gc.Worker
+	runs      []func(context.Context) // until the registry ends
+}
+
+// healthOptions are what the rest of a server, or of a command without a server,
+// gives to its health.
+type healthOptions struct {
+	local *registry.Local
+	meta  storage.Meta
+	blobs storage.Blobs
+	audit audit.Recorder
+	log   *slog.Logger
+}
+
+// newHealth prepares everything; what prepare returns must be called before it is
+// used.
+func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, error) {
+	h := &health{local: o.local}
+	h.collector = gc.New(o.local, gc.Options{Interval: c.GC.Interval, Log: o.log})
+	h.runs = append(h.runs, h.collector.Run)
+	return h, nil
+}
+
+// prepare reads what can change while the server runs. What it returns makes it
+// hold, and cannot fail.
+func (h *health) prepare(c config.Config) (apply func(), err error) {
+	return func() {
+		h.local.SetKeeping(keeping(c.GC))
+		h.collector.SetInterval(c.GC.Interval)
+	}, nil
+}
+
+// administer adds to the administration's options what health has.
+func (h *health) administer(_ *admin.Options) {}
+
+// measure adds gauges.
+func (h *health) measure(m *telemetry.Metrics) {
+	collectorGauges(m, h.collector)
+}
+
+// actor names who acts in a context, for the history of tags.
+func actor(ctx context.Context) string {
+	if a := audit.FromContext(ctx); a != nil {
+		return a.Account
+	}
+	return ""
+}
