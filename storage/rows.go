@@ -79,6 +79,7 @@ func Tables() []string {
 		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Uploads.name,
 		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
 		PulledTags.name, PulledDigests.name,
+		Usages.name, Tallies.name, Shares.name,
 	}
 }
 
@@ -276,6 +277,7 @@ const (
 	CountUploads   = "uploads"   // upload sessions that hold bytes
 	CountMoves     = "moves"     // moves of tags that there ever were
 	CountEvents    = "events"    // events for webhooks that there ever were
+	CountEpochs    = "epochs"    // tallies of quotas that there ever were
 )
 
 // Count adds delta to a counter and returns its new value.
