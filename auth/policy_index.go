@@ -98,8 +98,9 @@ func (x *index) number(s subject) int32 {
 		n := x.named(&values, s.text)
 		x.claims[s.name] = values
 		return n
+	default:
+		return int32(s.kind)
 	}
-	return int32(s.kind)
 }
 
 func (x *index) named(numbers *map[string]int32, name string) int32 {
