@@ -94,7 +94,7 @@ func workload(c *Config) *settings.Named {
 	}
 }
 
-const policyExample = `- {who: [anonymous], repos: ["public/**"], may: [pull]}
+const policyExample = `- {who: [everyone], repos: ["public/**"], may: [pull]}
 - {who: [user:mallory], repos: ["**"], may_not: [pull, push, delete, admin]}
 - {who: [group:dev, "claim:repository=acme/*"], repos: ["team/**"], may: [pull, push]}
 - {who: [alice], repos: ["**"], may: [pull, push, delete, admin]}

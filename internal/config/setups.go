@@ -23,7 +23,7 @@ auth:
 policy:
 - {who: [alice], repos: ["**"], may: [pull, push, delete, admin]}
 - {who: [authenticated], repos: ["team/**"], may: [pull, push]}
-- {who: [anonymous], repos: ["public/**"], may: [pull]}
+- {who: [everyone], repos: ["public/**"], may: [pull]}
 `},
 		{"People sign in with OpenID Connect, and jobs of GitHub Actions need no password", `http:
   addr: ":443"
