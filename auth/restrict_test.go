@@ -308,11 +308,13 @@ func TestRefusals(t *testing.T) {
 		{"Token", scoped, pull("team/app"), nil, "", "", Denial{}},
 		{
 			"TokenOfKey", &Identity{Account: "alice", Groups: alice.Groups, Scoped: true, Grants: []Grant{}, Bounds: key.Grants}, push("team/app"),
-			registry.ErrDenied, "you may not push to repository team/app", "", Denial{Repo: "team/app", Action: Push, Rule: 1},
+			registry.ErrDenied, "you may not push to repository team/app", "",
+			Denial{Repo: "team/app", Action: Push, Rule: 1},
 		},
 		{
 			"TokenOfKeyHides", &Identity{Account: "alice", Groups: alice.Groups, Scoped: true, Grants: []Grant{}, Bounds: key.Grants}, pull("public/app"),
-			registry.ErrManifestUnknown, "", "", Denial{Repo: "public/app", Action: Pull, Ref: "v1", Rule: 0},
+			registry.ErrManifestUnknown, "", "",
+			Denial{Repo: "public/app", Action: Pull, Ref: "v1", Rule: 0},
 		},
 		{"KeyTooNarrow", key, push("team/app"), registry.ErrDenied, "you may not push to repository team/app", "", Denial{Repo: "team/app", Action: Push, Rule: 1}},
 		{"KeyHides", key, pull("public/app"), registry.ErrManifestUnknown, "tag v1 is unknown to repository public/app", "", Denial{Repo: "public/app", Action: Pull, Ref: "v1", Rule: 0}},

@@ -90,6 +90,13 @@ func (k *known) current(id *auth.Identity, now time.Time) bool {
 	return ok && id.Source == Source && !a.disabled && epochText(a.epoch) == id.Epoch
 }
 
+func (k *known) knows(name string) bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	_, ok := k.accounts[name]
+	return ok
+}
+
 func (k *known) keyCurrent(id string, now time.Time) bool {
 	k.mu.RLock()
 	defer k.mu.RUnlock()

@@ -46,6 +46,9 @@ func (s *Store) proves(row storage.Account, password string) bool {
 // signed in by a key: it says whether the key still works.
 func (s *Store) Current(id *auth.Identity) bool { return s.known.current(id, s.now()) }
 
+// Knows says, from memory, whether there is an account of that name.
+func (s *Store) Knows(name string) bool { return s.known.knows(name) }
+
 // KeyCurrent says, from memory, whether there is such a key that can be signed in
 // with.
 func (s *Store) KeyCurrent(id string) bool { return s.known.keyCurrent(id, s.now()) }

@@ -58,8 +58,8 @@ func directoryWorld(t *testing.T, d *directory) *world {
 // a source before the directory has.
 func TestNobodyIsAnotherByAnAlias(t *testing.T) {
 	t.Parallel()
-	w := directoryWorld(t, &directory{accounts: map[string]string{"alice": "of the directory", "dora": "dora's"}})
-	for _, account := range []string{"alice", "Alice", "ALICE"} {
+	w := directoryWorld(t, &directory{accounts: map[string]string{"alice": "of the directory", "hatter": "of the directory", "dora": "dora's"}})
+	for _, account := range []string{"alice", "Alice", "ALICE", "Hatter"} {
 		if r := w.get("/", basic(account, "of the directory")); r.status != http.StatusUnauthorized {
 			t.Errorf("%s of the directory: status %d: %s", account, r.status, r.body)
 		}
@@ -69,6 +69,38 @@ func TestNobodyIsAnotherByAnAlias(t *testing.T) {
 	}
 	if who := w.get("/", basic("alice", alicePass)).told(t); who.Source != accounts.Source {
 		t.Errorf("alice is %+v", who)
+	}
+}
+
+// Who was there first keeps nothing when an account of the name is made, for
+// somebody else, where it comes before: neither a session nor a key nor tokens.
+func TestNobodyIsAnotherWhoComesLater(t *testing.T) {
+	t.Parallel()
+	w := directoryWorld(t, &directory{accounts: map[string]string{"deploy": "deploy's"}})
+	_, key := w.key(accounts.NewKey{Account: "deploy", Source: "directory"})
+	refresh := w.get("/token?offline_token=true", basic("deploy", "deploy's")).field(t, "refresh_token")
+	token := w.token(basic("deploy", "deploy's"))
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}
+	all := map[string]func() reply{
+		"password":      func() reply { return w.get("/", basic("deploy", "deploy's")) },
+		"API key":       func() reply { return w.get("/", basic("deploy", key)) },
+		"token":         func() reply { return w.get("/", "Bearer "+token) },
+		"refresh token": func() reply { return w.post(form) },
+	}
+	for name, use := range all {
+		if r := use(); r.status != http.StatusOK {
+			t.Errorf("%s: status %d", name, r.status)
+		}
+	}
+	ok(t, w.store.Create(t.Context(), accounts.Account{Name: "deploy", Robot: true, Groups: []string{"devs"}}, ""))
+	for name, use := range all {
+		if r := use(); r.status != http.StatusUnauthorized {
+			t.Errorf("%s of the directory's deploy, when there is another: status %d", name, r.status)
+		}
+	}
+	_, key = w.key(accounts.NewKey{Account: "deploy"})
+	if who := w.get("/", basic("deploy", key)).told(t); who.Source != accounts.Source {
+		t.Errorf("the new deploy is %+v", who)
 	}
 }
 

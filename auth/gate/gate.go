@@ -20,6 +20,7 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,7 +81,8 @@ type Options struct {
 	Open bool
 	// Sources are asked in order for an account and a password, until one knows
 	// the account or fails. Who signs in by another way must have its source here
-	// too: what no source vouches for is refused.
+	// too: what no source vouches for is refused. See Knower for accounts of the same
+	// name.
 	Sources  []auth.Source
 	Keys     Keys     // or nil
 	Tokens   Tokens   // or nil
@@ -173,8 +175,13 @@ func New(o Options) *Gate {
 		throttle: newThrottle(o.Now),
 		meters:   newMeters(o.Limits, o.Now),
 	}
+	var before []Knower
 	for _, s := range o.Sources {
 		l := limited(s)
+		l.before = before
+		if k, ok := s.(Knower); ok {
+			before = append(slices.Clip(before), k)
+		}
 		g.chain = append(g.chain, l)
 		g.sources[s.Name()] = l
 	}

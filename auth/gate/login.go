@@ -170,33 +170,15 @@ func (g *Gate) ask(ctx context.Context, account, password string) (proof, error)
 		return proof{}, auth.ErrWrong // an empty one is no password to LDAP: RFC 4513, section 5.1.2
 	}
 	p := proof{until: until}
-	for i, s := range g.chain {
+	for _, s := range g.chain {
 		id, took, err := s.login(ctx, account, password)
 		p.took += took
-		if errors.Is(err, auth.ErrUnknown) {
-			continue
+		if !errors.Is(err, auth.ErrUnknown) {
+			p.id = id
+			return p, some(id, err)
 		}
-		p.id = id
-		if err = some(id, err); err == nil && id.Account != account {
-			err = g.free(ctx, g.chain[:i], id.Account, password)
-		}
-		return p, err
 	}
 	return p, auth.ErrUnknown
-}
-
-// free fails if one of sources knows an account. A directory may find somebody by
-// another name than the account's, "Alice" or an address, and that account can be
-// another's, whom a source that comes first vouches for.
-func (g *Gate) free(ctx context.Context, sources []*source, account, password string) error {
-	for _, s := range sources {
-		if _, _, err := s.login(ctx, account, password); err == nil {
-			return auth.ErrWrong
-		} else if !errors.Is(err, auth.ErrUnknown) {
-			return err
-		}
-	}
-	return nil
 }
 
 // some fails if there is neither an identity nor an error.

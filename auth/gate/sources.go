@@ -13,16 +13,33 @@ import (
 	"github.com/berth-registry/berth/auth"
 )
 
+// Knower is a Source that can say at once whether it knows an account. One that it
+// knows is its own: no source after it vouches for somebody of that name. A
+// directory may find them by another one, "Alice" or an address, or they may have
+// come before the account was made here.
+type Knower interface{ Knows(account string) bool }
+
 // source is an auth.Source that checks only so many passwords at a time.
 type source struct {
 	auth.Source
-	slots chan struct{}
+	slots  chan struct{}
+	before []Knower // the sources that come first
 }
 
 // limited bounds how many passwords are checked at a time: hashing them takes a
 // processor each, and a flood of logins must not starve those who pull.
 func limited(s auth.Source) *source {
-	return &source{s, make(chan struct{}, runtime.GOMAXPROCS(0))}
+	return &source{Source: s, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+}
+
+// Current says whether the source still vouches for an identity, and may.
+func (s *source) Current(id *auth.Identity) bool {
+	for _, other := range s.before {
+		if other.Knows(id.Account) {
+			return false
+		}
+	}
+	return s.Source.Current(id)
 }
 
 // login also says how long the source took, once it was its turn.

@@ -226,6 +226,12 @@ func (f *File) Current(id *auth.Identity) bool {
 	return ok && id.Source == Source && (id.Key != "" || u.epoch == id.Epoch)
 }
 
+// Knows says whether there is a user of that name.
+func (f *File) Knows(account string) bool {
+	_, ok := (*f.users.Load())[account]
+	return ok
+}
+
 // epoch is another one for another hash, from which it tells nothing.
 func epoch(hash string) string {
 	sum := sha256.Sum256([]byte(hash))

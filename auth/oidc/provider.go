@@ -44,7 +44,8 @@ type Options struct {
 	// name and a slash if it is empty. It keeps people of one provider from having
 	// the names of another's, or of local accounts.
 	Prefix string
-	// NoPrefix puts nothing before it. The provider can then sign in any account.
+	// NoPrefix puts nothing before it. The provider can then sign in any account that
+	// is of no source before it.
 	NoPrefix bool
 	// Claims must all match those of who signs in, as WorkloadOptions.Claims. None:
 	// everybody may sign in whom the provider knows, which for a public one is the
