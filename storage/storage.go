@@ -46,6 +46,13 @@ type Blobs interface {
 	Size(ctx context.Context, d digest.Digest) (int64, error)
 	// Delete removes the blob d durably. It returns ErrNotFound if there is none.
 	Delete(ctx context.Context, d digest.Digest) error
+	// List lists the blobs behind the digest after (empty for the first), in the
+	// byte order of their digests. What comes or goes meanwhile may show or not.
+	List(ctx context.Context, after digest.Digest) iter.Seq2[BlobInfo, error]
+	// Quarantine has the blob d be none any more, durably, and puts its bytes where
+	// somebody can look at them, if the driver has such a place. It returns
+	// ErrNotFound if there is none.
+	Quarantine(ctx context.Context, d digest.Digest) error
 
 	// Stage opens the stage id for writing at off bytes from its start, and
 	// forgets what it held behind off. With off 0 it creates the stage if need
@@ -55,6 +62,13 @@ type Blobs interface {
 	Discard(ctx context.Context, id string) error
 	// Stages lists the stages there are, in no order.
 	Stages(ctx context.Context) iter.Seq2[StageInfo, error]
+}
+
+// BlobInfo describes a blob that is stored.
+type BlobInfo struct {
+	Digest   digest.Digest
+	Size     int64     // bytes
+	Modified time.Time // when the bytes came to their place, or later
 }
 
 // Stage receives the bytes of a blob to be.

@@ -3,6 +3,7 @@
 //	blobs/<algorithm>/<two digits>/<hash>   what is whole, a plain file each
 //	uploads/<stage id>                      what is on its way
 //	journal/<number>                        small blobs that may not be on disk yet
+//	quarantine/<algorithm>/<hash>           what was a blob, and is damaged
 //
 // It promises what storage.Blobs does, on a file system that keeps what was
 // synced. It does not lock the directory: its opener does, once for all that is
@@ -36,6 +37,7 @@ import (
 // Blobs is a directory of blobs.
 type Blobs struct {
 	blobs, uploads string // directories
+	quarantine     string // directory, made when it is needed
 	journal        *journal
 	locks          [64]sync.Mutex // by digest: who changes a blob's file
 }
@@ -49,7 +51,7 @@ func Open(dir string, log *slog.Logger) (*Blobs, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	b := &Blobs{blobs: filepath.Join(dir, "blobs"), uploads: filepath.Join(dir, "uploads")}
+	b := &Blobs{blobs: filepath.Join(dir, "blobs"), uploads: filepath.Join(dir, "uploads"), quarantine: filepath.Join(dir, "quarantine")}
 	journalDir := filepath.Join(dir, "journal")
 	for _, d := range []string{b.blobs, b.uploads, journalDir} {
 		if err := durable.MkdirAll(d); err != nil {

@@ -2,10 +2,12 @@ package mem
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,8 +19,14 @@ import (
 // Blobs is a storage.Blobs in memory.
 type Blobs struct {
 	mu     sync.Mutex
-	blobs  map[digest.Digest][]byte
+	blobs  map[digest.Digest]kept
 	stages map[string]staged
+}
+
+// kept is a blob.
+type kept struct {
+	data     []byte
+	modified time.Time
 }
 
 // staged is what a stage holds. Readers share the array behind data, so what is
@@ -30,29 +38,29 @@ type staged struct {
 
 // NewBlobs returns an empty store.
 func NewBlobs() *Blobs {
-	return &Blobs{blobs: map[digest.Digest][]byte{}, stages: map[string]staged{}}
+	return &Blobs{blobs: map[digest.Digest]kept{}, stages: map[string]staged{}}
 }
 
 // Open implements storage.Blobs.
 func (b *Blobs) Open(_ context.Context, d digest.Digest) (io.ReadSeekCloser, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	data, ok := b.blobs[d]
+	blob, ok := b.blobs[d]
 	if !ok {
 		return nil, fmt.Errorf("blob %s: %w", d, storage.ErrNotFound)
 	}
-	return reader{bytes.NewReader(data)}, nil
+	return reader{bytes.NewReader(blob.data)}, nil
 }
 
 // Size implements storage.Blobs.
 func (b *Blobs) Size(_ context.Context, d digest.Digest) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	data, ok := b.blobs[d]
+	blob, ok := b.blobs[d]
 	if !ok {
 		return 0, fmt.Errorf("blob %s: %w", d, storage.ErrNotFound)
 	}
-	return int64(len(data)), nil
+	return int64(len(blob.data)), nil
 }
 
 // Delete implements storage.Blobs.
@@ -65,6 +73,33 @@ func (b *Blobs) Delete(_ context.Context, d digest.Digest) error {
 	delete(b.blobs, d)
 	return nil
 }
+
+// List implements storage.Blobs.
+func (b *Blobs) List(ctx context.Context, after digest.Digest) iter.Seq2[storage.BlobInfo, error] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var infos []storage.BlobInfo
+	for d, blob := range b.blobs {
+		if d > after {
+			infos = append(infos, storage.BlobInfo{Digest: d, Size: int64(len(blob.data)), Modified: blob.modified})
+		}
+	}
+	slices.SortFunc(infos, func(x, y storage.BlobInfo) int { return cmp.Compare(x.Digest, y.Digest) })
+	return func(yield func(storage.BlobInfo, error) bool) {
+		for _, info := range infos {
+			if err := ctx.Err(); err != nil {
+				yield(storage.BlobInfo{}, err)
+				return
+			}
+			if !yield(info, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Quarantine forgets a blob: in memory there is nowhere to look at it.
+func (b *Blobs) Quarantine(ctx context.Context, d digest.Digest) error { return b.Delete(ctx, d) }
 
 // Stage implements storage.Blobs.
 func (b *Blobs) Stage(_ context.Context, id string, off int64) (storage.Stage, error) {
@@ -146,7 +181,7 @@ func (s *stage) Commit(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	s.blobs.blobs[d] = held
+	s.blobs.blobs[d] = kept{held, time.Now()}
 	delete(s.blobs.stages, s.id)
 	return nil
 }

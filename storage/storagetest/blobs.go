@@ -36,6 +36,8 @@ func TestBlobs(t *testing.T, open func(t *testing.T) storage.Blobs) {
 		{"stages", testStages},
 		{"at once", testStagesAtOnce},
 		{"same blob at once", testSameBlobAtOnce},
+		{"list", testList},
+		{"quarantine", testQuarantine},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := open(t)
