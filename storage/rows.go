@@ -80,6 +80,7 @@ func Tables() []string {
 		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
 		PulledTags.name, PulledDigests.name,
 		Usages.name, Tallies.name, Shares.name,
+		Damages.name, Scrubs.name,
 	}
 }
 
