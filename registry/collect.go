@@ -40,6 +40,9 @@ func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected))
 	if progress == nil {
 		progress = func(Collected) {}
 	}
+	if err := l.expireNodes(ctx); err != nil {
+		return err
+	}
 	for {
 		removed, err := l.collectPass(ctx, all, progress)
 		if err != nil || !all || removed == 0 {

@@ -76,7 +76,7 @@ var (
 func Tables() []string {
 	return []string{
 		Settings.name, Counters.name, Repos.name, Stored.name, Links.name, Holders.name, Manifests.name,
-		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Uploads.name,
+		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Nodes.name, Runs.name, Uploads.name,
 		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
 		PulledTags.name, PulledDigests.name,
 		Usages.name, Tallies.name, Shares.name,
