@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,7 +17,7 @@ import (
 	"github.com/berth-registry/berth/registry"
 )
 
-// Patience is how long an answer may take.
+// Patience is how long an answer may take, or a part of one that comes in parts.
 const Patience = time.Minute
 
 // maxAnswer is how many bytes of an answer are read.
@@ -48,7 +47,7 @@ func NewSocketClient(path string) *Client {
 		DisableKeepAlives: true, // nobody closes a Client
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return DialSocket(ctx, path) },
 	}
-	return NewClient(&http.Client{Transport: t, Timeout: Patience}, "http://berth")
+	return NewClient(&http.Client{Transport: t}, "http://berth")
 }
 
 // NewHandlerClient returns a client of a server in the same process.
@@ -144,6 +143,8 @@ func (c *Client) callNamed(ctx context.Context, method, before, name, after stri
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -183,19 +184,23 @@ func readError(resp *http.Response) error {
 	if err != nil || len(list.Errors) == 0 {
 		return fmt.Errorf("the server answers %s: it has no such API", resp.Status)
 	}
-	told := list.Errors[0]
-	told.Message = strings.Map(func(r rune) rune { // it is shown on a terminal
+	return list.Errors[0].asError(resp.StatusCode)
+}
+
+// asError is the error as the server has met it. status is 0 if it is not known.
+func (e wireError) asError(status int) error {
+	message := strings.Map(func(r rune) rune { // it is shown on a terminal
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return '?'
-	}, told.Message)
+	}, e.Message)
 	for _, kind := range known {
-		if kind.Status == resp.StatusCode && kind.Code == told.Code {
-			return kind.With("%s", told.Message)
+		if (status == 0 || kind.Status == status) && kind.Code == e.Code {
+			return kind.With("%s", message)
 		}
 	}
-	return (&registry.Error{Code: told.Code, Status: resp.StatusCode}).With("%s", told.Message)
+	return (&registry.Error{Code: e.Code, Status: status}).With("%s", message)
 }
 
 // inProcess hands requests to a handler.
@@ -203,40 +208,66 @@ type inProcess struct{ h http.Handler }
 
 // RoundTrip implements http.RoundTripper.
 func (p inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
-	r := req.Clone(req.Context())
+	ctx, cancel := context.WithCancel(req.Context())
+	r := req.Clone(ctx)
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	defer r.Body.Close()
 	r.RemoteAddr = fmt.Sprintf("uid=%d,pid=%d", os.Getuid(), os.Getpid()) // as that of who comes by a socket
 	r.RequestURI, r.Host = r.URL.RequestURI(), r.URL.Host
-	w := &kept{header: http.Header{}}
-	p.h.ServeHTTP(w, r)
-	if w.status == 0 {
-		return nil, errors.New("no answer")
-	}
+	reader, writer := io.Pipe()
+	w := &piped{header: http.Header{}, begun: make(chan struct{}), writer: writer}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.h.ServeHTTP(w, r)
+		r.Body.Close()
+		w.WriteHeader(http.StatusOK)
+		_ = writer.Close() // never fails, io says
+	}()
+	<-w.begun
 	return &http.Response{
 		StatusCode: w.status, Status: fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: req,
+		Header: w.sent, ContentLength: -1, Request: req,
+		Body: &pipedBody{PipeReader: reader, end: func() { cancel(); <-done }},
 	}, nil
 }
 
-// kept is an answer in memory.
-type kept struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
+// piped is an answer within a process.
+type piped struct {
+	header, sent http.Header
+	status       int
+	begun        chan struct{} // closed when there is a status
+	writer       *io.PipeWriter
 }
 
-func (k *kept) Header() http.Header { return k.header }
+func (p *piped) Header() http.Header { return p.header }
 
-func (k *kept) WriteHeader(status int) {
-	if k.status == 0 {
-		k.status = status
+func (p *piped) WriteHeader(status int) {
+	if p.status == 0 {
+		p.status, p.sent = status, p.header.Clone()
+		close(p.begun)
 	}
 }
 
-func (k *kept) Write(p []byte) (int, error) {
-	k.WriteHeader(http.StatusOK)
-	return k.body.Write(p)
+func (p *piped) Write(b []byte) (int, error) {
+	p.WriteHeader(http.StatusOK)
+	return p.writer.Write(b)
+}
+
+// Flush implements http.Flusher: nothing is held back.
+func (p *piped) Flush() {}
+
+// pipedBody is the body of an answer within a process. When it is closed, the
+// handler has ended.
+type pipedBody struct {
+	*io.PipeReader
+	end func()
+}
+
+// Close implements io.Closer.
+func (b *pipedBody) Close() error {
+	err := b.PipeReader.Close()
+	b.end()
+	return err
 }

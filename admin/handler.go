@@ -65,6 +65,8 @@ type call struct {
 	who     caller
 	params  []string // what the "*" of the route's path stand for
 	subject string   // account or key that is about to be changed
+
+	streamed bool // the answer has begun
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -88,10 +90,23 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !errors.As(told, &kind) {
 			h.Log.ErrorContext(r.Context(), "administration failed", "path", r.URL.Path, "request", r.Header.Get("X-Request-Id"), "error", err)
 		}
-		refuse(w, told)
+		c.refuse(told)
 		return
 	}
-	answer(w, status, body)
+	if !c.streamed {
+		answer(w, status, body)
+	}
+}
+
+// refuse answers with an error, or ends with it an answer that has begun.
+func (c *call) refuse(err error) {
+	if !c.streamed {
+		refuse(c.w, err)
+		return
+	}
+	_, list := wireErrors(err)
+	s := lines{w: c.w, control: http.NewResponseController(c.w), begun: true}
+	_ = s.send(list) // a client that has gone learns nothing anyway
 }
 
 // route finds the route of the request, by the path as the client has sent it: a

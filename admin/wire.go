@@ -237,9 +237,15 @@ func answer(w http.ResponseWriter, status int, v any) {
 
 // refuse writes an error.
 func refuse(w http.ResponseWriter, err error) {
+	status, list := wireErrors(err)
+	answer(w, status, list)
+}
+
+// wireErrors is what is told of an error.
+func wireErrors(err error) (status int, list errorList) {
 	kind := (*registry.Error)(nil)
 	if !errors.As(err, &kind) {
 		kind, err = registry.ErrUnavailable, registry.ErrUnavailable
 	}
-	answer(w, kind.Status, errorList{[]wireError{{kind.Code, err.Error()}}})
+	return kind.Status, errorList{[]wireError{{kind.Code, err.Error()}}}
 }

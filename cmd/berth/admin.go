@@ -108,7 +108,6 @@ func (f *adminFlags) openRemote(ctx context.Context) (*administration, error) {
 		return nil, cli.Usage(fmt.Errorf("%q is no registry: want HOST[:PORT]", f.registry))
 	}
 	d := &basicDoer{user: f.username}
-	d.client.Timeout = admin.Patience
 	d.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	if f.username != "" {
 		password, err := askPassword(f.cmd, "Password of "+f.username+" at "+host+": ", false)
