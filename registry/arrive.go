@@ -10,8 +10,8 @@ import (
 	"github.com/berth-registry/berth/storage"
 )
 
-// errDeleting says that bytes are just being deleted.
-var errDeleting = ErrUnavailable.With("the registry is just deleting this content, which nothing needed; push it again")
+// errDeleting says that bytes are just being deleted, or moved away.
+var errDeleting = ErrUnavailable.With("the registry is just removing what it had of this content; push it again")
 
 const (
 	// deletingTime is how long a push waits until bytes are deleted that it has
@@ -23,13 +23,16 @@ const (
 
 // arrive makes content that is about to be stored safe from a collection that
 // found the same bytes to be garbage: it gives them a lease, or waits until they
-// are gone.
+// are gone. It also waits while damaged ones are moved away.
 func (l *Local) arrive(ctx context.Context, d digest.Digest) error {
 	end := time.Now().Add(deletingTime)
 	for {
 		var row storage.Blob
 		get := func(tx storage.Tx) (err error) {
 			row, err = storage.Stored.Get(tx, storage.Key(storage.DigestPart(d)))
+			if err == nil && !row.Deleting {
+				row.Deleting, err = isMoving(tx, d) // nothing else is made of the row
+			}
 			return err
 		}
 		err := l.meta.View(ctx, get)
@@ -58,23 +61,30 @@ func (l *Local) arrive(ctx context.Context, d digest.Digest) error {
 }
 
 // stored runs fn, a transaction that makes the bytes d needed which were just
-// stored. If a collection deletes them at the same time, it waits until that is
-// done and runs fn again, if the bytes are still there.
+// stored. If a collection deletes them at the same time, or a scrub moves what was
+// damaged away, it waits until that is done and runs fn again, if the bytes are still
+// there.
 func (l *Local) stored(ctx context.Context, d digest.Digest, fn func(*changing) error) error {
 	end := time.Now().Add(deletingTime)
+	seen := false // the bytes, after what was damaged of them was moved away
 	for {
-		err := l.change(ctx, fn)
-		if !errors.Is(err, errDeleting) {
+		err := l.change(ctx, func(tx *changing) error {
+			tx.seen = seen
+			return fn(tx)
+		})
+		if !isPassing(err) {
 			return err
 		}
-		if err := pause(ctx, end); err != nil {
-			return err
-		}
-		if err := l.arrive(ctx, d); err != nil {
-			return err
+		if seen = errors.Is(err, errDamaged); !seen {
+			if err := pause(ctx, end); err != nil {
+				return err
+			}
+			if err := l.arrive(ctx, d); err != nil {
+				return err
+			}
 		}
 		if _, serr := l.blobs.Size(ctx, d); serr != nil {
-			return err // they were deleted with the old ones
+			return err // they went with the old ones
 		}
 	}
 }

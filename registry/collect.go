@@ -194,10 +194,13 @@ func (b *batch) review(tx *changing, r queued) error {
 	case storage.ReviewBlob:
 		return reviewRow(b, tx, watchedBlobs, r, func(*storage.Blob) (why string, until int64, err error) {
 			needed, err := hasAny(storage.Holders.Scan(tx, storage.Key(storage.DigestPart(d), ""), nil))
-			if needed {
-				why = "a repository needs it"
+			if needed || err != nil {
+				return "a repository needs it", 0, err
 			}
-			return why, 0, err
+			if moving, err := isMoving(tx, d); moving || err != nil {
+				return "it is damaged, and just moved away", tx.now.Add(time.Minute).UnixMicro(), err
+			}
+			return "", 0, nil
 		}, func(row storage.Blob) error {
 			row.Deleting = true
 			b.bytes = append(b.bytes, tombstone{Garbage{r.Kind, "", d, row.Size, r.Since}, r.key, r.Tries})
@@ -291,6 +294,7 @@ func (c *changing) bury(t tombstone) error {
 	}
 	return errors.Join(
 		storage.Stored.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
+		storage.Damages.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
 		storage.Reviews.Delete(c, t.key))
 }
 

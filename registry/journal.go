@@ -52,6 +52,7 @@ type changing struct {
 	now     time.Time
 	by      string // account that makes the changes
 	cascade int64  // when what comes to be garbage is due for review; 0 for after the grace period
+	seen    bool   // bytes that were just stored; see heal
 	changes []Change
 }
 

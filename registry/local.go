@@ -34,6 +34,7 @@ type Local struct {
 	expiry   atomic.Int64 // nanoseconds
 	limits   atomic.Pointer[Limits]
 	fixed    atomic.Pointer[func(repo, tag string) bool]
+	doubted  atomic.Pointer[func(digest.Digest)]
 	key      []byte // signs ids of upload sessions
 	cache    *cache
 	known    known
@@ -163,10 +164,14 @@ func (l *Local) Stats(ctx context.Context) (s Stats, err error) {
 }
 
 // putStored notes that the bytes of a blob are stored, and needed. It fails with
-// errDeleting if they are just being deleted.
+// errDeleting if they are just being deleted or moved away, and with errDamaged as
+// heal does.
 func putStored(tx *changing, d digest.Digest, size int64) error {
 	key := storage.Key(storage.DigestPart(d))
 	row, err := storage.Stored.Get(tx, key)
+	if err == nil && !row.Deleting {
+		err = tx.heal(d)
+	}
 	switch {
 	case err == nil && row.Deleting:
 		return errDeleting

@@ -26,6 +26,7 @@ func (l *Local) Blob(ctx context.Context, repo string, d digest.Digest) (io.Read
 	}
 	f, err := l.blobs.Open(ctx, d)
 	if err != nil {
+		l.doubt(d)
 		return nil, Descriptor{}, missing(d, err)
 	}
 	return f, blobDescriptor(d, link.Size), nil
@@ -47,9 +48,22 @@ func (l *Local) StatBlob(ctx context.Context, repo string, d digest.Digest) (Des
 
 func (l *Local) link(ctx context.Context, repo string, d digest.Digest) (link storage.Link, err error) {
 	err = l.meta.View(ctx, func(tx storage.Tx) (err error) {
-		link, err = getLink(tx, repo, d)
+		link, err = getReadable(tx, repo, d)
 		return err
 	})
+	return link, err
+}
+
+// getReadable is getLink for whoever wants the bytes: damaged ones are unknown.
+func getReadable(tx storage.Tx, repo string, d digest.Digest) (storage.Link, error) {
+	link, err := getLink(tx, repo, d)
+	if err != nil {
+		return link, err
+	}
+	damaged, err := isDamaged(tx, d)
+	if damaged {
+		err = ErrBlobUnknown.With("blob %s is unknown to repository %s: what was stored of it is damaged; push it again", d, repo)
+	}
 	return link, err
 }
 
@@ -112,7 +126,7 @@ func (l *Local) MountBlob(ctx context.Context, repo, from string, d digest.Diges
 	var link storage.Link
 	find := func(tx storage.Tx) (err error) {
 		if from != "" {
-			link, err = getLink(tx, from, d)
+			link, err = getReadable(tx, from, d)
 			return err
 		}
 		link, err = anyLink(tx, d)
@@ -133,6 +147,13 @@ func (l *Local) MountBlob(ctx context.Context, repo, from string, d digest.Diges
 
 // anyLink finds a repository in which d is readable as a blob.
 func anyLink(tx storage.Tx, d digest.Digest) (storage.Link, error) {
+	damaged, err := isDamaged(tx, d)
+	if damaged {
+		err = ErrBlobUnknown.With("what was stored of blob %s is damaged; push it again", d)
+	}
+	if err != nil {
+		return storage.Link{}, err
+	}
 	part := storage.DigestPart(d)
 	for holder, err := range storage.Holders.Scan(tx, storage.Key(part, ""), nil) {
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,7 +22,11 @@ func (l *Local) Manifest(ctx context.Context, repo string, ref Reference) ([]byt
 		return data, desc, nil
 	}
 	data, err := l.readAll(ctx, desc.Digest)
+	if err == nil && desc.Digest.Algorithm().FromBytes(data) != desc.Digest {
+		err = fmt.Errorf("the bytes of manifest %s are damaged", desc.Digest)
+	}
 	if err != nil {
+		l.doubt(desc.Digest)
 		return nil, Descriptor{}, err
 	}
 	l.cache.put(desc.Digest, data)
@@ -55,7 +60,14 @@ func (l *Local) stat(ctx context.Context, repo string, ref Reference) (desc Desc
 			}
 		}
 		row, err := getManifest(tx, repo, d)
+		if err != nil {
+			return err
+		}
 		desc, watch = Descriptor{MediaType: row.MediaType, Digest: d, Size: row.Size}, row.Watch
+		damaged, err := isDamaged(tx, d)
+		if damaged {
+			err = ErrManifestUnknown.With("manifest %s is unknown to repository %s: what was stored of it is damaged; push it again", d, repo)
+		}
 		return err
 	})
 	if err == nil && watch.Due == 0 { // else it may need a lease each time
@@ -186,6 +198,13 @@ func (w *manifestWrite) checkRefs(tx storage.Tx) error {
 		}
 		if size != d.Size {
 			return ErrManifestInvalid.With("manifest says that %s has %d bytes: it has %d", d.Digest, d.Size, size)
+		}
+		damaged, err := isDamaged(tx, d.Digest)
+		if err != nil {
+			return err
+		}
+		if damaged {
+			return ErrManifestBlobUnknown.With("manifest references %s %s, which is damaged: push it again", d.MediaType, d.Digest)
 		}
 	}
 	return nil

@@ -1,0 +1,282 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// Bytes that are damaged are marked, and from then on unknown to every repository:
+// a client that has them pushes them again, and that takes the mark away. What is
+// damaged is not for this package to find out, but what may be done about it is.
+//
+// A push of the same bytes can come at any time. So the mark is set first, and
+// while it says Moving nobody can come to rely on the bytes (putStored); then they
+// are checked once more, as a push that was done before the mark has replaced
+// them, and moved away; then Moving is taken back. Whoever pushes after that has
+// to see that the bytes are there before the mark goes: theirs may be what was
+// moved away.
+
+// errDamaged says that bytes were damaged before they were pushed again.
+var errDamaged = ErrUnavailable.With("what was stored of this content was damaged, and is just moved away; push it again")
+
+// StoredBlob is bytes as the metadata knows them.
+type StoredBlob struct {
+	Digest  digest.Digest
+	Size    int64 // bytes
+	Damaged bool
+}
+
+// DamagedBlob is bytes that are damaged.
+type DamagedBlob struct {
+	Digest digest.Digest
+	storage.Damage
+	Repos []string // that need them
+}
+
+// StoredBlobs returns up to limit blobs behind a digest, in the byte order of their
+// digests, but for those that are just being deleted. If there are fewer, next is
+// empty; else it is the digest to go on behind.
+func (l *Local) StoredBlobs(ctx context.Context, after digest.Digest, limit int) (blobs []StoredBlob, next digest.Digest, err error) {
+	var from []byte
+	if after != "" {
+		from = storage.Key(storage.DigestPart(after))
+	}
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		n := 0
+		for e, err := range storage.Stored.Scan(tx, nil, from) {
+			if err != nil {
+				return err
+			}
+			d, err := cutOnlyDigest(e.Key)
+			if err != nil {
+				return err
+			}
+			damaged, err := storage.Damages.Has(tx, e.Key)
+			if err != nil {
+				return err
+			}
+			if !e.Value.Deleting {
+				blobs = append(blobs, StoredBlob{Digest: d, Size: e.Value.Size, Damaged: damaged})
+			}
+			if n++; n == limit {
+				next = d
+				break
+			}
+		}
+		return nil
+	})
+	return blobs, next, err
+}
+
+// cutOnlyDigest reads a key that is a digest.
+func cutOnlyDigest(key []byte) (digest.Digest, error) {
+	d, _, err := storage.CutDigest(key)
+	return d, err
+}
+
+// StoredBlob returns a blob as the metadata knows it; ok is false for one that is
+// unknown, or just being deleted.
+func (l *Local) StoredBlob(ctx context.Context, d digest.Digest) (blob StoredBlob, ok bool, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		row, err := storage.Stored.Get(tx, storage.Key(storage.DigestPart(d)))
+		if isNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			blob, ok = StoredBlob{Digest: d, Size: row.Size}, !row.Deleting
+			blob.Damaged, err = storage.Damages.Has(tx, storage.Key(storage.DigestPart(d)))
+		}
+		return err
+	})
+	return blob, ok, err
+}
+
+// Suspect marks bytes that seem to be damaged, so that they can be checked once more
+// and moved away. It says whether they were marked: not if they are about to be
+// deleted, or known to be damaged.
+func (l *Local) Suspect(ctx context.Context, d digest.Digest, kind storage.DamageKind) (marked bool, err error) {
+	key := storage.Key(storage.DigestPart(d))
+	err = l.change(ctx, func(tx *changing) error {
+		marked = false
+		row, err := storage.Stored.Get(tx, key)
+		if isNotFound(err) || err == nil && row.Deleting {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		old, err := storage.Damages.Get(tx, key)
+		if !isNotFound(err) {
+			marked = err == nil && old.Moving // a crash has left it like that
+			return err
+		}
+		marked = true
+		return storage.Damages.Put(tx, key, storage.Damage{Kind: kind, Since: tx.now, Size: row.Size, Moving: true})
+	})
+	return marked && err == nil, err
+}
+
+// Settle says what became of bytes that Suspect has marked: they are damaged, and
+// were moved away. kept says that they can still be looked at.
+func (l *Local) Settle(ctx context.Context, d digest.Digest, kind storage.DamageKind, kept bool) error {
+	key := storage.Key(storage.DigestPart(d))
+	return l.change(ctx, func(tx *changing) error {
+		row, err := storage.Damages.Get(tx, key)
+		if isNotFound(err) {
+			return nil // it was deleted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		row.Kind, row.Moving, row.Kept = kind, false, kept
+		return storage.Damages.Put(tx, key, row)
+	})
+}
+
+// Sound takes the mark of damaged bytes back, which turned out to be as they should
+// be.
+func (l *Local) Sound(ctx context.Context, d digest.Digest) error {
+	return l.change(ctx, func(tx *changing) error {
+		return storage.Damages.Delete(tx, storage.Key(storage.DigestPart(d)))
+	})
+}
+
+// Damaged lists the bytes that are damaged, in the byte order of their digests.
+func (l *Local) Damaged(ctx context.Context) iter.Seq2[DamagedBlob, error] {
+	return sequence(ctx, l, func(tx storage.Tx, yield func(DamagedBlob) bool) error {
+		for e, err := range storage.Damages.Scan(tx, nil, nil) {
+			if err != nil {
+				return err
+			}
+			d, err := cutOnlyDigest(e.Key)
+			if err != nil {
+				return err
+			}
+			blob := DamagedBlob{Digest: d, Damage: e.Value}
+			for holder, err := range storage.Holders.Scan(tx, storage.Key(storage.DigestPart(d), ""), nil) {
+				if err != nil {
+					return err
+				}
+				blob.Repos = append(blob.Repos, string(holder.Rest))
+			}
+			if !yield(blob) {
+				break
+			}
+		}
+		return nil
+	})
+}
+
+// SetDoubt has fn be told of bytes that could not be served as they should be. It
+// must be quick.
+func (l *Local) SetDoubt(fn func(digest.Digest)) { l.doubted.Store(&fn) }
+
+// doubt tells of bytes that could not be served.
+func (l *Local) doubt(d digest.Digest) {
+	if fn := l.doubted.Load(); fn != nil {
+		(*fn)(d)
+	}
+}
+
+// isDamaged says whether bytes are marked.
+func isDamaged(tx storage.Tx, d digest.Digest) (bool, error) {
+	return storage.Damages.Has(tx, storage.Key(storage.DigestPart(d)))
+}
+
+// isMoving says whether bytes are marked, and may just be moved away.
+func isMoving(tx storage.Tx, d digest.Digest) (bool, error) {
+	row, err := storage.Damages.Get(tx, storage.Key(storage.DigestPart(d)))
+	if isNotFound(err) {
+		return false, nil
+	}
+	return row.Moving, err
+}
+
+// heal takes the mark away from bytes that were stored anew. It fails with
+// errDeleting while the old ones are moved away, and with errDamaged unless the
+// caller has seen, after that, that there are bytes.
+func (c *changing) heal(d digest.Digest) error {
+	row, err := storage.Damages.Get(c, storage.Key(storage.DigestPart(d)))
+	switch {
+	case isNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case row.Moving:
+		return errDeleting
+	case !c.seen:
+		return errDamaged
+	}
+	return storage.Damages.Delete(c, storage.Key(storage.DigestPart(d)))
+}
+
+// leakedAge is how old bytes must be that nobody knows, so that no push can be about
+// to make them known.
+const leakedAge = 24 * time.Hour
+
+// Adopt takes in bytes of the blob store that the metadata does not know, as a crash
+// leaves them between their arrival and the transaction that makes them known: they
+// are garbage from then on, for Collect to remove by its rules, which a push of the
+// same bytes knows. Those that came only lately are left alone. It returns what it
+// has taken in.
+func (l *Local) Adopt(ctx context.Context, found []storage.BlobInfo) (adopted []storage.BlobInfo, err error) {
+	age := max(leakedAge, l.keeping.Load().Lease)
+	unknown := func(tx storage.Tx) ([]storage.BlobInfo, error) {
+		var list []storage.BlobInfo
+		for _, info := range found {
+			if l.now().Sub(info.Modified) < age {
+				continue
+			}
+			known, err := storage.Stored.Has(tx, watchedBlobs.key("", info.Digest))
+			if err != nil {
+				return nil, err
+			}
+			if !known {
+				list = append(list, info)
+			}
+		}
+		return list, nil
+	}
+	err = l.meta.View(ctx, func(tx storage.Tx) (err error) {
+		adopted, err = unknown(tx)
+		return err
+	})
+	if err != nil || len(adopted) == 0 {
+		return nil, err
+	}
+	err = l.change(ctx, func(tx *changing) (err error) {
+		if adopted, err = unknown(tx); err != nil {
+			return err
+		}
+		for _, info := range adopted {
+			if err := tx.adopt(info); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return adopted, err
+}
+
+// adopt writes the row of bytes, and queues a review of them unless a repository
+// needs them.
+func (c *changing) adopt(info storage.BlobInfo) error {
+	err := putStored(c, info.Digest, info.Size)
+	if err != nil {
+		return err
+	}
+	held, err := hasAny(storage.Holders.Scan(c, storage.Key(storage.DigestPart(info.Digest), ""), nil))
+	if held || err != nil {
+		return err
+	}
+	return watchedBlobs.queue(c, "", info.Digest, c.now.UnixMicro())
+}
+
+// isPassing says that an error of a transaction that makes bytes needed passes.
+func isPassing(err error) bool { return errors.Is(err, errDeleting) || errors.Is(err, errDamaged) }
