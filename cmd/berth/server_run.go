@@ -95,7 +95,7 @@ func (d *server) listen(ctx context.Context, failed chan<- error) (servers []*ht
 
 func (d *server) httpServer(addr string, h http.Handler) *http.Server {
 	return &http.Server{
-		Addr: addr, Handler: daemon.Bodies(h, d.cfg.HTTP.BodyTimeout),
+		Addr: addr, Handler: daemon.Recovering(daemon.Bodies(h, d.cfg.HTTP.BodyTimeout), d.log),
 		ReadHeaderTimeout: d.cfg.HTTP.HeaderTimeout,
 		IdleTimeout:       d.cfg.HTTP.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
