@@ -73,6 +73,10 @@ type Options struct {
 	Accounts Accounts
 	// Tokens may be nil: the registry makes no tokens.
 	Tokens Tokens
+	// Collector collects garbage; nil if this server does not.
+	Collector Collector
+	// Content is what is stored; nil if this server does not tell of it.
+	Content Content
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

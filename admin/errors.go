@@ -8,6 +8,7 @@ import (
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/accounts"
 	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/storage"
 )
 
 // The errors of the API beside those of package registry: ErrUnauthorized,
@@ -26,21 +27,26 @@ var (
 	ErrTokenUnknown    = &registry.Error{Code: "TOKEN_UNKNOWN", Status: http.StatusNotFound, Message: "no such API key"}
 	ErrTokenInvalid    = &registry.Error{Code: "TOKEN_INVALID", Status: http.StatusBadRequest, Message: "invalid API key"}
 	ErrTooManyTokens   = &registry.Error{Code: "TOKEN_INVALID", Status: http.StatusConflict, Message: "the account has too many API keys; revoke some"}
+	ErrNodeUnknown     = &registry.Error{Code: "NODE_UNKNOWN", Status: http.StatusNotFound, Message: "no such node"}
+	ErrNodeNewer       = &registry.Error{Code: "NODE_CONFLICT", Status: http.StatusConflict, Message: "a newer report of that node came at the same time"}
 	ErrNoTokens        = &registry.Error{Code: "UNSUPPORTED", Status: http.StatusNotImplemented, Message: "the registry signs no tokens"}
 )
 
 // known lists all errors that a client can get.
 var known = []*registry.Error{
 	ErrRequestInvalid, ErrRequestTooLarge, ErrRequestSlow, ErrMediaType, ErrAccountUnknown, ErrAccountExists, ErrAccountInvalid,
-	ErrPasswordInvalid, ErrPasswordWrong, ErrTokenUnknown, ErrTokenInvalid, ErrTooManyTokens, ErrNoTokens,
+	ErrPasswordInvalid, ErrPasswordWrong, ErrTokenUnknown, ErrTokenInvalid, ErrTooManyTokens, ErrNoTokens, ErrNodeUnknown, ErrNodeNewer,
 	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrRouteUnknown, registry.ErrMethod, registry.ErrUnavailable,
-	registry.ErrTooMany,
+	registry.ErrTooMany, registry.ErrNameUnknown,
 }
 
 // classify makes a *registry.Error of one of the store. Any other is a failure
 // whose text is not for a client, and is returned as it is.
 func classify(err error) error {
 	kind := (*registry.Error)(nil)
+	if told := nodeError(err); told != nil {
+		return told
+	}
 	switch {
 	case errors.As(err, &kind):
 		return err
@@ -54,6 +60,10 @@ func classify(err error) error {
 		return ErrPasswordInvalid.With("%v", err)
 	case errors.Is(err, accounts.ErrKey):
 		return ErrTokenInvalid.With("%v", err)
+	case errors.Is(err, storage.ErrReadOnly):
+		return registry.ErrReadOnly
+	case errors.Is(err, storage.ErrNoSpace):
+		return registry.ErrNoSpace.With("the registry's disk is full")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return registry.ErrUnavailable.With("the request was given up")
 	default:

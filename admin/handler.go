@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,13 @@ func routes() []route {
 		{"POST", "tokens", inPerson, audit.TokenChange, "create", (*call).createToken},
 		{"DELETE", "tokens/*", signedIn, audit.TokenChange, "revoke", (*call).revokeToken},
 
+		{"GET", "gc", administrator, "", "", (*call).planCollection},
+		{"POST", "gc", administrator, audit.ConfigChange, "collect-garbage", (*call).collect},
+		{"GET", "nodes", administrator, "", "", (*call).listNodes},
+		{"POST", "nodes/*", runner, "", "", (*call).reportNode},
+		{"DELETE", "nodes/*", administrator, audit.ConfigChange, "remove-node", (*call).removeNode},
+		{"GET", "history", anybody, "", "", (*call).history},
+
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},
 	}
 }
@@ -46,7 +54,9 @@ func routes() []route {
 type access int
 
 const (
-	signedIn      access = iota // everybody with an account
+	anybody       access = iota // as far as they may pull, which the handler asks
+	runner                      // everybody with an account; without a policy anybody
+	signedIn                    // everybody with an account
 	inPerson                    // not by an API key or a registry token, unless it administers
 	administrator               // who administers the registry
 )
@@ -132,6 +142,16 @@ func (c *call) route() (route, error) {
 	return route{}, registry.ErrMethod
 }
 
+// ForAnybody says whether a request is for a route that needs no policy: it is served
+// over the network, too, where there is none.
+func ForAnybody(r *http.Request) bool {
+	path, ok := strings.CutPrefix(r.URL.EscapedPath(), Prefix)
+	return ok && slices.ContainsFunc(routes(), func(rt route) bool {
+		_, match := matchPath(rt.path, path)
+		return match && rt.method == r.Method && (rt.access == anybody || rt.access == runner)
+	})
+}
+
 // matchPath compares an escaped path with that of a route.
 func matchPath(pattern, path string) (params []string, ok bool) {
 	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
@@ -159,11 +179,13 @@ func (c *call) serve(rt route) (status int, body any, err error) {
 	if len(c.params) > 0 {
 		c.subject = c.params[0]
 	}
-	if err := c.who.check(rt.access); err != nil {
+	defer func() {
 		if errors.Is(err, registry.ErrUnauthorized) {
 			// Whatever the registry challenges its clients to: only Basic is of use here.
 			c.w.Header().Set("WWW-Authenticate", `Basic realm="administration of the registry", charset="UTF-8"`)
 		}
+	}()
+	if err := c.who.check(rt.access); err != nil {
 		return 0, nil, err
 	}
 	if err := c.origin.Check(c.r); err != nil {
@@ -228,13 +250,13 @@ func (h *handler) caller(ctx context.Context) caller {
 // check says whether the caller may use a route.
 func (who caller) check(a access) error {
 	switch {
-	case who.admin:
+	case who.admin, a == anybody, a == runner && who.open:
 		return nil
 	case who.open:
 		return registry.ErrDenied.With("the registry has no policy: administer it on its own machine")
 	case who.id.IsAnonymous():
 		return registry.ErrUnauthorized.With("sign in first, with the password of an account")
-	case a == signedIn:
+	case a == signedIn, a == runner:
 		return nil
 	case who.id.Scoped, who.id.Final:
 		return registry.ErrDenied.With("a registry token is for the registry's content: sign in with a password")

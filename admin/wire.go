@@ -138,17 +138,22 @@ func nonNil[T any](list []T) []T {
 // another site can have a browser send any text, but not under this type (Fetch
 // standard, "CORS-safelisted request-header").
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	return decodeMost(w, r, v, maxBody)
+}
+
+// decodeMost is decode for a body of up to most bytes.
+func decodeMost(w http.ResponseWriter, r *http.Request, v any, most int64) error {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return ErrMediaType
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err == nil {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the connection has a life after this body
 	}
 	tooLarge := (*http.MaxBytesError)(nil)
 	switch {
 	case errors.As(err, &tooLarge):
-		return ErrRequestTooLarge
+		return ErrRequestTooLarge.With("request is larger than %d KiB", most>>10)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return ErrRequestSlow
 	case err != nil:

@@ -13,6 +13,7 @@ import (
 // TagMove says where a tag pointed from a time on.
 type TagMove struct {
 	Tag    string
+	Number int64         // greater than that of every earlier move of any tag
 	Digest digest.Digest // empty: the tag was deleted
 	Moved  time.Time
 	By     string // account that moved it; empty if that is not known
@@ -33,7 +34,7 @@ func (l *Local) History(ctx context.Context, repo, tag string) iter.Seq2[TagMove
 				return err
 			}
 			move := TagMove{Digest: digest.Digest(e.Value.Digest), Moved: e.Value.Moved, By: e.Value.By}
-			if move.Tag, _, err = storage.CutTagMove(e.Key[len(storage.Key(repo, "")):]); err != nil {
+			if move.Tag, move.Number, err = storage.CutTagMove(e.Key[len(storage.Key(repo, "")):]); err != nil {
 				return err
 			}
 			if move.Digest != "" {

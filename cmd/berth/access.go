@@ -125,14 +125,20 @@ func (a *access) sources(ctx context.Context, c config.Config, g *gate.Options, 
 }
 
 // routes puts the registry's API, the administration and the pages behind the gate.
-// Without a policy there is nothing but the registry: whoever reaches the address
-// could administer it.
+// Without a policy there is nothing but the registry, and what is told of it to
+// anybody: whoever reaches the address could administer it.
 func (a *access) routes(c config.Config, api, administration http.Handler) http.Handler {
 	api = a.gate.Handler(api)
-	if !c.Restricted() {
-		return api
-	}
 	administration = a.gate.Identify(observed("administration", administration, a.observe))
+	if !c.Restricted() {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if admin.ForAnybody(r) {
+				administration.ServeHTTP(w, r)
+				return
+			}
+			api.ServeHTTP(w, r)
+		})
+	}
 	token, pages := a.gate.TokenHandler(), observed("page", a.pages, a.observe)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; { // not a ServeMux: the registry wants the path as the client sent it

@@ -158,10 +158,15 @@ func openStore(ctx context.Context, cfg config.Config) (a *administration, err e
 	if err != nil {
 		return nil, err
 	}
-	server := admin.Local(admin.New(admin.Options{Accounts: store, Tokens: signer, Audit: record}))
+	content, closeContent, err := openHealth(ctx, cfg, meta, record)
+	if err != nil {
+		return nil, errors.Join(err, record.Close())
+	}
+	options := admin.Options{Accounts: store, Tokens: signer, Audit: record}
+	content.administer(&options)
 	return &administration{
-		Client: admin.NewHandlerClient(server), host: cfg.HTTP.Addr, local: true,
-		close: func() error { return errors.Join(record.Close(), meta.Close()) },
+		Client: admin.NewHandlerClient(admin.Local(admin.New(options))), host: cfg.HTTP.Addr, local: true,
+		close: func() error { return errors.Join(closeContent(), record.Close(), meta.Close()) },
 	}, nil
 }
 

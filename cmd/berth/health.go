@@ -50,11 +50,13 @@ func (h *health) prepare(c config.Config) (apply func(), err error) {
 }
 
 // administer adds to the administration's options what health has.
-func (h *health) administer(_ *admin.Options) {}
+func (h *health) administer(o *admin.Options) {
+	o.Collector, o.Content = h.collector, h.local
+}
 
 // measure adds gauges.
 func (h *health) measure(m *telemetry.Metrics) {
-	collectorGauges(m, h.collector)
+	collectorGauges(m, h.collector, h.local)
 }
 
 // actor names who acts in a context, for the history of tags.

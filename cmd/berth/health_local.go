@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/berth-registry/berth/audit"
+	"github.com/berth-registry/berth/internal/config"
+	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/fs"
+)
+
+// openHealth opens what is stored for a command, where no server runs. Its events
+// wait in the outbox until one does.
+func openHealth(ctx context.Context, cfg config.Config, meta storage.Meta, record audit.Recorder) (h *health, closeAll func() error, err error) {
+	blobs, err := fs.Open(cfg.Storage.Data, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open the blobs: %w", err)
+	}
+	closeAll = blobs.Close
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll())
+		}
+	}()
+	hooks, err := webhookOptions(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	outbox, err := audit.NewOutbox(meta, hooks, audit.OutboxOptions{Source: cfg.EventSource()})
+	if err != nil {
+		return nil, nil, fmt.Errorf("webhooks: %w", err)
+	}
+	local, err := registry.NewLocal(ctx, blobs, meta, registry.Options{
+		UploadExpiry: cfg.Storage.UploadExpiry, Journal: audit.NewJournal(record, outbox), Actor: actor,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	closeAll = func() error { local.Close(); return blobs.Close() }
+	if h, err = newHealth(ctx, cfg, healthOptions{local: local, meta: meta, blobs: blobs, audit: record}); err != nil {
+		return nil, nil, err
+	}
+	apply, err := h.prepare(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	apply()
+	return h, closeAll, nil
+}
