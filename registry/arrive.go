@@ -73,7 +73,7 @@ func (l *Local) stored(ctx context.Context, d digest.Digest, fn func(*changing) 
 			return fn(tx)
 		})
 		if !isPassing(err) {
-			return err
+			return l.refused(ctx, d, err)
 		}
 		if seen = errors.Is(err, errDamaged); !seen {
 			if err := pause(ctx, end); err != nil {

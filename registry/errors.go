@@ -56,6 +56,7 @@ var (
 	ErrUnauthorized        = &Error{"UNAUTHORIZED", http.StatusUnauthorized, "authentication required"}
 	ErrTooMany             = &Error{"TOOMANYREQUESTS", http.StatusTooManyRequests, "too many requests; try again later"}
 	ErrTooLarge            = &Error{"SIZE_INVALID", http.StatusRequestEntityTooLarge, "content is larger than this registry takes"}
+	ErrQuota               = &Error{"DENIED", http.StatusForbidden, "the quota of the repository is used up"}
 	ErrTagImmutable        = &Error{"DENIED", http.StatusForbidden, "tag is immutable"}
 	ErrRouteUnknown        = &Error{"UNSUPPORTED", http.StatusNotFound, "no such route: this is an OCI registry, its API starts at /v2/"}
 	ErrMethod              = &Error{"UNSUPPORTED", http.StatusMethodNotAllowed, "method not allowed on this route"}

@@ -54,6 +54,9 @@ type changing struct {
 	cascade int64  // when what comes to be garbage is due for review; 0 for after the grace period
 	seen    bool   // bytes that were just stored; see heal
 	changes []Change
+
+	quotaSet *quotaSet // see quotas
+	tallies  *tallies  // see tally
 }
 
 // orphaned is when a review of what has just come to be garbage is due.
@@ -79,6 +82,9 @@ func (l *Local) change(ctx context.Context, fn func(*changing) error) error {
 			c.by = l.actor(ctx)
 		}
 		err := fn(c)
+		if err == nil {
+			err = c.settle()
+		}
 		done = c.changes
 		if err != nil || len(done) == 0 {
 			return err

@@ -35,6 +35,7 @@ type Local struct {
 	limits   atomic.Pointer[Limits]
 	fixed    atomic.Pointer[func(repo, tag string) bool]
 	doubted  atomic.Pointer[func(digest.Digest)]
+	quotas   atomic.Pointer[quotaSet]
 	key      []byte // signs ids of upload sessions
 	cache    *cache
 	known    known
@@ -77,6 +78,7 @@ func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Opt
 	l.SetLimits(Limits{})
 	l.SetKeeping(defaultKeeping)
 	l.SetImmutable(func(string, string) bool { return false })
+	l.SetQuotas(nil)
 	l.known.meta, _ = meta.(storage.Versioner)
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
@@ -207,7 +209,7 @@ func putLink(tx *changing, repo string, d digest.Digest, size int64) error {
 	}
 	return errors.Join(err,
 		storage.Links.Put(tx, key, link),
-		storage.Holders.Put(tx, storage.Key(part, repo), storage.Mark{}))
+		hold(tx, repo, part, size))
 }
 
 // hasAny says whether there is any row.

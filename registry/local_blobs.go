@@ -77,6 +77,9 @@ func getLink(tx storage.Tx, repo string, d digest.Digest) (storage.Link, error) 
 
 // PushBlob stores a blob.
 func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io.Reader) (Descriptor, error) {
+	if err := l.roomFor(ctx, repo, d, r, 0); err != nil {
+		return Descriptor{}, err
+	}
 	id := "push-" + rand.Text()
 	stage, err := l.blobs.Stage(ctx, id, 0)
 	if err != nil {
@@ -86,6 +89,9 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 	var size int64
 	if err == nil {
 		size, err = fill(stage, d, limited)
+	}
+	if err == nil {
+		err = l.room(ctx, repo, d, size)
 	}
 	if err == nil {
 		err = l.arrive(ctx, d)
@@ -187,7 +193,7 @@ func deleteLink(tx *changing, repo string, d digest.Digest, link storage.Link) e
 	return errors.Join(
 		tx.unqueue(storage.ReviewLink, repo, d, &link.Watch),
 		storage.Links.Delete(tx, storage.Key(repo, storage.DigestPart(d))),
-		dropHolder(tx, repo, d))
+		dropHolder(tx, repo, d, link.Size))
 }
 
 // unreferenced fails with ErrReferenced if a manifest of repo needs d.
@@ -207,7 +213,7 @@ func unreferenced(tx storage.Tx, repo string, d digest.Digest, what string) erro
 
 // dropHolder forgets that repo needs bytes, once it has them neither as a blob
 // nor as a manifest. If it was the last, they may be garbage.
-func dropHolder(tx *changing, repo string, d digest.Digest) error {
+func dropHolder(tx *changing, repo string, d digest.Digest, size int64) error {
 	part := storage.DigestPart(d)
 	key := storage.Key(repo, part)
 	link, err := storage.Links.Has(tx, key)
@@ -218,7 +224,7 @@ func dropHolder(tx *changing, repo string, d digest.Digest) error {
 	if manifest || err != nil {
 		return err
 	}
-	if err := storage.Holders.Delete(tx, storage.Key(part, repo)); err != nil {
+	if err := release(tx, repo, part, size); err != nil {
 		return err
 	}
 	held, err := hasAny(storage.Holders.Scan(tx, storage.Key(part, ""), nil))

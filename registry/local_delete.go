@@ -178,7 +178,7 @@ func deleteManifestRows(tx *changing, repo string, d digest.Digest, row storage.
 	if err := storage.Manifests.Delete(tx, storage.Key(repo, part)); err != nil {
 		return err
 	}
-	if err := dropHolder(tx, repo, d); err != nil {
+	if err := dropHolder(tx, repo, d, row.Size); err != nil {
 		return err
 	}
 	_, err := storage.Count(tx, storage.CountManifests, -1)

@@ -112,6 +112,9 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 	if err := l.meta.View(ctx, w.checkRefs); err != nil {
 		return ManifestPushed{}, err
 	}
+	if err := l.room(ctx, repo, push.Digest, int64(len(push.Data)), push.Tags...); err != nil {
+		return ManifestPushed{}, err
+	}
 	if len(push.Tags) > 0 {
 		if w.description, err = l.describe(ctx, repo, &m); err != nil {
 			return ManifestPushed{}, err
@@ -245,7 +248,7 @@ func (w *manifestWrite) write(tx *changing) error {
 	err = errors.Join(
 		w.watch(tx, &row),
 		storage.Manifests.Put(tx, key, row),
-		storage.Holders.Put(tx, storage.Key(part, w.repo), storage.Mark{}),
+		hold(tx, w.repo, part, size),
 		putStored(tx, w.Digest, size),
 		w.putReferrer(tx),
 		w.putRepo(tx, !known))
@@ -336,6 +339,9 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 			watchedManifests.queue(tx, repo, was, tx.afterGrace())); err != nil {
 			return err
 		}
+	}
+	if err := countMove(tx, repo, tag, old.Digest, d); err != nil {
+		return err
 	}
 	n, err := storage.Count(tx, storage.CountMoves, 1)
 	if err != nil {

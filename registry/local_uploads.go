@@ -42,6 +42,9 @@ func (l *Local) WriteUpload(ctx context.Context, repo, id string, chunk Chunk, r
 	if err := openUpload(u.row); err != nil {
 		return 0, err
 	}
+	if err := l.roomFor(ctx, repo, "", r, u.row.Size); err != nil {
+		return u.row.Size, err
+	}
 	if err := u.append(ctx, chunk, r); err != nil {
 		return u.row.Size, err
 	}
@@ -60,6 +63,9 @@ func (l *Local) CommitUpload(ctx context.Context, repo, id string, chunk Chunk, 
 	}
 	if err := openUpload(u.row); err != nil {
 		return Descriptor{}, err
+	}
+	if err := l.roomFor(ctx, repo, d, r, u.row.Size); err != nil {
+		return Descriptor{}, errors.Join(err, u.endRefused(ctx, err))
 	}
 	if err := u.append(ctx, chunk, r); err != nil {
 		return Descriptor{}, err
@@ -262,6 +268,9 @@ func (u *upload) commit(ctx context.Context, repo string, d digest.Digest) (Desc
 		err := ErrDigestInvalid.With("the %d bytes sent have the digest %s, not %s", u.row.Size, got, d)
 		return Descriptor{}, errors.Join(err, u.end(ctx))
 	}
+	if err := u.local.room(ctx, repo, d, u.row.Size); err != nil {
+		return Descriptor{}, errors.Join(err, u.endRefused(ctx, err))
+	}
 	if err := u.local.arrive(ctx, d); err != nil {
 		return Descriptor{}, err
 	}
@@ -293,6 +302,14 @@ func (u *upload) digest(alg digest.Algorithm) (digest.Digest, error) {
 		return "", fmt.Errorf("read an upload again: %w", err)
 	}
 	return digest.NewDigest(alg, h), nil
+}
+
+// endRefused gives back the space of what a quota has refused.
+func (u *upload) endRefused(ctx context.Context, err error) error {
+	if !errors.Is(err, ErrQuota) {
+		return nil
+	}
+	return u.end(ctx)
 }
 
 // end ends the session without a blob.

@@ -35,6 +35,9 @@ type (
 	}
 )
 
+// QuotaTallies is the prefix of the keys of the tallies of quotas.
+func QuotaTallies() []byte { return Key("quota", "") }
+
 // TallyKey is the key of the tally of a quota, by a hash of its name; of all
 // repositories, if that is empty.
 func TallyKey(hash string) []byte {
