@@ -5,19 +5,14 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/berth-registry/berth/registry"
 )
 
 // Who reads what in the work access.
@@ -33,7 +28,8 @@ const (
 	withToken    = "with a registry token"
 	withPassword = "with a password"
 	withKey      = "with an API key"
-	withNothing  = "no access control"
+	withoutAsk   = "the same request, no access control"
+	withNothing  = "nothing to send, no access control"
 )
 
 // accessConfig is that of a registry of a small company, but for tokens that last
@@ -64,10 +60,12 @@ policy:
 `
 
 // access measures what it adds to the reading of a manifest by tag that berth asks
-// who reads it and whether they may: beside the same berth with the same content
-// and no policy. The client has a registry token, which it got once, or sends an
-// account's password or an API key with each request; the first one is what docker
-// does. Denied requests and logins are recorded in a file.
+// who reads it and whether they may. The client has a registry token, which it got
+// once, or sends an account's password or an API key with each request; the first
+// one is what docker does. Beside it the same berth with the same content and no
+// policy gets the very same request, whose token it does not look at, and one
+// without a token, which is shorter by half a kilobyte. Refusals and logins are
+// recorded in a file.
 func access(ctx context.Context, b *bench) ([]*figure, error) {
 	img, err := newImage(source(0, 0))
 	if err != nil {
@@ -94,19 +92,21 @@ func access(ctx context.Context, b *bench) ([]*figure, error) {
 	}
 	readers := []reader{
 		{withToken, restricted, []string{"Authorization: Bearer " + token}},
+		{withoutAsk, open, []string{"Authorization: Bearer " + token}},
 		{withNothing, open, nil},
 		{withPassword, restricted, []string{"Authorization: " + basic}},
 		{withKey, restricted, []string{"Authorization: Bearer " + key}},
 	}
-	var figures []*figure
-	for _, clients := range []int{b.readers, 1} {
-		some, err := b.compareReaders(ctx, clients, readers)
-		if err != nil {
-			return nil, err
-		}
-		figures = append(figures, some...)
+	many, err := b.compareReaders(ctx, b.readers, readers)
+	if err != nil {
+		return nil, err
 	}
-	return figures, nil
+	one, err := b.compareReaders(ctx, 1, readers)
+	if err != nil {
+		return nil, err
+	}
+	cost, err := b.compareCost(ctx, readers[:3])
+	return []*figure{many, one, cost}, err
 }
 
 // reader is a client that says who it is, or does not.
@@ -117,75 +117,66 @@ type reader struct {
 }
 
 // compareReaders counts the requests a second that so many clients of each kind
-// make, and what each of them costs the server.
-func (b *bench) compareReaders(ctx context.Context, clients int, readers []reader) ([]*figure, error) {
-	const target = "/v2/" + accessRepo + "/manifests/" + accessTag
-	rate := &figure{Name: "GET a manifest, " + plural(clients, "client"), Unit: "requests/s"}
-	cost := &figure{Name: rate.Name + ": the server's processor time for a request", Unit: "µs"}
+// make.
+func (b *bench) compareReaders(ctx context.Context, clients int, readers []reader) (*figure, error) {
+	f := &figure{Name: "GET a manifest, " + plural(clients, "client"), Unit: "requests/s"}
 	var turns []turn
 	for _, r := range readers {
-		req := request(http.MethodGet, r.server.addr, target, append(r.headers, "Accept: "+ocispec.MediaTypeImageManifest)...)
-		load := func(window time.Duration, cost *figure) func() (float64, error) {
-			return func() (float64, error) { return r.load(ctx, req, clients, window, cost) }
+		measure := func(window time.Duration) func() (float64, error) {
+			return func() (float64, error) {
+				rate, _, err := r.load(ctx, clients, window)
+				return rate, err
+			}
 		}
-		if _, err := b.profiled(ctx, 0, rate, turn{r.of, r.server, load(b.window, &figure{})}); err != nil { // warms up
+		if _, err := b.profiled(ctx, 0, f, turn{r.of, r.server, measure(b.window)}); err != nil { // warms up
 			return nil, fmt.Errorf("%s: %w", r.of, err)
 		}
-		turns = append(turns, turn{r.of, r.server, load(b.window/turnsOfRun, cost)})
+		turns = append(turns, turn{r.of, r.server, measure(b.window / turnsOfRun)})
 	}
-	if err := b.shortTurns(ctx, rate, turns...); err != nil {
+	if err := b.shortTurns(ctx, f, turns...); err != nil {
 		return nil, err
 	}
-	for i, of := range []string{withToken, withPassword, withKey} {
-		rate.ratio(of, withNothing, []bound{atLeast(0.95), {}, {}}[i])
-		cost.ratio(of, withNothing, bound{})
+	f.ratio(withToken, withoutAsk, atLeast(0.95))
+	for _, of := range []string{withToken, withPassword, withKey} {
+		f.ratio(of, withNothing, bound{})
 	}
-	return []*figure{rate, cost}, nil
+	return f, nil
 }
 
-// load has clients send a request again and again, and returns how often a second
-// it was answered. It adds what one costs the server to cost.
-func (r reader) load(ctx context.Context, req []byte, clients int, window time.Duration, cost *figure) (float64, error) {
+// compareCost measures what a request costs the server alone.
+func (b *bench) compareCost(ctx context.Context, readers []reader) (*figure, error) {
+	f := &figure{Name: "the server's processor time for each, " + plural(b.readers, "client"), Unit: "µs"}
+	var turns []turn
+	for _, r := range readers {
+		turns = append(turns, turn{r.of, r.server, func() (float64, error) {
+			_, cost, err := r.load(ctx, b.readers, b.window/turnsOfRun)
+			return microseconds(cost), err
+		}})
+	}
+	if err := b.shortTurns(ctx, f, turns...); err != nil {
+		return nil, err
+	}
+	f.ratio(withToken, withoutAsk, bound{})
+	f.ratio(withToken, withNothing, bound{})
+	return f, nil
+}
+
+// load has clients read the manifest again and again, and returns how often a
+// second it was read and how long the server's processors worked for it each time.
+func (r reader) load(ctx context.Context, clients int, window time.Duration) (rate float64, cost time.Duration, err error) {
+	const target = "/v2/" + accessRepo + "/manifests/" + accessTag
+	req := request(http.MethodGet, r.server.addr, target, append(r.headers, "Accept: "+ocispec.MediaTypeImageManifest)...)
 	before, err := r.server.proc.cpu()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	took, elapsed, err := readFor(ctx, r.server, req, clients, window)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	after, err := r.server.proc.cpu()
-	cost.add(r.of, microseconds(after-before)/float64(len(took)))
-	return float64(len(took)) / elapsed.Seconds(), err
-}
-
-// turnsOfRun is how many turns each server has in a run of shortTurns.
-const turnsOfRun = 10
-
-// shortTurns is interleave for figures that differ by some percent only: in each run
-// there are many short turns, of whose values the median counts.
-func (b *bench) shortTurns(ctx context.Context, f *figure, turns ...turn) error {
-	for run := range b.runs {
-		progress("  %s, run %d of %d:", f.Name, run+1, b.runs)
-		syscall.Sync()
-		values := make([][]float64, len(turns))
-		for range turnsOfRun {
-			for i, t := range turns {
-				value, err := t.measure()
-				if err := errors.Join(err, ctx.Err()); err != nil {
-					return fmt.Errorf("%s, %s: %w", f.Name, t.of, err)
-				}
-				values[i] = append(values[i], value)
-			}
-		}
-		for i, t := range turns {
-			value := summarize(values[i]).Median
-			progress(" %s %s", t.of, format(value))
-			f.add(t.of, value)
-		}
-		progress(" %s\n", f.Unit)
-	}
-	return nil
+	n := len(took)
+	return float64(n) / elapsed.Seconds(), (after - before) / time.Duration(n), err
 }
 
 // startRestricted starts a berth with access control that has an image and an
@@ -250,19 +241,4 @@ func registryToken(ctx context.Context, s *server, authorization string) (string
 	var got struct{ Token string }
 	err = json.NewDecoder(resp.Body).Decode(&got)
 	return got.Token, err
-}
-
-// pushTo stores the image in a repository.
-func (img image) pushTo(ctx context.Context, repo, tag string) func(registry.Writer) error {
-	return func(w registry.Writer) error {
-		for i, blob := range img.blobs {
-			if _, err := w.PushBlob(ctx, repo, img.digests[i], bytes.NewReader(blob)); err != nil {
-				return err
-			}
-		}
-		_, err := w.PushManifest(ctx, repo, registry.ManifestPush{
-			Data: img.manifest, MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(img.manifest), Tags: []string{tag},
-		})
-		return err
-	}
 }

@@ -95,6 +95,21 @@ func seedManifest(i int, tags ...string) registry.ManifestPush {
 	return registry.ManifestPush{Data: data, MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data), Tags: tags}
 }
 
+// pushTo stores the image in a repository.
+func (img image) pushTo(ctx context.Context, repo, tag string) func(registry.Writer) error {
+	return func(w registry.Writer) error {
+		for i, blob := range img.blobs {
+			if _, err := w.PushBlob(ctx, repo, img.digests[i], bytes.NewReader(blob)); err != nil {
+				return err
+			}
+		}
+		_, err := w.PushManifest(ctx, repo, registry.ManifestPush{
+			Data: img.manifest, MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(img.manifest), Tags: []string{tag},
+		})
+		return err
+	}
+}
+
 // seeders is how many goroutines fill a registry: many, as they share commits.
 const seeders = 512
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -104,6 +105,38 @@ func (b *bench) interleave(ctx context.Context, f *figure, turns ...turn) error 
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", f.Name, t.of, err)
 			}
+			progress(" %s %s", t.of, format(value))
+			f.add(t.of, value)
+		}
+		progress(" %s\n", f.Unit)
+	}
+	return nil
+}
+
+// turnsOfRun is how many turns each server has in a run of shortTurns.
+const turnsOfRun = 10
+
+// shortTurns is interleave for figures that differ by some percent only: in each run
+// there are many short turns, of whose values the median counts, and each begins as
+// often as the others.
+func (b *bench) shortTurns(ctx context.Context, f *figure, turns ...turn) error {
+	for run := range b.runs {
+		progress("  %s, run %d of %d:", f.Name, run+1, b.runs)
+		syscall.Sync()
+		values := make([][]float64, len(turns))
+		for n := range turnsOfRun {
+			for i := range turns {
+				i = (i + n) % len(turns)
+				t := turns[i]
+				value, err := t.measure()
+				if err := errors.Join(err, ctx.Err()); err != nil {
+					return fmt.Errorf("%s, %s: %w", f.Name, t.of, err)
+				}
+				values[i] = append(values[i], value)
+			}
+		}
+		for i, t := range turns {
+			value := summarize(values[i]).Median
 			progress(" %s %s", t.of, format(value))
 			f.add(t.of, value)
 		}
