@@ -98,7 +98,7 @@ func TestAuditTrail(t *testing.T) {
 	}
 }
 
-// changes changes accounts and keys, and returns the header of dora.
+// changes makes, alters and removes accounts and keys, and returns the header of dora.
 func (r *trail) changes() []string {
 	root := append([]string{"Content-Type", "application/json"}, r.root...)
 	account := func(action string) event {
@@ -135,7 +135,7 @@ func (r *trail) changes() []string {
 	return dora
 }
 
-// pushes pushes images, moves their tag, and deletes them.
+// pushes has images pushed, their tag moved, and them deleted.
 func (r *trail) pushes(dora []string) {
 	by := func(e event) event {
 		e.Outcome, e.Account, e.Source, e.Repository = "ok", "dora", "accounts", "team/web"

@@ -86,7 +86,7 @@ func mustRefuse(t *testing.T, c *berthtest.Command, why string, args ...string) 
 
 func (p private) podman(t *testing.T) {
 	dir := t.TempDir()
-	run, err := os.MkdirTemp("", "podman-") // podman wants a short path
+	run, err := os.MkdirTemp("", "podman-") //nolint:usetesting // podman wants a path of at most 50 characters
 	if err != nil {
 		t.Fatal(err)
 	}

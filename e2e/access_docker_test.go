@@ -65,7 +65,10 @@ func TestDockerOverTLS(t *testing.T) {
 					t.Errorf("docker %v: %v, %s%s; want an error with %q", args, err, stdout, stderr, text)
 				}
 			}
-			login := func(user, password string) { t.Helper(); d.Input(password+"\n").Run("login", host, "-u", user, "--password-stdin") }
+			login := func(user, password string) {
+				t.Helper()
+				d.Input(password+"\n").Run("login", host, "-u", user, "--password-stdin")
+			}
 
 			refused("", "push", host+"/team/web:v1") // not signed in
 			// What the registry says of it docker tells only of the token endpoint.
