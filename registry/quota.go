@@ -135,12 +135,12 @@ func (l *Local) room(ctx context.Context, repo string, d digest.Digest, size int
 			return err
 		}
 		for _, q := range list {
-			used, err := storage.Tallies.Get(tx, storage.TallyKey(q.id))
-			if isNotFound(err) || err == nil && used.Phase != phaseCounted {
-				continue
-			}
+			used, counted, err := readTally(tx, q.id)
 			if err != nil {
 				return err
+			}
+			if !counted {
+				continue
 			}
 			needs := size
 			if d != "" {

@@ -87,15 +87,22 @@ func usage(tx storage.Tx, repo string, row storage.Usage) (Usage, error) {
 // Usages returns the sums, which are kept, not computed.
 func (l *Local) Usages(ctx context.Context) (u Usages, err error) {
 	err = l.meta.View(ctx, func(tx storage.Tx) error {
-		row, err := storage.Tallies.Get(tx, storage.TallyKey(""))
-		counted := row.Phase == phaseCounted
-		if isNotFound(err) {
-			counted, err = uncountable(tx)
-		}
+		row, counted, err := readTally(tx, "")
 		u = Usages{Counted: counted, Sum: row.Sum, Bytes: row.Bytes, Tags: row.Tags}
 		return err
 	})
 	return u, err
+}
+
+// readTally reads the tally of a quota, or of all repositories, and says whether it
+// is counted.
+func readTally(tx storage.Tx, id string) (row storage.Tally, counted bool, err error) {
+	row, err = storage.Tallies.Get(tx, storage.TallyKey(id))
+	if isNotFound(err) { // nothing has changed yet
+		counted, err = uncountable(tx)
+		return row, counted, err
+	}
+	return row, row.Phase == phaseCounted, err
 }
 
 // QuotaUsage lists the quotas by name, and how much of each is used.
@@ -103,11 +110,7 @@ func (l *Local) QuotaUsage(ctx context.Context) (list []QuotaUsage, err error) {
 	err = l.meta.View(ctx, func(tx storage.Tx) error {
 		list = nil
 		for _, q := range l.quotas.Load().list {
-			row, err := storage.Tallies.Get(tx, storage.TallyKey(q.id))
-			counted := row.Phase == phaseCounted
-			if isNotFound(err) {
-				counted, err = uncountable(tx)
-			}
+			row, counted, err := readTally(tx, q.id)
 			if err != nil {
 				return err
 			}
