@@ -75,7 +75,7 @@ const few = 8
 func (x *index) add(e entry) {
 	e.number = x.number(e.who)
 	prefix, suffix := literals(e.pattern)
-	e.below = strings.HasSuffix(prefix, "/") && e.pattern == prefix+everything
+	e.below = e.pattern == prefix+everything
 	if len(suffix) > len(prefix) {
 		x.suffixes.add(suffix, e)
 	} else {
