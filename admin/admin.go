@@ -77,6 +77,8 @@ type Options struct {
 	Collector Collector
 	// Content is what is stored; nil if this server does not tell of it.
 	Content Content
+	// Usage tells how much is used; nil if this server does not.
+	Usage Usage
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

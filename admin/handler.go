@@ -46,6 +46,8 @@ func routes() []route {
 		{"DELETE", "nodes/*", administrator, audit.ConfigChange, "remove-node", (*call).removeNode},
 		{"GET", "history", anybody, "", "", (*call).history},
 
+		{"GET", "usage", signedIn, "", "", (*call).usage},
+
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},
 	}
 }

@@ -3,18 +3,18 @@ package audit
 import (
 	"cmp"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/berth-registry/berth/internal/trust"
 )
 
 // Webhook is somebody who wants to be told of events.
@@ -139,22 +139,15 @@ func (h *hook) setSecret(secret string) (err error) {
 }
 
 func (h *hook) setClient(ca string) error {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return err
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("no certificates in %s", ca)
-		}
+	roots, err := trust.Authorities(ca)
+	if err != nil {
+		return err
 	}
 	h.client = &http.Client{
 		Timeout: h.timeout,
 		Transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
-			TLSClientConfig:        conf,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 			ForceAttemptHTTP2:      true,
 			MaxIdleConnsPerHost:    1, // events go one after the other
 			IdleConnTimeout:        time.Minute,

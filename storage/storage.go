@@ -27,6 +27,8 @@ var (
 	ErrNoSpace = errors.New("no space left in the store")
 	// ErrReadOnly says that the medium refuses writes.
 	ErrReadOnly = errors.New("the store is read-only")
+	// ErrUnreadable says that the medium does not give back what was written to it.
+	ErrUnreadable = errors.New("the store cannot read what it holds")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("the store is closed")
 	// ErrInUse says that another process has the store open.

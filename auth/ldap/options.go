@@ -2,16 +2,16 @@ package ldap
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"github.com/berth-registry/berth/internal/trust"
 )
 
 // Options are where a directory is and how it is laid out. URL and UserBase must
@@ -130,7 +130,7 @@ func (o *Options) dialer() (*dialer, error) {
 		return nil, errors.New("an ldaps:// URL is one over TLS already: want no StartTLS")
 	case u.Scheme == "ldap" && !o.StartTLS && o.CA != "":
 		return nil, errors.New("a CA without TLS: want StartTLS, or an ldaps:// URL")
-	case u.Scheme == "ldap" && !o.StartTLS && !o.Insecure && !loopback(u.Hostname()):
+	case u.Scheme == "ldap" && !o.StartTLS && !o.Insecure && !trust.IsLoopback(u.Hostname()):
 		return nil, fmt.Errorf("passwords would go to %s for everybody to read: want StartTLS or an ldaps:// URL", u.Hostname())
 	case port == "" && u.Scheme == "ldaps":
 		port = ldap.DefaultLdapsPort
@@ -140,31 +140,7 @@ func (o *Options) dialer() (*dialer, error) {
 	d.network, d.addr = "tcp", net.JoinHostPort(u.Hostname(), port)
 	if u.Scheme == "ldaps" || o.StartTLS {
 		d.tls = &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
-		d.tls.RootCAs, err = authorities(o.CA)
+		d.tls.RootCAs, err = trust.Authorities(o.CA)
 	}
 	return d, err
-}
-
-// authorities reads a file of certificates; nil, if there is none, are the
-// system's.
-func authorities(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s: found no certificate in PEM", file)
-	}
-	return pool, nil
-}
-
-// loopback says whether a host is this one. A name that merely resolves to it
-// could resolve to another tomorrow.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -3,16 +3,16 @@ package oidc
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/berth-registry/berth/internal/trust"
 )
 
 // What a provider may take and send.
@@ -26,23 +26,16 @@ const (
 // newClient returns a client for a provider whose certificate is signed by the
 // authorities in the file ca, or by the system's if that is empty.
 func newClient(ca string) (*http.Client, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: there is no certificate in it", ca)
-		}
+	roots, err := trust.Authorities(ca)
+	if err != nil {
+		return nil, err
 	}
 	return &http.Client{
 		Timeout:       askTime,
 		CheckRedirect: stayThere,
 		Transport: bounded{&http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
-			TLSClientConfig:        config,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 			ForceAttemptHTTP2:      true,
 			MaxIdleConnsPerHost:    2,
 			IdleConnTimeout:        time.Minute,

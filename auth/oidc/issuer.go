@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/berth-registry/berth/internal/trust"
 )
 
 // How long what a provider says of itself is good for.
@@ -153,7 +155,7 @@ func (i *issuer) checkEndpoint(endpoint string) error {
 	}
 	u, err := url.Parse(endpoint)
 	if err == nil && u.Host != "" && (u.Scheme == "https" ||
-		u.Scheme == "http" && isLoopback(u.Hostname()) && strings.HasPrefix(i.url, "http:")) {
+		u.Scheme == "http" && trust.IsLoopback(u.Hostname()) && strings.HasPrefix(i.url, "http:")) {
 		return nil
 	}
 	return fmt.Errorf("it names an endpoint that is not on https: %q", endpoint)

@@ -24,13 +24,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/internal/trust"
 )
 
 // ErrUnavailable says that a provider could not be asked, or that its answer
@@ -148,13 +148,8 @@ func checkIssuer(issuer string) error {
 	switch {
 	case err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 		return fmt.Errorf("issuer %q: an https URL without user, query and fragment is wanted", issuer)
-	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+	case u.Scheme == "https", u.Scheme == "http" && trust.IsLoopback(u.Hostname()):
 		return nil
 	}
 	return fmt.Errorf("issuer %q: only https, or http on a loopback address", issuer)
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

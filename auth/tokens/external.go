@@ -38,7 +38,7 @@ type ExternalOptions struct {
 	Service string // audience of the tokens, and what clients are told as service
 	Issuer  string // of the tokens
 	JWKS    string // URL or file of the key set (RFC 7517); plain HTTP only from this host
-	CA      string // file of certificates, PEM, that the URL is trusted by besides the system's; read once
+	CA      string // file of certificates, PEM, that the URL is trusted by in place of the system's; read once
 	Now     func() time.Time
 	Log     *slog.Logger
 }

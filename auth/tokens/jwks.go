@@ -6,12 +6,10 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,6 +17,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/berth-registry/berth/internal/trust"
 )
 
 const (
@@ -165,18 +165,9 @@ func newClient(from, ca string) (*http.Client, error) {
 	if err := secure(u); err != nil {
 		return nil, err
 	}
-	roots, err := x509.SystemCertPool()
+	roots, err := trust.Authorities(ca)
 	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("certificates for the key set: %w", err)
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate", ca)
-		}
+		return nil, fmt.Errorf("certificates for the key set: %w", err)
 	}
 	return &http.Client{
 		Transport: &http.Transport{
@@ -199,8 +190,7 @@ func newClient(from, ca string) (*http.Client, error) {
 
 // secure says whether what comes from u can be trusted to come from there.
 func secure(u *url.URL) error {
-	host := u.Hostname()
-	if ip := net.ParseIP(host); u.Scheme == "https" || u.Scheme == "http" && (host == "localhost" || ip != nil && ip.IsLoopback()) {
+	if u.Scheme == "https" || u.Scheme == "http" && trust.IsLoopback(u.Hostname()) {
 		return nil
 	}
 	return errors.New("a key set must come by https, or from this host: whoever can change it can sign tokens")

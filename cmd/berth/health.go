@@ -18,6 +18,7 @@ import (
 type health struct {
 	local     *registry.Local
 	collector *gc.Worker
+	usage     *usageCounter
 	runs      []func(context.Context) // until the registry ends
 }
 
@@ -36,7 +37,8 @@ type healthOptions struct {
 func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, error) {
 	h := &health{local: o.local}
 	h.collector = gc.New(o.local, gc.Options{Interval: c.GC.Interval, Log: o.log})
-	h.runs = append(h.runs, h.collector.Run)
+	h.usage = newUsageCounter(o.local, o.log)
+	h.runs = append(h.runs, h.collector.Run, h.usage.Run)
 	return h, nil
 }
 
@@ -46,17 +48,19 @@ func (h *health) prepare(c config.Config) (apply func(), err error) {
 	return func() {
 		h.local.SetKeeping(keeping(c.GC))
 		h.collector.SetInterval(c.GC.Interval)
+		h.usage.set(c.Quota)
 	}, nil
 }
 
 // administer adds to the administration's options what health has.
 func (h *health) administer(o *admin.Options) {
-	o.Collector, o.Content = h.collector, h.local
+	o.Collector, o.Content, o.Usage = h.collector, h.local, h.local
 }
 
 // measure adds gauges.
 func (h *health) measure(m *telemetry.Metrics) {
 	collectorGauges(m, h.collector, h.local)
+	usageGauges(m, h.local)
 }
 
 // actor names who acts in a context, for the history of tags.

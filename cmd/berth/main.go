@@ -42,5 +42,7 @@ func newRootCmd() *cobra.Command {
 		cli.NewConfigCmd("berth", "BERTH", "/etc/berth.yaml", check, config.Example))
 	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
 	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
+	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
+	root.AddCommand(newDuCmd())
 	return root
 }

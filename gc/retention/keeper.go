@@ -190,10 +190,10 @@ func (k *Keeper) judge(ctx context.Context, p *planner, tags []Tag) ([]Verdict, 
 		return verdicts, nil
 	}
 	err := k.meta.View(ctx, func(tx storage.Tx) error {
-		any, err := anyRuns(tx)
+		some, err := anyRuns(tx)
 		for _, v := range doomed {
 			running := false
-			if any && err == nil {
+			if some && err == nil {
 				running, err = runs(tx, v.Repo, v.Digest, p.now.Time, maxDepth)
 			}
 			if err != nil {
