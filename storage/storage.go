@@ -69,7 +69,7 @@ type Blobs interface {
 // Notes holds small texts by name beside the blobs, which say what the metadata
 // says too, for when that is lost. A name is made of components of lower-case
 // letters, digits, ".", "_" and "-", none of which is "." or "..", separated by
-// "/"; no name is the start of another's path.
+// "/".
 type Notes interface {
 	// PutNote makes a note durable, in place of one of that name.
 	PutNote(ctx context.Context, name string, data []byte) error
