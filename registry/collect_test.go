@@ -45,7 +45,12 @@ type collected struct {
 
 func newCollected(t *testing.T) *collected {
 	t.Helper()
-	c := &collected{clock: &clock{now: time.Unix(1e9, 0)}, t: t, blobs: mem.NewBlobs(), meta: mem.NewMeta()}
+	return newCollectedOn(t, mem.NewBlobs())
+}
+
+func newCollectedOn(t *testing.T, blobs storage.Blobs) *collected {
+	t.Helper()
+	c := &collected{clock: &clock{now: time.Unix(1e9, 0)}, t: t, blobs: blobs, meta: mem.NewMeta()}
 	var err error
 	c.Local, err = registry.NewLocal(t.Context(), c.blobs, c.meta, registry.Options{Now: c.Now})
 	if err != nil {

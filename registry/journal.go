@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -67,10 +68,21 @@ func (c *changing) orphaned() int64 {
 	return c.afterGrace()
 }
 
-func (c *changing) note(change Change) {
-	if c.local.journal != nil {
-		c.changes = append(c.changes, change)
+func (c *changing) note(change Change) { c.changes = append(c.changes, change) }
+
+// touchChanged has the repositories noted whose manifests or tags have changed.
+func (c *changing) touchChanged() error {
+	last := ""
+	for _, change := range c.changes {
+		if change.Repo == last || change.Kind == DeletedBlob {
+			continue
+		}
+		last = change.Repo
+		if err := c.touch(last); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // change runs fn in a transaction, and tells the journal what it has changed.
@@ -83,9 +95,12 @@ func (l *Local) change(ctx context.Context, fn func(*changing) error) error {
 		}
 		err := fn(c)
 		if err == nil {
-			err = c.settle()
+			err = errors.Join(c.settle(), c.touchChanged())
 		}
 		done = c.changes
+		if l.journal == nil {
+			done = nil
+		}
 		if err != nil || len(done) == 0 {
 			return err
 		}

@@ -50,6 +50,8 @@ var (
 	Reviews = Table[Review]{"reviews"}
 	// RunningOn: digest, node. What a node reports that it runs.
 	RunningOn = Table[NodeLease]{"running"}
+	// Changed: repository. Those that have changed since they were noted.
+	Changed = Table[Counter]{"changed"}
 	// Uploads: id of an upload session that has received a byte, or that has
 	// ended and must not be used again.
 	Uploads = Table[Upload]{"uploads"}
@@ -76,7 +78,7 @@ var (
 func Tables() []string {
 	return []string{
 		Settings.name, Counters.name, Repos.name, Stored.name, Links.name, Holders.name, Manifests.name,
-		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Nodes.name, Runs.name, Uploads.name,
+		Parents.name, Referrers.name, Tags.name, Tagged.name, History.name, Past.name, Reviews.name, RunningOn.name, Nodes.name, Runs.name, Changed.name, Uploads.name,
 		Accounts.name, APIKeys.name, RefreshTokens.name, Signers.name, Outbox.name,
 		PulledTags.name, PulledDigests.name,
 		Usages.name, Tallies.name, Shares.name,

@@ -66,6 +66,21 @@ type Blobs interface {
 	Stages(ctx context.Context) iter.Seq2[StageInfo, error]
 }
 
+// Notes holds small texts by name beside the blobs, which say what the metadata
+// says too, for when that is lost. A name is made of components of lower-case
+// letters, digits, ".", "_" and "-", none of which is "." or "..", separated by
+// "/".
+type Notes interface {
+	// PutNote makes a note durable, in place of one of that name.
+	PutNote(ctx context.Context, name string, data []byte) error
+	// DeleteNote removes a note, if it is there.
+	DeleteNote(ctx context.Context, name string) error
+	// Note returns a note, or ErrNotFound.
+	Note(ctx context.Context, name string) ([]byte, error)
+	// NoteNames lists the notes there are, in no order.
+	NoteNames(ctx context.Context) iter.Seq2[string, error]
+}
+
 // BlobInfo describes a blob that is stored.
 type BlobInfo struct {
 	Digest   digest.Digest

@@ -38,6 +38,7 @@ import (
 type Blobs struct {
 	blobs, uploads string // directories
 	quarantine     string // directory, made when it is needed
+	notes          string // directory, made when it is needed
 	journal        *journal
 	locks          [64]sync.Mutex // by digest: who changes a blob's file
 }
@@ -51,7 +52,7 @@ func Open(dir string, log *slog.Logger) (*Blobs, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	b := &Blobs{blobs: filepath.Join(dir, "blobs"), uploads: filepath.Join(dir, "uploads"), quarantine: filepath.Join(dir, "quarantine")}
+	b := &Blobs{blobs: filepath.Join(dir, "blobs"), uploads: filepath.Join(dir, "uploads"), quarantine: filepath.Join(dir, "quarantine"), notes: filepath.Join(dir, "notes")}
 	journalDir := filepath.Join(dir, "journal")
 	for _, d := range []string{b.blobs, b.uploads, journalDir} {
 		if err := durable.MkdirAll(d); err != nil {

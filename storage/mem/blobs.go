@@ -21,6 +21,7 @@ type Blobs struct {
 	mu     sync.Mutex
 	blobs  map[digest.Digest]kept
 	stages map[string]staged
+	notes  map[string][]byte
 }
 
 // kept is a blob.
@@ -38,7 +39,7 @@ type staged struct {
 
 // NewBlobs returns an empty store.
 func NewBlobs() *Blobs {
-	return &Blobs{blobs: map[digest.Digest]kept{}, stages: map[string]staged{}}
+	return &Blobs{blobs: map[digest.Digest]kept{}, stages: map[string]staged{}, notes: map[string][]byte{}}
 }
 
 // Open implements storage.Blobs.
