@@ -38,6 +38,31 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 	}
 }
 
+// A refusal does not wait for a body that is too long to be read, or that the client
+// has not begun to send.
+func TestBodyThatIsRefused(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(daemon.Bodies(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	}), time.Hour))
+	defer server.Close()
+	for _, header := range []string{"Content-Length: 1000000000\r\n\r\n", "Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n"} {
+		c := dial(t, server)
+		send(t, c, "POST / HTTP/1.1\r\nHost: x\r\n"+header)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Errorf("%q: %v", header, err)
+			_ = c.Close()
+			continue
+		}
+		_ = resp.Body.Close()
+		_ = c.Close() // or the server waits for the rest
+		if resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%q: status %d", header, resp.StatusCode)
+		}
+	}
+}
+
 // The time is for the body: neither a handler that takes longer, nor the next
 // request of the connection, has to do with it.
 func TestBodyThatComes(t *testing.T) {
