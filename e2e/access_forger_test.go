@@ -133,7 +133,7 @@ func (f *forger) tokens(token string) map[string]string {
 	jwk := jose.JSONWebKey{Key: &other.PublicKey, KeyID: f.kid, Algorithm: "ES256"}
 	encode := base64.RawURLEncoding.EncodeToString
 	parts := strings.Split(token, ".")
-	altered := encode(mustJSON(with(claims, "sub", "somebody")))
+	altered := encode(mustJSON(with(claims, "sub", "somebody-else")))
 	return map[string]string{
 		"expired token":              f.good(with(claims, "iat", now-7200, "nbf", now-7200, "exp", now-3600)),
 		"token of tomorrow":          f.good(with(claims, "iat", now+3600, "nbf", now+3600, "exp", now+7200)),
