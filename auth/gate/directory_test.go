@@ -3,10 +3,13 @@ package gate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,6 +105,44 @@ func TestNobodyIsAnotherWhoComesLater(t *testing.T) {
 	if who := w.get("/", basic("deploy", key)).told(t); who.Source != accounts.Source {
 		t.Errorf("the new deploy is %+v", who)
 	}
+}
+
+// slow is a store in which a password takes until the test ends.
+type slow struct {
+	*accounts.Store
+	began, end chan struct{}
+}
+
+func (s slow) Login(context.Context, string, string) (*auth.Identity, error) {
+	s.began <- struct{}{}
+	<-s.end
+	return nil, auth.ErrWrong
+}
+
+// A flood of passwords keeps no API key waiting.
+func TestKeysDoNotWaitForPasswords(t *testing.T) {
+	t.Parallel()
+	places := runtime.GOMAXPROCS(0) // as many are checked at a time
+	began, end := make(chan struct{}, places+1), make(chan struct{})
+	w := newWorld(t, func(w *world, o *gate.Options) {
+		s := slow{w.store, began, end}
+		o.Sources, o.Keys = []auth.Source{s}, s
+	})
+	_, key := w.key(accounts.NewKey{Account: "robot"})
+	var flood sync.WaitGroup
+	for i := range places + 1 {
+		flood.Go(func() {
+			_, _ = w.gate.Login(context.Background(), fmt.Sprintf("192.0.2.%d", i), "alice", fmt.Sprint("wrong", i))
+		})
+	}
+	for range places {
+		<-began
+	}
+	if who := w.get("/", basic("robot", key)).told(t); who.Account != "robot" {
+		t.Errorf("robot is %+v", who)
+	}
+	close(end)
+	flood.Wait()
 }
 
 // An API key of somebody whom a directory knows is in the groups of today, can be

@@ -156,7 +156,7 @@ func (g *Gate) ask(ctx context.Context, account, password string) (proof, error)
 	switch {
 	case g.o.Keys != nil && isKey(password):
 		id, err := g.o.Keys.LoginKey(ctx, account, password)
-		if err = some(id, err); err == nil {
+		if err = some(id, err); err == nil && !g.keeps(id) {
 			id, err = g.afresh(ctx, id) // a key must not outlive the account in its directory
 		}
 		return proof{id: id, until: until}, err
@@ -179,6 +179,13 @@ func (g *Gate) ask(ctx context.Context, account, password string) (proof, error)
 		}
 	}
 	return p, auth.ErrUnknown
+}
+
+// keeps says whether who keeps API keys is also the source of the owner of one, whom
+// it has just looked up: a key need not wait for passwords that are being checked.
+func (g *Gate) keeps(id *auth.Identity) bool {
+	s := g.sources[id.Source]
+	return s != nil && any(s.Source) == any(g.o.Keys)
 }
 
 // some fails if there is neither an identity nor an error.
