@@ -79,6 +79,8 @@ type Options struct {
 	Content Content
 	// Usage tells how much is used; nil if this server does not.
 	Usage Usage
+	// Retention removes tags; nil if this server does not.
+	Retention Retention
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

@@ -48,6 +48,9 @@ func routes() []route {
 
 		{"GET", "usage", signedIn, "", "", (*call).usage},
 
+		{"GET", "retention", administrator, "", "", (*call).planRetention},
+		{"POST", "retention", administrator, audit.ConfigChange, "apply-retention", (*call).retain},
+
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},
 	}
 }

@@ -24,6 +24,12 @@ type rules struct {
 	immutable *auth.TagPatterns
 }
 
+// isImmutable says whether a tag can be neither moved nor removed.
+func (r rules) isImmutable(repo, tag string) bool {
+	_, is := r.immutable.Match(repo, tag)
+	return is
+}
+
 // newRules checks the rules of a configuration, and those of its jobs' accounts.
 func newRules(c config.Config) (r rules, err error) {
 	list, err := policyRules(c)
@@ -34,6 +40,9 @@ func newRules(c config.Config) (r rules, err error) {
 		return r, err
 	}
 	if r.immutable, err = auth.NewTagPatterns(c.Immutable); err != nil {
+		return r, err
+	}
+	if _, err = retentionRules(c.Retention); err != nil {
 		return r, err
 	}
 	if len(c.Auth.Workload) > 0 {

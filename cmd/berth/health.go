@@ -19,6 +19,7 @@ type health struct {
 	local     *registry.Local
 	collector *gc.Worker
 	usage     *usageCounter
+	retainer  *retainer
 	runs      []func(context.Context) // until the registry ends
 }
 
@@ -38,14 +39,20 @@ func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, er
 	h := &health{local: o.local}
 	h.collector = gc.New(o.local, gc.Options{Interval: c.GC.Interval, Log: o.log})
 	h.usage = newUsageCounter(o.local, o.log)
-	h.runs = append(h.runs, h.collector.Run, h.usage.Run)
+	h.retainer = newRetainer(o.local, o.meta, o.log)
+	h.runs = append(h.runs, h.collector.Run, h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
 	return h, nil
 }
 
 // prepare reads what can change while the server runs. What it returns makes it
 // hold, and cannot fail.
 func (h *health) prepare(c config.Config) (apply func(), err error) {
+	retain, err := h.retainer.prepare(c.Retention)
+	if err != nil {
+		return nil, err
+	}
 	return func() {
+		retain()
 		h.local.SetKeeping(keeping(c.GC))
 		h.collector.SetInterval(c.GC.Interval)
 		h.usage.set(c.Quota)
@@ -55,12 +62,19 @@ func (h *health) prepare(c config.Config) (apply func(), err error) {
 // administer adds to the administration's options what health has.
 func (h *health) administer(o *admin.Options) {
 	o.Collector, o.Content, o.Usage = h.collector, h.local, h.local
+	o.Retention = h.retainer
 }
 
 // measure adds gauges.
 func (h *health) measure(m *telemetry.Metrics) {
 	collectorGauges(m, h.collector, h.local)
 	usageGauges(m, h.local)
+}
+
+// as has run act under a name, for audit and the history of tags. No account can have
+// a name with a space.
+func as(name string, run func(context.Context)) func(context.Context) {
+	return func(ctx context.Context) { run(audit.NewContext(ctx, &audit.Actor{Account: name})) }
 }
 
 // actor names who acts in a context, for the history of tags.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/berth-registry/berth/audit"
+	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
@@ -19,10 +20,10 @@ func openHealth(ctx context.Context, cfg config.Config, meta storage.Meta, recor
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot open the blobs: %w", err)
 	}
-	closeAll = blobs.Close
+	opened := blobs.Close
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll())
+			err = errors.Join(err, opened())
 		}
 	}()
 	hooks, err := webhookOptions(cfg)
@@ -39,7 +40,12 @@ func openHealth(ctx context.Context, cfg config.Config, meta storage.Meta, recor
 	if err != nil {
 		return nil, nil, err
 	}
-	closeAll = func() error { local.Close(); return blobs.Close() }
+	opened = func() error { local.Close(); return blobs.Close() }
+	immutable, err := auth.NewTagPatterns(cfg.Immutable)
+	if err != nil {
+		return nil, nil, err
+	}
+	local.SetImmutable(rules{immutable: immutable}.isImmutable)
 	if h, err = newHealth(ctx, cfg, healthOptions{local: local, meta: meta, blobs: blobs, audit: record}); err != nil {
 		return nil, nil, err
 	}
@@ -48,5 +54,5 @@ func openHealth(ctx context.Context, cfg config.Config, meta storage.Meta, recor
 		return nil, nil, err
 	}
 	apply()
-	return h, closeAll, nil
+	return h, opened, nil
 }

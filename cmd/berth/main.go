@@ -43,6 +43,6 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
 	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
 	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
-	root.AddCommand(newDuCmd())
+	root.AddCommand(newDuCmd(), newRetentionCmd())
 	return root
 }

@@ -88,7 +88,7 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 
 // handlers puts together what is served.
 func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
-	content := audit.Pulls(d.local, d.outbox)
+	content := d.health.retainer.pulls.Wrap(audit.Pulls(d.local, d.outbox))
 	authority := auth.Authority(nil)
 	if d.cfg.Restricted() {
 		authority = d.access.policy
@@ -181,10 +181,7 @@ func (d *server) apply(c config.Config) error {
 	d.accessLog.SetEnabled(c.Log.Access)
 	d.local.SetUploadExpiry(c.Storage.UploadExpiry)
 	d.local.SetLimits(registry.Limits{Blob: c.Limits.Blob, Manifest: c.Limits.Manifest})
-	d.local.SetImmutable(func(repo, tag string) bool {
-		_, is := rules.immutable.Match(repo, tag)
-		return is
-	})
+	d.local.SetImmutable(rules.isImmutable)
 	applyHealth()
 	d.access.policy.Set(rules.policy)
 	d.access.gate.Set(gate.Live{Limits: gateLimits(c), Basic: c.Auth.Challenge == "basic"})

@@ -2,11 +2,15 @@ package retention
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/berth-registry/berth/storage"
 )
+
+// ErrRulesChanged says that the rules were changed while they were applied.
+var ErrRulesChanged = errors.New("the rules of retention have changed")
 
 // Progress is what applying the rules has done so far.
 type Progress struct {
@@ -18,7 +22,7 @@ type Progress struct {
 // Apply removes what Plan says would be removed, and says how much that was. each,
 // if not nil, is called with what was removed since it was called last, and with
 // what was done so far. An error leaves what was not done for the next time; so does
-// a change of the rules.
+// a change of the rules, which is ErrRulesChanged.
 func (k *Keeper) Apply(ctx context.Context, s Scope, each func([]Verdict, Progress)) (done Progress, err error) {
 	select {
 	case k.turn <- struct{}{}:
@@ -36,7 +40,7 @@ func (k *Keeper) Apply(ctx context.Context, s Scope, each func([]Verdict, Progre
 		doomed := slices.DeleteFunc(verdicts, func(v Verdict) bool { return !v.Remove })
 		for some := range slices.Chunk(doomed, atOnce) {
 			if k.rules.Load() != rules {
-				return false, nil
+				return false, ErrRulesChanged
 			}
 			removed, err := k.remove(ctx, p, some)
 			if err != nil {
@@ -102,6 +106,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrRulesChanged): // they are on their way
 		case err != nil:
 			k.log.ErrorContext(ctx, "tags that are not to be kept could not be removed; will try again", "removed", done.Removed, "error", err)
 		case done.Removed > 0:

@@ -76,6 +76,9 @@ func (k *Keeper) SetRules(rules []Rule) {
 	}
 }
 
+// Rules is how many rules there are.
+func (k *Keeper) Rules() int { return len(*k.rules.Load()) }
+
 // Scope says which tags it is about.
 type Scope struct {
 	// Repos says which repositories; nil is all.

@@ -184,7 +184,7 @@ type place struct {
 }
 
 func (a place) compare(b place) int {
-	c := 0
+	var c int
 	if a.version != nil {
 		c = a.version.Compare(b.version)
 	} else {

@@ -93,12 +93,16 @@ func TestPlan(t *testing.T) {
 		"range, pre-release": {[]retention.Spec{{Semver: ">=1.10.0-0"}}, versions, "1.10.0:semver/1 2.0.0-rc.1:semver/1"},
 		"last versions":      {[]retention.Spec{{Last: 2, Order: "semver"}}, versions, "1.10.0:last/1 2.0.0-rc.1:last/1"},
 		"more versions than there are": {
-			[]retention.Spec{{Last: 20, Order: "semver"}}, versions,
+			[]retention.Spec{{Last: 20, Order: "semver"}},
+			versions,
 			"v1.0.0:last/1 1.10.0:last/1 1.9.0:last/1 2.0.0-rc.1:last/1 1.0.0_build.5:last/1",
 		},
 		"same time": {[]retention.Spec{{Last: 2}}, same, "z:last/1 y:last/1"},
-		"what is stronger": {[]retention.Spec{{Last: 1}}, []retention.Tag{immutable, running, tag("x", 1, -1)},
-			"im:immutable/1 run:running/1 x:last/1"},
+		"what is stronger": {
+			[]retention.Spec{{Last: 1}},
+			[]retention.Tag{immutable, running, tag("x", 1, -1)},
+			"im:immutable/1 run:running/1 x:last/1",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var rules []retention.Rule

@@ -68,7 +68,7 @@ type PullOptions struct {
 }
 
 // NewPulls makes a recorder of pulls.
-func NewPulls(ctx context.Context, meta storage.Meta, o PullOptions) (*Pulls, error) {
+func NewPulls(meta storage.Meta, o PullOptions) *Pulls {
 	p := &Pulls{meta: meta, now: o.Now, log: o.Log, some: make(chan struct{}, 1), noted: map[pull]time.Time{}, pending: map[pull]time.Time{}}
 	if p.now == nil {
 		p.now = time.Now
@@ -76,10 +76,11 @@ func NewPulls(ctx context.Context, meta storage.Meta, o PullOptions) (*Pulls, er
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	return p, p.begin(ctx)
+	return p
 }
 
-// begin writes down since when pulls are recorded, once for ever.
+// begin writes down since when pulls are recorded, once for ever: until then, nobody
+// can say of a tag that it was not pulled.
 func (p *Pulls) begin(ctx context.Context) error {
 	key := storage.Key(watchedSince)
 	has := false
@@ -160,6 +161,9 @@ func (p *Pulls) add(what pull, now time.Time) {
 
 // Run writes pulls to the store until ctx ends, the last ones after that.
 func (p *Pulls) Run(ctx context.Context) {
+	if err := p.begin(ctx); err != nil && ctx.Err() == nil {
+		p.log.ErrorContext(ctx, "it is not written down since when pulls are: none counts as missing before the next start", "error", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():

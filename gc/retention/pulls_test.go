@@ -59,7 +59,7 @@ func TestPullTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.flush()
-	tag, byDigest := string(storage.Key("r", "a")), string(storage.Key("r", storage.DigestPart(d)))
+	tag, byDigest := "r\x00a", "r\x00"+storage.DigestPart(d)
 	tags, digests := w.pulled()
 	if len(tags) != 1 || len(digests) != 1 || !tags[tag].Equal(start) || !digests[byDigest].Equal(start) {
 		t.Fatalf("%v, %v", tags, digests)
@@ -70,10 +70,7 @@ func TestPullTimes(t *testing.T) {
 	w.flush()
 	version := w.meta.(storage.Versioner).Version()
 	w.flush()
-	next, err := retention.NewPulls(t.Context(), w.meta, retention.PullOptions{Now: w.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
+	next := retention.NewPulls(w.meta, retention.PullOptions{Now: w.Now})
 	if _, _, err := next.Wrap(w.Local).Manifest(t.Context(), "r", registry.Reference{Tag: "a"}); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +117,7 @@ func TestPulledByDigest(t *testing.T) {
 func TestPullsRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, mem.NewMeta())
-		defer w.Local.Close()
+		defer w.Close()
 		w.push("r", "1", "a", "b")
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
@@ -140,6 +137,45 @@ func TestPullsRun(t *testing.T) {
 	})
 }
 
+// Since when pulls are recorded is written down when a server first runs, and stays.
+// Until then, nothing counts as not pulled.
+func TestWatchedSince(t *testing.T) {
+	meta := mem.NewMeta()
+	w := newWorld(t, meta, retention.Spec{PulledWithin: 2 * day})
+	if err := meta.Update(t.Context(), func(tx storage.Tx) error {
+		return storage.Settings.Delete(tx, storage.Key("pulls-recorded-since"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.push("r", "1", "a")
+	w.pass(10 * day)
+	w.want("removed before the first run", w.apply(), "")
+	run := func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		w.pulls.Run(ctx)
+		running, stop := context.WithCancel(t.Context())
+		var wait sync.WaitGroup
+		wait.Go(func() { w.pulls.Run(running) })
+		for has := false; !has; {
+			if err := meta.View(t.Context(), func(tx storage.Tx) (err error) {
+				has, err = storage.Settings.Has(tx, storage.Key("pulls-recorded-since"))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop()
+		wait.Wait()
+	}
+	run()
+	w.pass(day)
+	run()
+	w.want("removed after a day", w.apply(), "")
+	w.pass(day)
+	w.want("removed after two days", w.apply(), "r:a")
+}
+
 // broken is a store that takes nothing.
 type broken struct{ storage.Meta }
 
@@ -152,17 +188,14 @@ func TestPullsBroken(t *testing.T) {
 	meta := mem.NewMeta()
 	w := newWorld(t, meta)
 	w.push("r", "1", "a")
-	store := &switched{Meta: broken{meta}}
-	pulls, err := retention.NewPulls(t.Context(), store, retention.PullOptions{Now: w.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := &switched{meta: broken{meta}}
+	pulls := retention.NewPulls(store, retention.PullOptions{Now: w.Now})
 	w.pulls = pulls
 	w.pull("r", registry.Reference{Tag: "a"})
 	if err := pulls.Flush(t.Context()); !errors.Is(err, errBroken) {
 		t.Fatal(err)
 	}
-	store.Meta = meta
+	store.meta = meta
 	w.flush()
 	if tags, _ := w.pulled(); len(tags) != 0 {
 		t.Errorf("%v", tags)
@@ -174,7 +207,18 @@ func TestPullsBroken(t *testing.T) {
 	}
 }
 
-type switched struct{ storage.Meta }
+// switched is a store that a test puts another in place of.
+type switched struct{ meta storage.Meta }
+
+func (s *switched) View(ctx context.Context, fn func(storage.Tx) error) error {
+	return s.meta.View(ctx, fn)
+}
+
+func (s *switched) Update(ctx context.Context, fn func(storage.Tx) error) error {
+	return s.meta.Update(ctx, fn)
+}
+
+func (s *switched) Close() error { return s.meta.Close() }
 
 // However much is pulled, the memory that it takes has an end.
 func TestManyPulls(t *testing.T) {
