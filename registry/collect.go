@@ -33,13 +33,20 @@ type Collected struct {
 
 // Collect does the reviews that are due, and removes what nothing needs. With all
 // set it does those too that are not due yet, but for what has a lease, and
-// whatever comes to be garbage by that. progress, if not nil, is called again and
+// whatever comes to be garbage by that. It waits for a collection that runs in this
+// process; one in another process does no harm. progress, if not nil, is called again and
 // again, with what was done since the last call. An error leaves what was not done
 // for later.
 func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected)) error {
 	if progress == nil {
 		progress = func(Collected) {}
 	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case l.collecting <- struct{}{}:
+	}
+	defer func() { <-l.collecting }()
 	if err := l.expireNodes(ctx); err != nil {
 		return err
 	}
@@ -114,6 +121,7 @@ type batch struct {
 type tombstone struct {
 	Garbage
 	key   []byte // of its review
+	due   int64  // of its review
 	tries int
 }
 
@@ -203,7 +211,11 @@ func (b *batch) review(tx *changing, r queued) error {
 			return "", 0, nil
 		}, func(row storage.Blob) error {
 			row.Deleting = true
-			b.bytes = append(b.bytes, tombstone{Garbage{r.Kind, "", d, row.Size, r.Since}, r.key, r.Tries})
+			t := tombstone{Garbage{r.Kind, "", d, row.Size, r.Since}, r.key, r.due, r.Tries}
+			if err := tx.claim(&t, &row.Watch); err != nil {
+				return err
+			}
+			b.bytes = append(b.bytes, t)
 			return storage.Stored.Put(tx, watchedBlobs.key("", d), row)
 		})
 	}
@@ -246,14 +258,34 @@ func reviewRow[V any](b *batch, tx *changing, w watched[V], r queued, needed fun
 	return w.queue(tx, r.Repo, d, until)
 }
 
+// claimTime is how long one of several processes has the bytes of a tombstone to
+// itself. It deletes them in half of it, or leaves them.
+const claimTime = 15 * time.Minute
+
+// claim keeps other processes from deleting the same bytes: the one that comes later
+// would delete them from under a push that has come meanwhile. Where there are no
+// others, nobody but a process that is dead can have claimed anything.
+func (c *changing) claim(t *tombstone, w *storage.Watch) error {
+	if c.local.known.meta != nil {
+		return nil
+	}
+	end := c.now.Add(claimTime).UnixMicro()
+	t.key, t.due = storage.ReviewKey(end, storage.ReviewBlob, "", t.Digest), end
+	return c.queue(storage.ReviewBlob, "", t.Digest, w, end, end)
+}
+
 // deleteBytes deletes the bytes of what has a tombstone, and then its row.
 func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 	if len(b.bytes) == 0 {
 		return nil
 	}
-	var failed []tombstone
-	gone := b.bytes[:0:0]
+	var failed, gone []tombstone
+	begin := time.Now()
 	for _, t := range b.bytes {
+		if time.Since(begin) > claimTime/2 {
+			failed = append(failed, t)
+			continue
+		}
 		if err := l.blobs.Delete(ctx, t.Digest); err != nil && !isNotFound(err) {
 			l.log.WarnContext(ctx, "cannot delete garbage; will try again", "digest", t.Digest, "error", err)
 			failed = append(failed, t)
@@ -261,10 +293,16 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 		}
 		gone = append(gone, t)
 	}
+	var removed []Garbage
 	err := l.change(ctx, func(tx *changing) error {
+		removed = nil
 		for _, t := range gone {
-			if err := tx.bury(t); err != nil {
+			buried, err := tx.bury(t)
+			if err != nil {
 				return err
+			}
+			if buried {
+				removed = append(removed, t.Garbage)
 			}
 		}
 		for _, t := range failed {
@@ -277,22 +315,27 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range gone {
-		b.done.Removed = append(b.done.Removed, t.Garbage)
-	}
+	b.done.Removed = append(b.done.Removed, removed...)
 	b.done.Failed = len(failed)
 	return nil
 }
 
-// bury removes the row of bytes that are deleted.
-func (c *changing) bury(t tombstone) error {
+// bury removes the row of bytes that are deleted, unless somebody else has done so.
+func (c *changing) bury(t tombstone) (bool, error) {
+	row, err := storage.Stored.Get(c, storage.Key(storage.DigestPart(t.Digest)))
+	switch {
+	case isNotFound(err), err == nil && (!row.Deleting || row.Due != t.due):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
 	if _, err := storage.Count(c, storage.CountBlobs, -1); err != nil {
-		return err
+		return false, err
 	}
 	if _, err := storage.Count(c, storage.CountBytes, -t.Size); err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(
+	return true, errors.Join(
 		storage.Stored.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
 		storage.Damages.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
 		storage.Reviews.Delete(c, t.key))
@@ -302,10 +345,13 @@ func (c *changing) bury(t tombstone) error {
 func (c *changing) backOff(t tombstone) error {
 	wait := min(time.Minute<<min(t.tries, 10), 12*time.Hour)
 	return watchedBlobs.change(c, "", t.Digest, func(w *storage.Watch) error {
+		if w.Due != t.due {
+			return nil // somebody else has it
+		}
 		if err := c.unqueue(storage.ReviewBlob, "", t.Digest, w); err != nil {
 			return err
 		}
-		w.Due = c.now.Add(wait).UnixMicro()
+		w.Lease, w.Due = 0, c.now.Add(wait).UnixMicro()
 		return storage.Reviews.Put(c, storage.ReviewKey(w.Due, storage.ReviewBlob, "", t.Digest),
 			storage.Review{Kind: storage.ReviewBlob, Digest: string(t.Digest), Since: t.Since, Tries: t.tries + 1})
 	})

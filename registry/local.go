@@ -42,6 +42,8 @@ type Local struct {
 	sessions sessions
 	sweeper  sync.WaitGroup
 	stop     context.CancelFunc
+
+	collecting chan struct{} // holds a token of who collects
 }
 
 var _ Registry = (*Local)(nil)
@@ -70,7 +72,7 @@ type Limits struct {
 // NewLocal makes a registry over blobs and meta, which stay the caller's to
 // close, after Close.
 func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
-	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes)}
+	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes), collecting: make(chan struct{}, 1)}
 	l.actor, l.now = o.Actor, o.Now
 	if l.now == nil {
 		l.now = time.Now
