@@ -79,6 +79,8 @@ type Options struct {
 	Content Content
 	// Usage tells how much is used; nil if this server does not.
 	Usage Usage
+	// Scrub checks what is stored; nil if this server does not.
+	Scrub Scrubber
 	// Retention removes tags; nil if this server does not.
 	Retention Retention
 	// Authority says who administers the registry. If it is nil there is no access

@@ -47,6 +47,8 @@ func routes() []route {
 		{"GET", "history", anybody, "", "", (*call).history},
 
 		{"GET", "usage", signedIn, "", "", (*call).usage},
+		{"GET", "scrub", administrator, "", "", (*call).scrubStatus},
+		{"POST", "scrub", administrator, audit.ConfigChange, "start-scrub", (*call).startScrub},
 
 		{"GET", "retention", administrator, "", "", (*call).planRetention},
 		{"POST", "retention", administrator, audit.ConfigChange, "apply-retention", (*call).retain},

@@ -19,6 +19,7 @@ type health struct {
 	local     *registry.Local
 	collector *gc.Worker
 	usage     *usageCounter
+	scrub     *scrubber
 	retainer  *retainer
 	runs      []func(context.Context) // until the registry ends
 }
@@ -39,6 +40,8 @@ func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, er
 	h := &health{local: o.local}
 	h.collector = gc.New(o.local, gc.Options{Interval: c.GC.Interval, Log: o.log})
 	h.usage = newUsageCounter(o.local, o.log)
+	h.scrub = newScrubber(c, o)
+	h.runs = append(h.runs, h.scrub.Run, h.scrub.firstLook)
 	h.retainer = newRetainer(o.local, o.meta, o.log)
 	h.runs = append(h.runs, h.collector.Run, h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
 	return h, nil
@@ -56,12 +59,14 @@ func (h *health) prepare(c config.Config) (apply func(), err error) {
 		h.local.SetKeeping(keeping(c.GC))
 		h.collector.SetInterval(c.GC.Interval)
 		h.usage.set(c.Quota)
+		h.scrub.set(c.Scrub)
 	}, nil
 }
 
 // administer adds to the administration's options what health has.
 func (h *health) administer(o *admin.Options) {
 	o.Collector, o.Content, o.Usage = h.collector, h.local, h.local
+	o.Scrub = h.scrub
 	o.Retention = h.retainer
 }
 
@@ -69,6 +74,7 @@ func (h *health) administer(o *admin.Options) {
 func (h *health) measure(m *telemetry.Metrics) {
 	collectorGauges(m, h.collector, h.local)
 	usageGauges(m, h.local)
+	scrubGauges(m, h.scrub)
 }
 
 // as has run act under a name, for audit and the history of tags. No account can have

@@ -43,6 +43,7 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
 	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
 	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
+	root.AddCommand(newScrubCmd())
 	root.AddCommand(newDuCmd(), newRetentionCmd())
 	return root
 }
