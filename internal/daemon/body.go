@@ -16,7 +16,9 @@ func Bodies(next http.Handler, patience time.Duration) http.Handler {
 		if r.ContentLength != 0 {
 			control := http.NewResponseController(w)
 			_ = control.SetReadDeadline(time.Now().Add(patience)) // a recorder in a test has none
-			limited := *r // by the body that it knows the server tells what it has to read of it before it answers
+			// By the body that it knows the server tells what it has to read of it before
+			// it answers: its request stays as it is.
+			limited := *r
 			limited.Body = &limitedBody{r.Body, control}
 			r = &limited
 		}
