@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -166,7 +167,7 @@ func (l *retainedList) row(t admin.RetainedTag) error {
 		what = "remove"
 	}
 	if t.Rule > 0 {
-		rule = fmt.Sprint(t.Rule)
+		rule = strconv.Itoa(t.Rule)
 	}
 	name := printable(t.Repo + ":" + t.Tag)
 	if t.Kept != "" {
