@@ -63,15 +63,8 @@ func (l *Local) collectPass(ctx context.Context, all bool, progress func(Collect
 	var after []byte
 	until := l.now().UnixMicro()
 	for {
-		b := batch{all: all, until: until}
-		err := l.change(ctx, func(tx *changing) error {
-			b = batch{all: all, until: until}
-			return b.run(tx, after)
-		})
+		b, err := l.collectSome(ctx, batch{all: all, until: until}, after)
 		if err != nil {
-			return removed, err
-		}
-		if err := l.deleteBytes(ctx, &b); err != nil {
 			return removed, err
 		}
 		removed += len(b.done.Removed)
@@ -81,6 +74,21 @@ func (l *Local) collectPass(ctx context.Context, all bool, progress func(Collect
 		}
 		after = b.last
 	}
+}
+
+// collectSome does the reviews behind the key after, as b says.
+func (l *Local) collectSome(ctx context.Context, b batch, after []byte) (done batch, err error) {
+	l.holds.mu.Lock()
+	defer l.holds.mu.Unlock()
+	b.held = l.holds.n > 0
+	err = l.change(ctx, func(tx *changing) error {
+		done = b
+		return done.run(tx, after)
+	})
+	if err == nil {
+		err = l.deleteBytes(ctx, &done)
+	}
+	return done, err
 }
 
 // Plan says what Collect would remove, in their order, and changes nothing.
@@ -112,6 +120,7 @@ type batch struct {
 	all   bool
 	until int64 // what is due by then
 	limit int   // reviews; 0 for the usual number, -1 for any
+	held  bool  // bytes stay; see HoldCollection
 	done  Collected
 	bytes []tombstone // whose bytes are to be deleted now
 	last  []byte      // key of the last review, if there are more
@@ -200,6 +209,9 @@ func (b *batch) review(tx *changing, r queued) error {
 			return deleteLink(tx, r.Repo, d, row)
 		})
 	case storage.ReviewBlob:
+		if b.held {
+			return nil // it stays queued
+		}
 		return reviewRow(b, tx, watchedBlobs, r, func(*storage.Blob) (why string, until int64, err error) {
 			needed, err := hasAny(storage.Holders.Scan(tx, storage.Key(storage.DigestPart(d), ""), nil))
 			if needed || err != nil {

@@ -44,6 +44,7 @@ type Local struct {
 	stop     context.CancelFunc
 
 	collecting chan struct{} // holds a token of who collects
+	holds      holds
 }
 
 var _ Registry = (*Local)(nil)
