@@ -86,6 +86,9 @@ type Options struct {
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority
+	// Lasts says whether somebody is vouched for beyond what they came with, and may
+	// have API keys. Nil: everybody is.
+	Lasts func(*auth.Identity) bool
 	// Audit may be nil.
 	Audit audit.Recorder
 	// Log receives failures that are not the client's; nil is none.

@@ -96,6 +96,9 @@ func (c *call) newKey(n NewToken) (key accounts.NewKey, err error) {
 		if id.Claims != nil {
 			return key, registry.ErrDenied.With("whom an identity provider's token vouches for has no API keys: policy would not know its claims")
 		}
+		if c.Lasts != nil && !c.Lasts(id) {
+			return key, registry.ErrDenied.With("what you signed in with ends, and an API key could outlive it; ask who administers the registry for an account")
+		}
 		key.Account, key.Source = id.Account, id.Source
 		if id.Source != c.Accounts.Name() { // which knows the groups itself
 			key.Groups = id.Groups

@@ -82,6 +82,8 @@ func parseBasic(s string) (credentials, error) {
 		return credentials{}, errNotUnicode
 	case strings.ContainsFunc(string(decoded), unicode.IsControl):
 		return credentials{}, errControl
+	case account == "" && password == "": // what podman sends where Basic is asked for and it has nothing
+		return credentials{}, nil
 	}
 	return credentials{scheme: basicScheme, account: account, password: password}, nil
 }

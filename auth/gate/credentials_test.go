@@ -87,7 +87,6 @@ func TestWrongCredentials(t *testing.T) {
 		"no such account":            basic("nobody", htPass),
 		"no account":                 basic("", htPass),
 		"no password":                basic("alice", ""),
-		"neither":                    basic("", ""),
 		"long password":              basic("alice", alicePass+long),
 		"long account":               basic(long, alicePass),
 		"case":                       basic("Alice", alicePass),

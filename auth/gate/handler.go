@@ -22,10 +22,19 @@ type from struct {
 // Handler puts the session of each request into its context, before a registry's
 // server. It answers 401 to wrong credentials, and to a request for /v2/ without
 // any: that is where clients ask how to sign in (distribution token
-// specification, "Requesting a Token").
+// specification, "Requesting a Token"). So it does for the list of repositories,
+// where tokens are asked for: a client that waits to be asked would see of it what
+// anybody sees.
 func (g *Gate) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ask := !g.o.Open && (r.URL.Path == "/v2/" || r.URL.Path == "/v2")
+		var ask error
+		switch path := r.URL.Path; {
+		case g.o.Open:
+		case path == "/v2/", path == "/v2":
+			ask = errNone
+		case path == "/v2/_catalog" && !g.live.Load().Basic:
+			ask = errNoneListed
+		}
 		g.serve(w, r, next, ask)
 	})
 }
@@ -33,15 +42,16 @@ func (g *Gate) Handler(next http.Handler) http.Handler {
 // Identify is Handler for other handlers than a registry's server: no path is
 // special to it.
 func (g *Gate) Identify(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, next, false) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, next, nil) })
 }
 
-// serve serves a request, to which somebody must have signed in if ask is true.
-func (g *Gate) serve(w http.ResponseWriter, r *http.Request, next http.Handler, ask bool) {
+// serve serves a request, which fails with ask, if that is an error, unless it says
+// who it is.
+func (g *Gate) serve(w http.ResponseWriter, r *http.Request, next http.Handler, ask error) {
 	f := g.arrived(w, r)
 	id, err := g.whose(r, f)
-	if err == nil && ask && id == auth.Anonymous {
-		err = errNone
+	if err == nil && ask != nil && id == auth.Anonymous {
+		err = ask
 	}
 	if limit := g.meters.of(id, f.client); limit != nil {
 		if after := limit.request(); after > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -38,6 +39,7 @@ func (credentialsError) Unwrap() error { return auth.ErrWrong }
 
 var (
 	errNone        = errors.New("authentication required")
+	errNoneListed  = fmt.Errorf("%w to list repositories", errNone)
 	errToken       = errors.New("the token is not valid, or no longer")
 	errKey         = errors.New("the API key is not valid, or no longer")
 	errExpired     = errors.New("the token has expired")
@@ -94,7 +96,11 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, f from, route stri
 	out := explain(err)
 	g.note(r.Context(), f, out, err)
 	if out.kind.Status == http.StatusUnauthorized {
-		w.Header()["Www-Authenticate"] = []string{g.challenge(r, "", out.failure)}
+		scope := ""
+		if errors.Is(err, errNoneListed) {
+			scope = "registry:catalog:*"
+		}
+		w.Header()["Www-Authenticate"] = []string{g.challenge(r, scope, out.failure)}
 	}
 	n := out.write(w, r, map[string]any{"errors": out.errors()})
 	g.observe(r, f, route, out.kind.Status, n, &out)

@@ -132,7 +132,7 @@ func (g *Gate) issue(ctx context.Context, f from, id *auth.Identity, scopes []st
 		AccessToken: t.Text, TokenType: "Bearer", Scope: scopeText(access),
 		ExpiresIn: int64(t.Expires.Sub(t.Issued) / time.Second), IssuedAt: t.Issued.UTC().Format(time.RFC3339),
 	}
-	if offline && g.mayStay(id) {
+	if offline && g.Lasts(id) {
 		if a.RefreshToken, err = g.o.Tokens.IssueRefresh(ctx, id); err != nil {
 			return nil, err
 		}
@@ -141,9 +141,10 @@ func (g *Gate) issue(ctx context.Context, f from, id *auth.Identity, scopes []st
 	return a, nil
 }
 
-// mayStay says whether an identity may have a refresh token: if a source or its
-// API key goes on vouching for it.
-func (g *Gate) mayStay(id *auth.Identity) bool {
+// Lasts says whether an identity is vouched for beyond what it came with, so that it
+// may have refresh tokens and API keys: by a source or its API key, but not by a
+// certificate or a job's token, which end.
+func (g *Gate) Lasts(id *auth.Identity) bool {
 	return !id.IsAnonymous() && g.sources[id.Source] != nil
 }
 
@@ -155,7 +156,7 @@ func (g *Gate) renew(ctx context.Context, raw string) (*auth.Identity, error) {
 		return nil, errRefresh
 	case err != nil:
 		return nil, err
-	case !g.mayStay(id) || !g.Current(id):
+	case !g.Lasts(id) || !g.Current(id):
 		return nil, errRefresh
 	}
 	now, err := g.afresh(ctx, id)

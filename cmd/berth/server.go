@@ -105,7 +105,7 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 			}
 		},
 	})
-	options := admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Audit: recorder, Log: d.log}
+	options := admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Lasts: d.access.gate.Lasts, Audit: recorder, Log: d.log}
 	d.health.administer(&options)
 	d.health.measure(metrics)
 	administration := admin.New(options)

@@ -87,7 +87,8 @@ func (d *server) listen(ctx context.Context, failed chan<- error) (servers []*ht
 	}
 	socket, err := admin.ListenSocket(filepath.Join(d.cfg.Storage.Data, admin.SocketName))
 	if err != nil {
-		return servers, fmt.Errorf("cannot listen for administration: %w", err)
+		d.log.WarnContext(ctx, "no administration on this machine: 'berth user' and the like need --registry", "error", err)
+		return servers, nil
 	}
 	serve(d.httpServer("", d.admin), "administration", socket)
 	return servers, nil
