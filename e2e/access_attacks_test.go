@@ -201,9 +201,6 @@ func attackHeaders(t *testing.T) {
 	_, key := a.key("alice", "team/**:pull")
 	rootToken := a.token(a.root, "repository:secret/app:pull").Token
 	const path = "/v2/secret/app/manifests/v1"
-	for _, login := range [][]string{a.alice, a.basic("", key)} { // a login takes time, and raw does not stay until then
-		a.send(login, http.StatusNotFound, "GET", path, nil)
-	}
 	for name, header := range map[string][]string{
 		"two headers":         {"Authorization: " + a.root[1], "Authorization: " + a.alice[1]},
 		"two, the other way":  {"Authorization: " + a.alice[1], "Authorization: " + a.root[1]},
@@ -228,16 +225,14 @@ func attackHeaders(t *testing.T) {
 		"an id token of none": {"Authorization: Bearer eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwOi8vMTI3LjAuMC4xOjEifQ."},
 		"a token in the path": {"Authorization: Bearer"},
 	} {
-		got := a.hostile.raw(t, "GET "+path+"?access_token="+rootToken[:20]+" HTTP/1.1\r\nHost: x\r\n"+strings.Join(header, "\r\n")+"\r\n\r\n")
+		got := sayAndWait(t, a.Addr, "GET "+path+"?access_token="+rootToken[:20]+" HTTP/1.1\r\nHost: x\r\n"+strings.Join(header, "\r\n")+"\r\n\r\n")
 		switch {
-		case got == nil:
-			t.Errorf("%s: no answer", name)
 		case name == "no account" && got.status == http.StatusNotFound: // the key says whose it is
 		case name == "another path" && got.status == http.StatusNotFound:
 		case got.status != http.StatusUnauthorized && got.status != http.StatusBadRequest:
-			t.Errorf("%s: %s: want 401 or 400", name, *got)
+			t.Errorf("%s: %s: want 401 or 400", name, got)
 		}
-		if got != nil && got.status == http.StatusUnauthorized && !strings.HasPrefix(got.header.Get("WWW-Authenticate"), `Bearer realm="https://registry.test/token"`) {
+		if got.status == http.StatusUnauthorized && !strings.HasPrefix(got.header.Get("WWW-Authenticate"), `Bearer realm="https://registry.test/token"`) {
 			t.Errorf("%s: challenge %q", name, got.header.Get("WWW-Authenticate"))
 		}
 	}
