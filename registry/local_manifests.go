@@ -332,7 +332,7 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	}
 	if was := digest.Digest(old.Digest); was != "" {
 		if (*tx.local.fixed.Load())(repo, tag) {
-			return ErrTagImmutable.With("tag %s of %s is immutable: it names %s, and can be neither moved nor removed", tag, repo, old.Digest)
+			return ErrTagImmutable.With("tag %s of %s is immutable: it can be neither moved nor removed", tag, repo)
 		}
 		if err := errors.Join(
 			storage.Tagged.Delete(tx, storage.Key(repo, storage.DigestPart(was), tag)),
