@@ -157,10 +157,7 @@ func (w *Worker) pause(failures int) time.Duration {
 	interval := w.interval
 	w.mu.Unlock()
 	wait := min(interval<<min(failures, 10), max(interval, maxBackoff))
-	if wait < interval { // too large for its type
-		wait = interval
-	}
-	return wait + w.jitter()
+	return max(wait, interval) + w.jitter() // wait is too large for its type if it is less
 }
 
 // jitter is up to a tenth of the interval, so that replicas do not go in step.

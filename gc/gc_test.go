@@ -159,7 +159,7 @@ func TestLongInterval(t *testing.T) {
 func TestNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &scripted{t: t}
-		c.do = func(ctx context.Context, all bool, progress func(registry.Collected)) error {
+		c.do = func(ctx context.Context, _ bool, progress func(registry.Collected)) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()

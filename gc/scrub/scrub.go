@@ -159,14 +159,15 @@ func (s *Scrub) Doubt(d digest.Digest) {
 }
 
 // Start begins a round now, or as soon as Run runs. It says whether it did: not if a
-// round goes on already, unless that waits after a failure.
+// round goes on already. One that waits, after a failure or for Run, goes on then
+// whatever it finds.
 func (s *Scrub) Start(ctx context.Context) (started bool, err error) {
 	s.mu.Lock()
-	failed := s.problem != nil
+	waits := !s.running
 	s.mu.Unlock()
 	err = s.meta.Update(ctx, func(tx storage.Tx) error {
 		state, err := load(tx)
-		started = err == nil && (state.Began.IsZero() || failed)
+		started = err == nil && (state.Began.IsZero() || waits)
 		if !started {
 			return err
 		}
