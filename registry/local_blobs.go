@@ -116,10 +116,7 @@ func fill(stage storage.Stage, d digest.Digest, r io.Reader) (int64, error) {
 	if err != nil {
 		return size, err
 	}
-	if got := digest.NewDigest(d.Algorithm(), h); got != d {
-		return size, ErrDigestInvalid.With("the %d bytes sent have the digest %s, not %s", size, got, d)
-	}
-	return size, nil
+	return size, isDigest(h, d, size)
 }
 
 // linkNew makes a blob that was just stored readable in a repository.
