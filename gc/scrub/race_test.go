@@ -232,10 +232,7 @@ func TestAtOnce(t *testing.T) {
 	w.SetKeeping(registry.Keeping{Grace: time.Hour, Lease: time.Hour})
 	w.round()
 	for _, some := range data {
-		if _, err := w.push("repo0", some); err != nil {
-			w.dump(digest.FromBytes(some))
-			t.Fatal(err)
-		}
+		w.mustPush("repo0", some)
 	}
 	if st := w.round(); len(st.Damaged) > 0 || st.Problem != nil {
 		t.Errorf("damaged: %+v, %v", st.Damaged, st.Problem)

@@ -188,10 +188,11 @@ func (s *Scrub) Run(ctx context.Context) {
 	for failures := 0; ctx.Err() == nil; {
 		wait, err := s.next(ctx)
 		if err == nil && wait == 0 {
-			err = s.round(ctx)
-			s.mu.Lock()
-			s.problem = err
-			s.mu.Unlock()
+			if err = s.round(ctx); ctx.Err() == nil {
+				s.mu.Lock()
+				s.problem = err
+				s.mu.Unlock()
+			}
 		}
 		switch {
 		case ctx.Err() != nil:
