@@ -83,6 +83,8 @@ type Options struct {
 	Scrub Scrubber
 	// Retention removes tags; nil if this server does not.
 	Retention Retention
+	// Backups makes backups; nil if this server does not.
+	Backups Backups
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

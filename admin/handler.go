@@ -53,6 +53,8 @@ func routes() []route {
 		{"GET", "retention", administrator, "", "", (*call).planRetention},
 		{"POST", "retention", administrator, audit.ConfigChange, "apply-retention", (*call).retain},
 
+		{"POST", "backup", onMachine, audit.ConfigChange, "backup", (*call).backup},
+
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},
 	}
 }
@@ -66,6 +68,7 @@ const (
 	signedIn                    // everybody with an account
 	inPerson                    // not by an API key or a registry token, unless it administers
 	administrator               // who administers the registry
+	onMachine                   // who came by Local: the server's files are concerned
 )
 
 // handler serves the API.
@@ -257,6 +260,8 @@ func (h *handler) caller(ctx context.Context) caller {
 // check says whether the caller may use a route.
 func (who caller) check(a access) error {
 	switch {
+	case a == onMachine && !who.local && who.admin:
+		return registry.ErrDenied.With("that can only be done on the registry's own machine")
 	case who.admin, a == anybody, a == runner && who.open:
 		return nil
 	case who.open:

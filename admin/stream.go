@@ -108,11 +108,16 @@ func (s *lines) beat(ctx context.Context) {
 
 // stream calls a route that answers with lines, and each with each of them.
 func (c *Client) stream(ctx context.Context, method, path string, each func(line []byte) error) error {
+	return c.streamWith(ctx, method, path, nil, each)
+}
+
+// streamWith is stream for a request with a body, unless in is nil.
+func (c *Client) streamWith(ctx context.Context, method, path string, in any, each func(line []byte) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := time.AfterFunc(Patience, func() { cancel(fmt.Errorf("the server has said nothing for %s", Patience)) })
 	defer silent.Stop()
-	err := c.readLines(ctx, method, path, func(line []byte) (bool, error) {
+	err := c.readLines(ctx, method, path, in, func(line []byte) (bool, error) {
 		silent.Reset(Patience)
 		return readLine(line, each)
 	})
@@ -122,8 +127,8 @@ func (c *Client) stream(ctx context.Context, method, path string, each func(line
 	return err
 }
 
-func (c *Client) readLines(ctx context.Context, method, path string, each func(line []byte) (end bool, err error)) error {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+Prefix+path, nil)
+func (c *Client) readLines(ctx context.Context, method, path string, in any, each func(line []byte) (end bool, err error)) error {
+	req, err := c.request(ctx, method, path, in)
 	if err != nil {
 		return err
 	}

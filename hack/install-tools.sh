@@ -58,6 +58,7 @@ programs='
 	oras                oras.land/oras/cmd/oras                                  v1.3.6
 	pebble              github.com/letsencrypt/pebble/v2/cmd/pebble              v2.10.3
 	pebble-challtestsrv github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv v2.10.3
+	versitygw           github.com/versity/versitygw/cmd/versitygw               v1.8.0
 '
 
 # BuildKit's module cannot be installed by name: it excludes versions of its

@@ -98,10 +98,18 @@ func (l *Local) noted(ctx context.Context, changed map[string]int64) error {
 	})
 }
 
+// notedMark is the name of the setting that says that every repository was noted
+// once.
+const notedMark = "noted-repositories"
+
+// ForgetNotes has every repository noted anew by the next Snapshot: the notes are not
+// those of this store.
+func ForgetNotes(tx storage.Tx) error { return storage.Settings.Delete(tx, storage.Key(notedMark)) }
+
 // firstSnapshot has every repository noted, once: those from before there were
 // notes, too.
 func (l *Local) firstSnapshot(ctx context.Context) error {
-	mark := storage.Key("noted-repositories")
+	mark := storage.Key(notedMark)
 	after, done := []byte(nil), false
 	for !done {
 		err := l.change(ctx, func(tx *changing) error {
