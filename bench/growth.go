@@ -48,7 +48,7 @@ func (b *bench) startSeeded(ctx context.Context, dir string, n int) (*server, er
 	if err != nil {
 		return nil, err
 	}
-	if err := seeded(ctx, s.data(), func(w registry.Writer) error { return b.seedMany(ctx, w, n) }); err != nil {
+	if err := seeded(ctx, s.data(), func(w registry.Registry) error { return b.seedMany(ctx, w, n) }); err != nil {
 		return nil, err
 	}
 	return b.startBerth(ctx, dir)

@@ -28,9 +28,9 @@ func pages(ctx context.Context, b *bench) ([]*figure, error) {
 	const few, many = "seed/few-tags", "seed/man-tags"
 	fewRepos, manyRepos := filepath.Join(b.dir, "few", "data"), filepath.Join(b.dir, "many", "data")
 	err := errors.Join(
-		seeded(ctx, fewRepos, func(w registry.Writer) error { return seedManifests(ctx, w, b.page, 1) }),
-		seeded(ctx, manyRepos, func(w registry.Writer) error { return seedManifests(ctx, w, b.entries, 1) }),
-		seeded(ctx, filepath.Join(b.dir, "tags", "data"), func(w registry.Writer) error {
+		seeded(ctx, fewRepos, func(w registry.Registry) error { return seedManifests(ctx, w, b.page, 1) }),
+		seeded(ctx, manyRepos, func(w registry.Registry) error { return seedManifests(ctx, w, b.entries, 1) }),
+		seeded(ctx, filepath.Join(b.dir, "tags", "data"), func(w registry.Registry) error {
 			return errors.Join(seedTags(ctx, w, few, b.page), seedTags(ctx, w, many, b.entries))
 		}))
 	if err != nil {

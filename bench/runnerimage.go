@@ -58,7 +58,7 @@ func (b *bench) startImages(ctx context.Context, more ...func(context.Context, *
 		return nil, err
 	}
 	r := &images{server: s}
-	if err := seeded(ctx, s.data(), func(w registry.Writer) error {
+	if err := seeded(ctx, s.data(), func(w registry.Registry) error {
 		busybox, err1 := busyboxLayer()
 		tools, err2 := toolsLayer()
 		if err := errors.Join(err1, err2); err != nil {

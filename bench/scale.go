@@ -21,6 +21,11 @@ type scale struct {
 	manifests  int           // on disk at a start
 	growth     []int         // manifests at which cost is measured
 	samples    int           // requests of each kind that are measured there in a run
+	stored     int           // blobs of a registry whose garbage is collected
+	garbage    int           // blobs of that which are garbage
+	waste      int           // blobs of garbage that are collected while images are pushed
+	glance     time.Duration // how long pushes are counted in each of many short turns
+	deletes    int           // images that are deleted
 	repeats    int           // how often in a run something short is done, whose median is its value
 	image      int64         // bytes of an image, unpacked
 	containers int           // started at once, and idle
@@ -52,6 +57,11 @@ func newScale(o options) scale {
 		manifests:  100_000,
 		growth:     []int{1_000, 10_000, 100_000},
 		samples:    300,
+		stored:     100_000,
+		garbage:    1_000,
+		waste:      100_000,
+		glance:     500 * time.Millisecond,
+		deletes:    2_000,
 		repeats:    20,
 		image:      600 * mb,
 		containers: 100,
@@ -65,6 +75,8 @@ func newScale(o options) scale {
 	case o.full:
 		s.memory = 1024 * mb
 		s.manifests = 1_000_000
+		s.stored = 1_000_000
+		s.deletes = 100_000
 		s.growth = append(s.growth, 1_000_000)
 	case o.quick:
 		s.blob = 1 * mb
@@ -78,6 +90,11 @@ func newScale(o options) scale {
 		s.manifests = 100
 		s.growth = []int{10, 100}
 		s.samples = 5
+		s.stored = 100
+		s.garbage = 10
+		s.waste = 5_000
+		s.glance = 50 * time.Millisecond
+		s.deletes = 10
 		s.repeats = 1
 		s.image = 2 * mb
 		s.containers = 3

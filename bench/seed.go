@@ -20,7 +20,7 @@ import (
 
 // seeded makes a data directory of berth and lets fn fill it, without a server
 // and its connections in between, and without a sync of each blob.
-func seeded(ctx context.Context, data string, fn func(registry.Writer) error) error {
+func seeded(ctx context.Context, data string, fn func(registry.Registry) error) error {
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return err
 	}
@@ -36,7 +36,9 @@ func seeded(ctx context.Context, data string, fn func(registry.Writer) error) er
 	if err != nil {
 		return errors.Join(err, meta.Close())
 	}
-	err = fn(local)
+	if err = local.FirstLook(ctx); err == nil { // else its server looks through all
+		err = fn(local)
+	}
 	local.Close()
 	syscall.Sync()
 	return errors.Join(err, meta.Close())
@@ -96,8 +98,8 @@ func seedManifest(i int, tags ...string) registry.ManifestPush {
 }
 
 // pushTo stores the image in a repository.
-func (img image) pushTo(ctx context.Context, repo, tag string) func(registry.Writer) error {
-	return func(w registry.Writer) error {
+func (img image) pushTo(ctx context.Context, repo, tag string) func(registry.Registry) error {
+	return func(w registry.Registry) error {
 		for i, blob := range img.blobs {
 			if _, err := w.PushBlob(ctx, repo, img.digests[i], bytes.NewReader(blob)); err != nil {
 				return err

@@ -19,7 +19,7 @@ func small(ctx context.Context, b *bench) ([]*figure, error) {
 	f := &figure{Name: fmt.Sprintf("config, %d layers of 8 KiB, manifest; %s", imageLayers, plural(b.small, "client")), Unit: "images/s"}
 	var turns []turn
 	for _, s := range servers {
-		measure := func() (float64, error) { return b.pushImages(ctx, s.addr) }
+		measure := func() (float64, error) { return b.pushImages(ctx, s.addr, b.window) }
 		if _, err := measure(); err != nil { // warms up
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -33,11 +33,11 @@ func small(ctx context.Context, b *bench) ([]*figure, error) {
 	return []*figure{f}, nil
 }
 
-// pushImages pushes images for b.window and returns how many a second.
-func (b *bench) pushImages(ctx context.Context, addr string) (float64, error) {
+// pushImages pushes images for so long and returns how many a second.
+func (b *bench) pushImages(ctx context.Context, addr string, window time.Duration) (float64, error) {
 	b.serial++
 	var images atomic.Int64
-	end := time.Now().Add(b.window)
+	end := time.Now().Add(window)
 	elapsed, err := together(ctx, addr, b.small, func(i int, c *conn) error {
 		src := source(b.serial, i)
 		repo := fmt.Sprintf("small/client-%d", i)

@@ -21,7 +21,7 @@ func start(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := seeded(ctx, s.data(), func(w registry.Writer) error { return b.seedMany(ctx, w, b.manifests) }); err != nil {
+	if err := seeded(ctx, s.data(), func(w registry.Registry) error { return b.seedMany(ctx, w, b.manifests) }); err != nil {
 		return nil, err
 	}
 	if _, err := b.timeStart(ctx, syscall.SIGTERM); err != nil { // warms up
