@@ -44,6 +44,6 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
 	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
 	root.AddCommand(newScrubCmd())
-	root.AddCommand(newDuCmd(), newRetentionCmd())
+	root.AddCommand(newDuCmd(), newRetentionCmd(), newImportCmd())
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -210,7 +211,7 @@ func (l *retainedList) end() error {
 type retentionBar struct {
 	bars *mpb.Progress // nil if there is no terminal
 	bar  *mpb.Bar
-	step admin.RetentionStep
+	step atomic.Pointer[admin.RetentionStep]
 }
 
 func newRetentionBar(w, list io.Writer, quiet bool) *retentionBar {
@@ -219,17 +220,19 @@ func newRetentionBar(w, list io.Writer, quiet bool) *retentionBar {
 	if out, is := list.(*os.File); quiet || !ok || !term.IsTerminal(int(file.Fd())) || is && term.IsTerminal(int(out.Fd())) {
 		return b
 	}
+	b.step.Store(&admin.RetentionStep{})
 	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.New(0, mpb.SpinnerStyle(), mpb.BarRemoveOnComplete(),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-			return fmt.Sprintf("looked at %d tags, removed %d", b.step.Checked, b.step.Removed)
+			step := b.step.Load()
+			return fmt.Sprintf("looked at %d tags, removed %d", step.Checked, step.Removed)
 		})))
 	return b
 }
 
 func (b *retentionBar) tell(s admin.RetentionStep) {
 	if b.bars != nil {
-		b.step = admin.RetentionStep{Checked: s.Checked, Removed: s.Removed}
+		b.step.Store(&s)
 		b.bar.Increment()
 	}
 }
