@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -119,13 +120,14 @@ func TestQuotaTags(t *testing.T) {
 // it says.
 func TestQuotaBeforeBytes(t *testing.T) {
 	ctx := t.Context()
-	for _, length := range []int64{101, math.MaxInt64, math.MaxInt64 - 1} {
+	for _, length := range []int64{96, math.MaxInt64, math.MaxInt64 - 1} {
 		c := newCollected(t)
 		c.SetQuotas([]registry.Quota{under("a", 100, 0), under("", math.MaxInt64, math.MaxInt), under("b", math.MinInt64, math.MinInt)})
 		d := digest.FromString("long")
+		c.blob("a/y", "there")
 		body := &sized{Reader: strings.NewReader("x"), n: length}
 		_, err := c.PushBlob(ctx, "a/x", d, body)
-		c.wantQuota("push", err, "quota a/**: 0 B of 100 B used")
+		c.wantQuota("push", err, "quota a/**: 5 B of 100 B used")
 		id, err := c.StartUpload(ctx, "a/x", digest.SHA256)
 		if err != nil {
 			t.Fatal(err)
@@ -134,9 +136,9 @@ func TestQuotaBeforeBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = c.WriteUpload(ctx, "a/x", id, registry.Chunk{}, body)
-		c.wantQuota("chunk", err, "quota a/**: 0 B of 100 B used")
+		c.wantQuota("chunk", err, "quota a/**: 5 B of 100 B used")
 		_, err = c.CommitUpload(ctx, "a/x", id, registry.Chunk{}, body, d)
-		c.wantQuota("last chunk", err, "quota a/**: 0 B of 100 B used")
+		c.wantQuota("last chunk", err, "quota a/**: 5 B of 100 B used")
 		if body.read {
 			t.Error("it was read")
 		}
@@ -229,6 +231,79 @@ func storedBytes(t *testing.T, blobs storage.Blobs) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// between runs a function once, between the bytes of a push and their commit.
+type between struct {
+	storage.Blobs
+	run func()
+}
+
+func (b *between) Stage(ctx context.Context, id string, off int64) (storage.Stage, error) {
+	s, err := b.Blobs.Stage(ctx, id, off)
+	return &betweenStage{s, b}, err
+}
+
+type betweenStage struct {
+	storage.Stage
+	of *between
+}
+
+func (s *betweenStage) Commit(d digest.Digest) error {
+	if run := s.of.run; run != nil {
+		s.of.run = nil
+		run()
+	}
+	return s.Stage.Commit(d)
+}
+
+// TestQuotaRefusedLate has another push fill the quota when the bytes of one are about
+// to be stored: it is refused, and they are collected.
+func TestQuotaRefusedLate(t *testing.T) {
+	ctx := t.Context()
+	late := strings.Repeat("l", 600)
+	for what, push := range map[string]func(*collected) error{
+		"push": func(c *collected) error { return c.try("a/x", late) },
+		"upload": func(c *collected) error {
+			id, err := c.StartUpload(ctx, "a/x", digest.SHA256)
+			if err == nil {
+				_, err = c.CommitUpload(ctx, "a/x", id, registry.Chunk{}, strings.NewReader(late), digest.FromString(late))
+			}
+			return err
+		},
+		"manifest": func(c *collected) error {
+			_, err := c.push("a/x", []string{"v1"}, []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"a":"`+late+`"}}`))
+			return err
+		},
+	} {
+		c := newCollected(t)
+		slow := &between{Blobs: c.blobs}
+		local, err := registry.NewLocal(ctx, slow, c.meta, registry.Options{Now: c.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(local.Close)
+		c.Local = local
+		quotas := []registry.Quota{under("a", 1000, 0)}
+		c.SetQuotas(quotas)
+		slow.run = func() { c.blob("a/y", strings.Repeat("f", 500)) }
+		c.wantQuota(what, push(c), "500 B of 1 kB used")
+		stats := must[registry.Stats](t)(c.Stats(ctx))
+		if stats.Blobs != 2 {
+			t.Errorf("%s: %d blobs are known, want what is refused to be one", what, stats.Blobs)
+		}
+		if err := c.DeleteBlob(ctx, "a/y", digest.FromString(strings.Repeat("f", 500))); err != nil {
+			t.Fatal(err)
+		}
+		c.rest()
+		if _, err := c.blobs.Size(ctx, digest.FromString(late)); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("%s: the bytes are still there: %v", what, err)
+		}
+		checkCounts(t, what, c.Local, c.meta, quotas...)
+		if stats := must[registry.Stats](t)(c.Stats(ctx)); stats.Bytes != 0 || stats.Blobs != 0 {
+			t.Errorf("%s: left %+v", what, stats)
+		}
+	}
 }
 
 // TestQuotaNotCounted limits nothing while it is being counted, and says so.

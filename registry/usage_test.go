@@ -334,6 +334,7 @@ func TestRecountWhilePushesRun(t *testing.T) {
 				}
 				if !errors.Is(err, context.Canceled) {
 					t.Error(err)
+					return
 				}
 			}
 		})
