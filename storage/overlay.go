@@ -49,33 +49,37 @@ func (o *overlay) Scan(table string, prefix, after []byte) iter.Seq2[Row, error]
 				return
 			}
 			for len(over) > 0 && bytes.Compare(over[0].Key, row.Key) < 0 {
-				if !yieldOver(over[0], yield) {
+				if !over[0].yield(yield) {
 					return
 				}
 				over = over[1:]
 			}
 			if len(over) > 0 && bytes.Equal(over[0].Key, row.Key) {
-				row, over = over[0], over[1:]
+				continue // it comes with the next one, or behind the last
 			}
-			if !yieldOver(row, yield) {
+			if !yield(row, nil) {
 				return
 			}
 		}
 		for _, row := range over {
-			if !yieldOver(row, yield) {
+			if !row.yield(yield) {
 				return
 			}
 		}
 	}
 }
 
-// yieldOver yields a row, unless it is one that is gone.
-func yieldOver(row Row, yield func(Row, error) bool) bool {
-	return row.Value == nil || yield(row, nil)
+// overRow is a row that was written, or that is gone.
+type overRow struct {
+	Row
+	gone bool
 }
 
-// over lists the rows that were written, those that are gone without a value.
-func (o *overlay) over(table string, prefix, after []byte) (rows []Row) {
+// yield yields the row, unless it is gone.
+func (r overRow) yield(yield func(Row, error) bool) bool { return r.gone || yield(r.Row, nil) }
+
+// over lists the rows that were written, and those that are gone.
+func (o *overlay) over(table string, prefix, after []byte) (rows []overRow) {
 	start := overlayPath(table, prefix)
 	o.rows.Ascend(start, func(path string, v *[]byte) bool {
 		if len(path) < len(start) || path[:len(start)] != start {
@@ -85,9 +89,9 @@ func (o *overlay) over(table string, prefix, after []byte) (rows []Row) {
 		switch {
 		case bytes.Compare(key, after) <= 0 && after != nil:
 		case v == nil:
-			rows = append(rows, Row{Key: key})
+			rows = append(rows, overRow{Row{Key: key}, true})
 		default:
-			rows = append(rows, Row{Key: key, Value: *v})
+			rows = append(rows, overRow{Row{Key: key, Value: *v}, false})
 		}
 		return true
 	})
