@@ -9,7 +9,7 @@ import (
 // Scrubber reads what is stored again and again, to see whether it is what it should
 // be.
 type Scrubber interface {
-	// ScrubStatus tells of at most most damaged blobs, and as many of the
+	// ScrubStatus tells of damaged blobs, up to most, and of as many of the
 	// repositories that need each.
 	ScrubStatus(ctx context.Context, most int) (ScrubStatus, error)
 	// StartScrub begins a round now, unless one goes on already.

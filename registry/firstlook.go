@@ -195,8 +195,9 @@ func (c *changing) lookDue(phase lookPhase, key []byte) (due int64, err error) {
 		}
 		needed, err := hasAny(storage.Holders.Scan(c, append(bytes.Clone(key), 0), nil))
 		return c.unlessNeeded(needed), err
+	default:
+		return 0, nil
 	}
-	return 0, nil
 }
 
 func (c *changing) unlessNeeded(needed bool) int64 {
@@ -232,7 +233,7 @@ func (c *changing) lookRow(phase lookPhase, key []byte) error {
 			return err
 		}
 		return watchedLinks.queue(c, repo, d, due)
-	default:
+	default: // lookBlobs
 		d, err := cutOnlyDigest(key)
 		if err != nil {
 			return err

@@ -65,8 +65,8 @@ func (h *hooked) Open(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, 
 	if err != nil || open == nil {
 		return f, err
 	}
-	if err := open(d); err != nil {
-		return failing{f, err}, nil
+	if fails := open(d); fails != nil {
+		f = failing{f, fails}
 	}
 	return f, nil
 }
