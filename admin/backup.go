@@ -22,7 +22,7 @@ type (
 		Keep   int    `json:"keep"`   // how many snapshots are left there; 0 for all
 		Verify bool   `json:"verify"` // have what is there read again
 		Jobs   int    `json:"jobs"`   // how many blobs are copied at a time; 0 for the default
-		S3     S3     `json:"s3"`
+		S3     S3     `json:"bucket"`
 	}
 	// S3 says how to get at a bucket. The server has it no longer than the backup
 	// takes.

@@ -92,7 +92,11 @@ func openData(ctx context.Context, cfg config.Config, create bool, stderr io.Wri
 	case err != nil:
 		return nil, fmt.Errorf("cannot use the data directory: %w", err)
 	}
-	a, err := openStore(ctx, cfg)
+	err = usableData(ctx, dir)
+	var a *administration
+	if err == nil {
+		a, err = openStore(ctx, cfg)
+	}
 	if err != nil {
 		return nil, errors.Join(err, unlock())
 	}

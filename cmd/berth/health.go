@@ -21,6 +21,8 @@ type health struct {
 	usage     *usageCounter
 	scrub     *scrubber
 	retainer  *retainer
+	noter     *noter
+	backuper  *backuper
 	runs      []func(context.Context) // until the registry ends
 }
 
@@ -30,6 +32,7 @@ type healthOptions struct {
 	local *registry.Local
 	meta  storage.Meta
 	blobs storage.Blobs
+	notes storage.Notes
 	audit audit.Recorder
 	log   *slog.Logger
 }
@@ -43,7 +46,9 @@ func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, er
 	h.scrub = newScrubber(c, o)
 	h.runs = append(h.runs, h.scrub.Run, h.scrub.firstLook)
 	h.retainer = newRetainer(o.local, o.meta, o.log)
-	h.runs = append(h.runs, h.collector.Run, h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
+	h.runs = append(h.runs, as("berth collection", h.collector.Run), h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
+	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection}
+	h.runs = append(h.runs, h.noter.Run)
 	return h, nil
 }
 
@@ -68,6 +73,7 @@ func (h *health) administer(o *admin.Options) {
 	o.Collector, o.Content, o.Usage = h.collector, h.local, h.local
 	o.Scrub = h.scrub
 	o.Retention = h.retainer
+	o.Backups = h.backuper
 }
 
 // measure adds gauges.
@@ -75,6 +81,7 @@ func (h *health) measure(m *telemetry.Metrics) {
 	collectorGauges(m, h.collector, h.local)
 	usageGauges(m, h.local)
 	scrubGauges(m, h.scrub)
+	noteGauges(m, h.noter)
 }
 
 // as has run act under a name, for audit and the history of tags. No account can have

@@ -45,5 +45,6 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
 	root.AddCommand(newScrubCmd())
 	root.AddCommand(newDuCmd(), newRetentionCmd(), newImportCmd())
+	root.AddCommand(newBackupCmd(), newRestoreCmd(), newRebuildCmd())
 	return root
 }

@@ -83,11 +83,15 @@ func serve(ctx context.Context, load func() (config.Config, error), stdout, stde
 		return fmt.Errorf("cannot use the data directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	if err := usableData(ctx, cfg.Storage.Data); err != nil {
+		return err
+	}
 	blobs, err := fs.Open(cfg.Storage.Data, log)
 	if err != nil {
 		return fmt.Errorf("cannot use the data directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, blobs.Close()) }()
+	d.notes = blobs
 	d.meta, err = bolt.Open(filepath.Join(cfg.Storage.Data, metaFile))
 	if err != nil {
 		return fmt.Errorf("cannot open the metadata: %w", err)

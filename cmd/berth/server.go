@@ -32,6 +32,7 @@ type server struct {
 	level     *slog.LevelVar
 	accessLog *telemetry.AccessLog
 	meta      *bolt.Meta
+	notes     storage.Notes
 	local     *registry.Local
 	auditLog  *audit.Log
 	outbox    *audit.Outbox
@@ -67,7 +68,7 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	if err != nil {
 		return err
 	}
-	if d.health, err = newHealth(ctx, c, healthOptions{local: d.local, meta: meta, blobs: blobs, audit: recorder, log: d.log}); err != nil {
+	if d.health, err = newHealth(ctx, c, healthOptions{local: d.local, meta: meta, blobs: blobs, notes: d.notes, audit: recorder, log: d.log}); err != nil {
 		return err
 	}
 	if d.edge, err = edge.New(ctx, edgeOptions(c, d.log)); err != nil {
