@@ -67,7 +67,7 @@ func TestUsageCallers(t *testing.T) {
 				continue
 			}
 			var got []string
-			for n := 0; n < 10; n++ {
+			for n := range 10 {
 				var page admin.UsagePage
 				if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || w.Code != 200 {
 					t.Fatalf("%s: %d %s", who.name, w.Code, w.Body)

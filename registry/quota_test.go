@@ -159,7 +159,7 @@ func TestQuotaOverHTTP(t *testing.T) {
 	s := httptest.NewServer(registry.NewServer(c.Local, registry.ServerOptions{}))
 	t.Cleanup(s.Close)
 	data := bytes.Repeat([]byte("x"), 1000)
-	req, err := http.NewRequestWithContext(t.Context(), "POST", s.URL+"/v2/a/x/blobs/uploads/?digest="+string(digest.FromBytes(data)), bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v2/a/x/blobs/uploads/?digest="+string(digest.FromBytes(data)), bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestQuotaOverHTTP(t *testing.T) {
 	defer resp.Body.Close()
 	var body bytes.Buffer
 	_, _ = body.ReadFrom(resp.Body)
-	if want := `{"errors":[{"code":"DENIED","message":"quota a/**: 0 B of 100 B used, this push needs 1 kB more"}]}`; resp.StatusCode != 403 || body.String() != want {
+	if want := `{"errors":[{"code":"DENIED","message":"quota a/**: 0 B of 100 B used, this push needs 1 kB more"}]}`; resp.StatusCode != http.StatusForbidden || body.String() != want {
 		t.Errorf("%d %s", resp.StatusCode, &body)
 	}
 }

@@ -246,7 +246,7 @@ func (t *tally) share(c *changing, h holding) error {
 
 // countMove counts a tag that is new, or is about to go. Its row is not written yet.
 func countMove(c *changing, repo, tag, was string, is digest.Digest) error {
-	n := int64(0)
+	var n int64
 	switch {
 	case was == "":
 		n = 1

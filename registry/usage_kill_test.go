@@ -30,7 +30,7 @@ func TestUsageKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for round := range 6 {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUsageKilled$") //nolint:gosec // this test
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUsageKilled$")
 		cmd.Env = append(os.Environ(), killedDir+"="+dir)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -39,7 +39,7 @@ func TestUsageKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		lines, want := bufio.NewScanner(out), 20+rand.IntN(60) //nolint:gosec // any moment will do
+		lines, want := bufio.NewScanner(out), 20+rand.IntN(60)
 		for n := 0; n < want && lines.Scan(); n++ {
 			if text := lines.Text(); !strings.HasPrefix(text, "did ") || strings.Contains(text, "FAILED") {
 				t.Errorf("the process says: %s", text)
@@ -107,7 +107,7 @@ func changeForever(t *testing.T, dir string) {
 	}
 	for i := range 4 {
 		go func() {
-			s := newSteps(l, rand.Uint64()) //nolint:gosec // a test's
+			s := newSteps(l, rand.Uint64())
 			for n := 0; ; n++ {
 				what, err := s.step(ctx)
 				switch {
@@ -120,7 +120,7 @@ func changeForever(t *testing.T, dir string) {
 				if err != nil {
 					what = fmt.Sprintf("FAILED %s: %v", what, err)
 				}
-				fmt.Println("did", what)
+				_, _ = fmt.Fprintln(os.Stdout, "did", what)
 			}
 		}()
 	}

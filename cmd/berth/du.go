@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -148,7 +149,7 @@ func printQuotas(out io.Writer, quotas []admin.QuotaUsage) error {
 	_, err := fmt.Fprintln(w, "REPOSITORIES\tBYTES\tLIMIT\tTAGS\tLIMIT\tSTATE")
 	for _, q := range quotas {
 		_, werr := fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", printable(q.Name), humanSize(q.Bytes), limitText(q.MaxBytes, humanSize(q.MaxBytes)),
-			q.Tags, limitText(int64(q.MaxTags), fmt.Sprint(q.MaxTags)), quotaState(q))
+			q.Tags, limitText(int64(q.MaxTags), strconv.Itoa(q.MaxTags)), quotaState(q))
 		err = errors.Join(err, werr)
 	}
 	return errors.Join(err, w.Flush())

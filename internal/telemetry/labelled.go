@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -30,6 +31,6 @@ func (l *labelled) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	for name, value := range values {
-		to <- prometheus.MustNewConstMetric(l.desc, prometheus.GaugeValue, value, name)
+		to <- prometheus.MustNewConstMetric(l.desc, prometheus.GaugeValue, value, strings.ToValidUTF8(name, "?"))
 	}
 }
