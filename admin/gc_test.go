@@ -217,7 +217,7 @@ func TestCollectorWithoutPolicy(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d", tt.method, tt.path, w.Code, w.Body, tt.want)
 		}
 	}
-	if r := httptest.NewRequest("GET", "/v2/", nil); admin.ForAnybody(r) {
+	if r := httptest.NewRequest(http.MethodGet, "/v2/", nil); admin.ForAnybody(r) {
 		t.Error("the registry is taken for the administration")
 	}
 }

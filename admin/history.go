@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/registry"
 )
 
@@ -53,7 +52,7 @@ func (c *call) history() (int, any, error) {
 		return 0, nil, ErrRequestInvalid.With("want the query repository=NAME, and perhaps tag=NAME and limit=N")
 	}
 	switch {
-	case c.may(repo, auth.Pull):
+	case c.mayPull(repo):
 	case c.who.id.IsAnonymous():
 		return 0, nil, registry.ErrUnauthorized.With("sign in first, with the password of an account")
 	default:

@@ -64,9 +64,9 @@ type (
 	}
 )
 
-// may says whether the caller may do something to a repository.
-func (c *call) may(repo string, a auth.Action) bool {
-	return c.who.local || c.who.open || auth.Allowed(c.Authority, c.who.id, repo, a)
+// mayPull says whether the caller may pull a repository.
+func (c *call) mayPull(repo string) bool {
+	return c.who.local || c.who.open || auth.Allowed(c.Authority, c.who.id, repo, auth.Pull)
 }
 
 // reportNode keeps what a node runs, as far as the caller may pull it.
@@ -95,7 +95,7 @@ func (c *call) reportNode() (int, any, error) {
 		}
 		may, asked := allowed[r.Repo]
 		if !asked {
-			may = c.may(r.Repo, auth.Pull)
+			may = c.mayPull(r.Repo)
 			allowed[r.Repo] = may
 		}
 		if !may {

@@ -127,7 +127,7 @@ func (c *call) usage() (int, any, error) {
 // unknown, as one that is.
 func (c *call) usageOf(page *UsagePage, repos []string) error {
 	for _, repo := range repos {
-		if !c.may(repo, auth.Pull) && !c.who.admin {
+		if !c.mayPull(repo) && !c.who.admin {
 			return registry.ErrNameUnknown.With("repository %s holds nothing", repo)
 		}
 		u, err := c.Usage.UsageOf(c.r.Context(), repo)
@@ -176,7 +176,7 @@ func (c *call) usageUnder(page *UsagePage, q usageQuery, prefix string) (full bo
 			}
 			return false, nil
 		}
-		if !c.who.admin && !c.may(u.Repo, auth.Pull) {
+		if !c.who.admin && !c.mayPull(u.Repo) {
 			continue
 		}
 		if len(page.Repos) == q.most {

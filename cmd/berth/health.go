@@ -39,7 +39,7 @@ type healthOptions struct {
 
 // newHealth prepares everything; what prepare returns must be called before it is
 // used.
-func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, error) {
+func newHealth(c config.Config, o healthOptions) *health {
 	h := &health{local: o.local}
 	h.collector = gc.New(o.local, gc.Options{Interval: c.GC.Interval, Log: o.log})
 	h.usage = newUsageCounter(o.local, o.log)
@@ -49,7 +49,7 @@ func newHealth(_ context.Context, c config.Config, o healthOptions) (*health, er
 	h.runs = append(h.runs, as("berth collection", h.collector.Run), h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
 	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection}
 	h.runs = append(h.runs, h.noter.Run)
-	return h, nil
+	return h
 }
 
 // prepare reads what can change while the server runs. What it returns makes it

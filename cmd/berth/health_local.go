@@ -46,9 +46,7 @@ func openHealth(ctx context.Context, cfg config.Config, meta storage.Meta, recor
 		return nil, nil, err
 	}
 	local.SetImmutable(rules{immutable: immutable}.isImmutable)
-	if h, err = newHealth(ctx, cfg, healthOptions{local: local, meta: meta, blobs: blobs, notes: blobs, audit: record}); err != nil {
-		return nil, nil, err
-	}
+	h = newHealth(cfg, healthOptions{local: local, meta: meta, blobs: blobs, notes: blobs, audit: record})
 	apply, err := h.prepare(cfg)
 	if err != nil {
 		return nil, nil, err
