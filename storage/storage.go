@@ -46,7 +46,8 @@ type Blobs interface {
 	Open(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error)
 	// Size returns the size of the blob d in bytes, or ErrNotFound.
 	Size(ctx context.Context, d digest.Digest) (int64, error)
-	// Delete removes the blob d durably. It returns ErrNotFound if there is none.
+	// Delete removes the blob d. It returns ErrNotFound if there is none. After a
+	// crash of the machine the blob may be back, whole.
 	Delete(ctx context.Context, d digest.Digest) error
 	// List lists the blobs behind the digest after (empty for the first), in the
 	// byte order of their digests. What comes or goes meanwhile may show or not.

@@ -101,13 +101,15 @@ func (b *Blobs) Size(_ context.Context, d digest.Digest) (int64, error) {
 	return fi.Size(), nil
 }
 
-// Delete removes a blob.
+// Delete removes a blob. It does not wait for the disk, which would take most of the
+// time of deleting many: the blob is back if the machine goes down within seconds,
+// but not if only the process does.
 func (b *Blobs) Delete(_ context.Context, d digest.Digest) error {
 	defer b.lock(d)()
-	if err := durable.Remove(b.path(d)); err != nil {
+	if err := os.Remove(b.path(d)); err != nil {
 		return storage.Classify(err)
 	}
-	return storage.Classify(b.journal.remove(d))
+	return storage.Classify(b.journal.remove(d, false))
 }
 
 // Discard removes a stage.

@@ -79,12 +79,13 @@ func openJournal(dir string, rewrite func(record) error, log *slog.Logger) *jour
 
 // put makes a blob durable that was written to its place.
 func (j *journal) put(d digest.Digest, data []byte) error {
-	return j.append(record{kindPut, d, data})
+	return j.append(record{kindPut, d, data}, true)
 }
 
 // remove makes sure that the journal does not bring a blob back that was
-// removed from its place.
-func (j *journal) remove(d digest.Digest) error {
+// removed from its place; unless durably is set, only if the machine does not go
+// down before the next sync.
+func (j *journal) remove(d digest.Digest, durably bool) error {
 	j.mu.Lock()
 	held := false
 	for _, s := range append(slices.Clip(j.full), j.current) {
@@ -97,11 +98,11 @@ func (j *journal) remove(d digest.Digest) error {
 	if !held {
 		return nil
 	}
-	return j.append(record{kindRemove, d, nil})
+	return j.append(record{kindRemove, d, nil}, durably)
 }
 
-// append writes a record and returns when it is durable.
-func (j *journal) append(r record) error {
+// append writes a record, and with durably set returns when it is durable.
+func (j *journal) append(r record, durably bool) error {
 	encoded := r.encode()
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -119,6 +120,9 @@ func (j *journal) append(r record) error {
 		case j.wake <- struct{}{}:
 		default: // it will be looked at
 		}
+	}
+	if !durably {
+		return nil
 	}
 	return j.sync(s, s.size)
 }

@@ -96,5 +96,5 @@ func (b *Blobs) Quarantine(_ context.Context, d digest.Digest) error {
 	if err := durable.SyncParent(from); err != nil {
 		return storage.Classify(err)
 	}
-	return storage.Classify(b.journal.remove(d))
+	return storage.Classify(b.journal.remove(d, true))
 }
