@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -101,6 +102,9 @@ func (f *adminFlags) collect(ctx context.Context, a *administration) error {
 	})
 	bar.end()
 	out := f.cmd.OutOrStdout()
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted: what is left is collected later")
+	}
 	switch {
 	case err != nil && sum != (collectedSum{}): // what went is gone
 		_, _ = fmt.Fprintln(f.cmd.ErrOrStderr(), sum.text("removed until then"))
