@@ -111,7 +111,9 @@ func TestLongAnswerGivenUp(t *testing.T) {
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("given up: %v", err)
 			}
-			<-ended
+			if err := <-ended; err == nil {
+				t.Error("the server did not notice")
+			}
 		})
 	}
 }

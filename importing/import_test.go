@@ -438,7 +438,8 @@ func TestDamage(t *testing.T) {
 			func() {
 				remove(p.manifests("other", "revisions/sha256/"+p.images["gone"].Encoded()+"/link"))
 			},
-			without("other:gone"), map[string]string{"other gone": "which the repository does not have"},
+			without("other:gone"),
+			map[string]string{"other gone": "which the repository does not have"},
 		},
 		"revision with an empty link": {
 			func() { write(p.manifests("other", "revisions/sha256/"+p.images["gone"].Encoded()+"/link"), "") }, without("other:gone"),
@@ -448,7 +449,8 @@ func TestDamage(t *testing.T) {
 			func() {
 				write(p.manifests("other", "revisions/sha256/"+p.images["gone"].Encoded()+"/link"), string(p.images["one"]))
 			},
-			without("other:gone"), map[string]string{"other " + string(p.images["gone"]): "leads to", "other gone": "does not have"},
+			without("other:gone"),
+			map[string]string{"other " + string(p.images["gone"]): "leads to", "other gone": "does not have"},
 		},
 		"strange names": {
 			func() {
@@ -457,7 +459,8 @@ func TestDamage(t *testing.T) {
 				write(p.manifests("other", "revisions/md5/00/link"), "md5:00")
 				write(p.manifests("other", "revisions/sha256/xyz/link"), "sha256:xyz")
 			},
-			p.all(), map[string]string{"Upper": "no name", "other -x": "no name", "other md5:00": "no digest", "other sha256:xyz": "no digest"},
+			p.all(),
+			map[string]string{"Upper": "no name", "other -x": "no name", "other md5:00": "no digest", "other sha256:xyz": "no digest"},
 		},
 		"repository without anything": {func() { remove(p.manifests("other", "")) }, without("other:gone", "other:v1"), nil},
 	} {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -18,20 +19,27 @@ import (
 var _ storage.Adopter = (*Blobs)(nil)
 
 // Adopt links large files, and copies small ones, whose journal is cheaper than what
-// a link costs, and those that cannot be linked: of another file system, or of
-// another user where the kernel forbids it (fs.protected_hardlinks).
+// a link costs, those that cannot be linked, as they are of another file system, and
+// those that somebody else could write to.
 func (b *Blobs) Adopt(ctx context.Context, d digest.Digest, f *os.File) (linked bool, err error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return false, storage.Classify(err)
 	}
-	if fi.Size() > small {
+	if fi.Size() > small && isOurs(fi) {
 		err := b.link(d, f)
 		if err == nil || !unlinkable(err) {
 			return err == nil, storage.Classify(err)
 		}
 	}
 	return false, b.copy(ctx, d, io.NewSectionReader(f, 0, fi.Size()))
+}
+
+// isOurs says that a file belongs to who this is, and that nobody else may write to
+// it.
+func isOurs(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid() && fi.Mode().Perm()&0o022 == 0
 }
 
 // link gives the very file that is open another name, whatever its own name leads to

@@ -30,14 +30,16 @@ func TestAdopt(t *testing.T) {
 		data   []byte
 		linked bool
 		gone   bool // its name is, before it is adopted
+		mode   os.FileMode
 	}{
-		"large":                      {filepath.Dir(dir), large, true, false},
-		"the same again":             {filepath.Dir(dir), large, true, false},
-		"small":                      {filepath.Dir(dir), []byte("small"), false, false},
-		"empty":                      {filepath.Dir(dir), nil, false, false},
-		"of another file system":     {elsewhere, append(bytes.Clone(large), 'x'), false, false},
-		"without a name any more":    {filepath.Dir(dir), append(bytes.Clone(large), 'y'), false, true},
-		"in place of what is stored": {elsewhere, large, false, false},
+		"large":                      {filepath.Dir(dir), large, true, false, 0o644},
+		"the same again":             {filepath.Dir(dir), large, true, false, 0o644},
+		"small":                      {filepath.Dir(dir), []byte("small"), false, false, 0o644},
+		"empty":                      {filepath.Dir(dir), nil, false, false, 0o644},
+		"of another file system":     {elsewhere, append(bytes.Clone(large), 'x'), false, false, 0o644},
+		"without a name any more":    {filepath.Dir(dir), append(bytes.Clone(large), 'y'), false, true, 0o644},
+		"that others may write to":   {filepath.Dir(dir), append(bytes.Clone(large), 'z'), false, false, 0o664},
+		"in place of what is stored": {elsewhere, large, false, false, 0o644},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, err := os.CreateTemp(c.dir, "adopt")
@@ -47,6 +49,9 @@ func TestAdopt(t *testing.T) {
 			defer f.Close()
 			defer os.Remove(f.Name())
 			if _, err := f.Write(c.data); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Chmod(c.mode); err != nil {
 				t.Fatal(err)
 			}
 			if c.gone {
@@ -88,7 +93,7 @@ func TestAdopt(t *testing.T) {
 func otherFileSystem(t *testing.T) string {
 	t.Helper()
 	var here, there unix.Stat_t
-	dir, err := os.MkdirTemp("/dev/shm", "berth-adopt-")
+	dir, err := os.MkdirTemp("/dev/shm", "berth-adopt-") //nolint:usetesting // not where TempDir is
 	if err != nil {
 		t.Fatal(err)
 	}
