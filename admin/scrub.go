@@ -31,7 +31,7 @@ type (
 		Problem string         `json:"problem,omitempty"`
 		Blobs   int64          `json:"blobs"`         // stored
 		Bytes   int64          `json:"bytes"`         // in them
-		Count   int            `json:"damaged_count"` // damaged blobs
+		Count   int64          `json:"damaged_count"` // damaged blobs
 		Damaged []DamagedBytes `json:"damaged"`       // the first of them
 	}
 	// ScrubRound is a round of the check.

@@ -79,7 +79,7 @@ func TestScrubHeals(t *testing.T) {
 			}
 		}
 		st := s.check()
-		if st.Count != len(stored) || st.Damaged[0].Repos[0] != "team/app" {
+		if int(st.Count) != len(stored) || st.Damaged[0].Repos[0] != "team/app" {
 			t.Fatalf("%s: %d are damaged of %d: %+v", round, st.Count, len(stored), st)
 		}
 		if text := s.Berth("scrub", "status").Run(); !strings.Contains(text, desc.Digest.String()) || !strings.Contains(text, "team/app") {

@@ -133,7 +133,7 @@ func printScrub(w io.Writer, st admin.ScrubStatus) error {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", printable(d.Digest), printable(d.Damage), humanSize(d.Size), ago(&d.Since, ""),
 			cmp.Or(printable(strings.Join(d.Repos, ", ")), "-"))
 	}
-	if more := st.Count - len(st.Damaged); more > 0 {
+	if more := st.Count - int64(len(st.Damaged)); more > 0 {
 		_, _ = fmt.Fprintf(t, "and %d more\n", more)
 	}
 	return t.Flush()

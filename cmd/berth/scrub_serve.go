@@ -82,12 +82,12 @@ func (s *scrubber) StartScrub(ctx context.Context) (admin.ScrubStarted, error) {
 
 // ScrubStatus implements admin.Scrubber.
 func (s *scrubber) ScrubStatus(ctx context.Context, most int) (admin.ScrubStatus, error) {
-	st, err := s.Status(ctx)
+	st, err := s.Status(ctx, most)
 	if err != nil {
 		return admin.ScrubStatus{}, err
 	}
 	status := admin.ScrubStatus{
-		Running: st.Running, Wanted: !st.Round.Wanted.IsZero(), Blobs: st.Blobs, Bytes: st.Bytes, Count: len(st.Damaged),
+		Running: st.Running, Wanted: !st.Round.Wanted.IsZero(), Blobs: st.Blobs, Bytes: st.Bytes, Count: st.Count,
 	}
 	if st.Problem != nil {
 		status.Problem = st.Problem.Error()
@@ -103,7 +103,7 @@ func (s *scrubber) ScrubStatus(ctx context.Context, most int) (admin.ScrubStatus
 		next := st.Next.UTC()
 		status.Next = &next
 	}
-	for _, d := range st.Damaged[:min(len(st.Damaged), most)] {
+	for _, d := range st.Damaged {
 		status.Damaged = append(status.Damaged, admin.DamagedBytes{
 			Digest: string(d.Digest), Damage: d.Kind.String(), Size: d.Size, Since: d.Since.UTC(), Quarantined: d.Kept,
 			Repos: d.Repos[:min(len(d.Repos), most)],

@@ -185,7 +185,7 @@ func (w *world) roundOf(s *scrub.Scrub) scrub.Status {
 
 func (w *world) status(s *scrub.Scrub) scrub.Status {
 	w.t.Helper()
-	st, err := s.Status(w.t.Context())
+	st, err := s.Status(w.t.Context(), 1000)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -11,16 +11,18 @@ import (
 // Status is how the scrub is.
 type Status struct {
 	Round   storage.Scrub
-	Running bool      // a round goes on just now
-	Next    time.Time // when one begins; zero if nobody knows, or one goes on
-	Blobs   int64     // that are stored
-	Bytes   int64     // in them
-	Damaged []registry.DamagedBlob
-	Problem error // that a round has ended with which waits to go on; nil for none
+	Running bool                   // a round goes on just now
+	Next    time.Time              // when one begins; zero if nobody knows, or one goes on
+	Blobs   int64                  // that are stored
+	Bytes   int64                  // in them
+	Count   int64                  // of damaged blobs
+	Damaged []registry.DamagedBlob // the first of them
+	Problem error                  // that a round has ended with which waits to go on; nil for none
 }
 
-// Status tells how the scrub is, whether or not Run runs.
-func (s *Scrub) Status(ctx context.Context) (st Status, err error) {
+// Status tells how the scrub is, whether or not Run runs, and of up to most damaged
+// blobs.
+func (s *Scrub) Status(ctx context.Context, most int) (st Status, err error) {
 	err = s.meta.View(ctx, func(tx storage.Tx) (err error) {
 		if st.Round, err = load(tx); err != nil {
 			return err
@@ -49,9 +51,13 @@ func (s *Scrub) Status(ctx context.Context) (st Status, err error) {
 		if err != nil {
 			return st, err
 		}
+		if len(st.Damaged) == most {
+			break
+		}
 		st.Damaged = append(st.Damaged, blob)
 	}
-	return st, nil
+	st.Count, _, err = s.Counts(ctx)
+	return st, err
 }
 
 // Read is how many bytes were read since the start.
