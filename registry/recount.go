@@ -13,7 +13,7 @@ import (
 
 // recountBatch is how many rows are counted in one transaction: few enough that a
 // push does not wait for them.
-const recountBatch = 512
+const recountBatch = 256
 
 // Recount counts what is not counted yet: of a store that is older than the counts,
 // and of quotas that are new. It can be ended at any time, and goes on from there;
