@@ -42,24 +42,19 @@ func (im *importer) progress() {
 // repo takes over a repository. Only what is not the source's fault ends it.
 func (im *importer) repo(ctx context.Context, r *repository) error {
 	im.report.Repos++
-	w := &work{importer: im, repo: r.name, tags: map[digest.Digest][]string{}, manifests: map[digest.Digest]error{}, blobs: map[digest.Digest]error{}}
-	known := map[digest.Digest]bool{}
+	w := &work{importer: im, repo: r.name, known: map[digest.Digest]bool{}, manifests: map[digest.Digest]error{}, blobs: map[digest.Digest]error{}}
 	for _, d := range r.manifests {
-		known[d] = true
+		w.known[d] = true
 	}
+	// In the order in which they were pushed, so that this is what is known of it here.
+	slices.SortStableFunc(r.tags, func(a, b tag) int { return a.pushed.Compare(b.pushed) })
 	for _, t := range r.tags {
-		if !known[t.digest] {
-			im.skip(Problem{Repo: r.name, What: t.name, Reason: fmt.Sprintf("the tag names %s, which the repository does not have", t.digest)})
-			continue
+		if err := w.tag(ctx, t); fatal(err) {
+			return err
 		}
-		if slices.Contains(w.tags[t.digest], t.name) {
-			continue
-		}
-		w.tags[t.digest] = append(w.tags[t.digest], t.name)
 	}
-	w.known = known
 	for _, d := range r.manifests {
-		if err := w.manifest(ctx, d, 0); fatal(err) {
+		if err := w.manifest(ctx, d, "", 0); fatal(err) {
 			return err
 		}
 	}
@@ -70,8 +65,7 @@ func (im *importer) repo(ctx context.Context, r *repository) error {
 type work struct {
 	*importer
 	repo  string
-	known map[digest.Digest]bool     // manifests that it has
-	tags  map[digest.Digest][]string // that name a manifest
+	known map[digest.Digest]bool // manifests that it has
 	// What was done, and why it was left out.
 	manifests, blobs map[digest.Digest]error
 }
@@ -94,21 +88,40 @@ func (w *work) leave(d digest.Digest, format string, args ...any) error {
 	return l
 }
 
-// manifest takes over a manifest, and before it all that it needs.
-func (w *work) manifest(ctx context.Context, d digest.Digest, depth int) error {
-	if err, ok := w.manifests[d]; ok {
+// tag takes over a tag, and what it names. One that is in the destination stays where
+// it is: it may have been moved there since.
+func (w *work) tag(ctx context.Context, t tag) error {
+	if !w.known[t.digest] {
+		w.skip(Problem{Repo: w.repo, What: t.name, Reason: fmt.Sprintf("the tag names %s, which the repository does not have", t.digest)})
+		return nil
+	}
+	switch _, err := w.dst.StatManifest(ctx, w.repo, registry.Reference{Tag: t.name}); {
+	case errors.Is(err, registry.ErrManifestUnknown):
+		return w.manifest(ctx, t.digest, t.name, 0)
+	case err != nil:
+		return err
+	}
+	w.report.Tags.Present++
+	return nil
+}
+
+// manifest takes over a manifest, and before it all that it needs; tag, if not empty,
+// is to name it.
+func (w *work) manifest(ctx context.Context, d digest.Digest, tag string, depth int) error {
+	err, done := w.manifests[d]
+	if done && (err != nil || tag == "") {
 		return err
 	}
 	if depth > maxDepth {
 		return w.leave(d, "indexes within indexes: more than %d", maxDepth)
 	}
-	err := w.takeManifest(ctx, d, depth)
+	err = w.takeManifest(ctx, d, tag, depth)
 	w.manifests[d] = err
 	w.progress()
 	return err
 }
 
-func (w *work) takeManifest(ctx context.Context, d digest.Digest, depth int) error {
+func (w *work) takeManifest(ctx context.Context, d digest.Digest, tag string, depth int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -116,10 +129,33 @@ func (w *work) takeManifest(ctx context.Context, d digest.Digest, depth int) err
 	if err != nil {
 		return w.leave(d, "the manifest %s", err)
 	}
-	present, err := w.present(ctx, d)
-	if present || err != nil {
+	_, done := w.manifests[d]
+	_, err = w.dst.StatManifest(ctx, w.repo, registry.Reference{Digest: d})
+	present := err == nil
+	if !present && !errors.Is(err, registry.ErrManifestUnknown) {
 		return err
 	}
+	if !present {
+		if err := w.needs(ctx, d, &doc, depth); err != nil {
+			return err
+		}
+	}
+	if !present || tag != "" {
+		if err := w.push(ctx, registry.ManifestPush{Data: data, MediaType: doc.mediaType(), Digest: d}, tag); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !present:
+		w.report.Manifests.New++
+	case !done:
+		w.report.Manifests.Present++
+	}
+	return nil
+}
+
+// needs takes over what a manifest needs.
+func (w *work) needs(ctx context.Context, d digest.Digest, doc *manifestDoc, depth int) error {
 	for _, ref := range doc.refs() {
 		if err := w.need(ctx, ref, doc.isIndex(), depth); err != nil {
 			if fatal(err) {
@@ -128,45 +164,23 @@ func (w *work) takeManifest(ctx context.Context, d digest.Digest, depth int) err
 			return w.leave(d, "the manifest needs %s, which was left out: %s", ref.Digest, err)
 		}
 	}
-	_, err = w.dst.PushManifest(ctx, w.repo, registry.ManifestPush{Data: data, MediaType: doc.mediaType(), Digest: d, Tags: w.tags[d]})
-	switch kind := (*registry.Error)(nil); {
-	case errors.As(err, &kind) && kind.Status < 500:
-		return w.leave(d, "the manifest is refused: %s", err)
-	case err != nil:
-		return fmt.Errorf("%s: manifest %s: %w", w.repo, d, err)
-	}
-	w.report.Manifests.New++
-	w.report.Tags.New += len(w.tags[d])
 	return nil
 }
 
-// present says whether the destination has a manifest with all its tags.
-func (w *work) present(ctx context.Context, d digest.Digest) (bool, error) {
-	unknown := func(err error) bool { return errors.Is(err, registry.ErrManifestUnknown) }
-	if _, err := w.dst.StatManifest(ctx, w.repo, registry.Reference{Digest: d}); err != nil {
-		if unknown(err) {
-			return false, nil
-		}
-		return false, err
+// push pushes a manifest.
+func (w *work) push(ctx context.Context, m registry.ManifestPush, tag string) error {
+	if tag != "" {
+		m.Tags = []string{tag}
 	}
-	// A tag that was moved in the destination since stays where it is.
-	var missing []string
-	for _, name := range w.tags[d] {
-		switch _, err := w.dst.StatManifest(ctx, w.repo, registry.Reference{Tag: name}); {
-		case unknown(err):
-			missing = append(missing, name)
-		case err != nil:
-			return false, err
-		default:
-			w.report.Tags.Present++
-		}
+	_, err := w.dst.PushManifest(ctx, w.repo, m)
+	switch kind := (*registry.Error)(nil); {
+	case errors.As(err, &kind) && kind.Status < 500:
+		return w.leave(m.Digest, "the manifest is refused: %s", err)
+	case err != nil:
+		return fmt.Errorf("%s: manifest %s: %w", w.repo, m.Digest, err)
 	}
-	w.tags[d] = missing
-	if len(missing) > 0 {
-		return false, nil
-	}
-	w.report.Manifests.Present++
-	return true, nil
+	w.report.Tags.New += len(m.Tags)
+	return nil
 }
 
 // need takes over what a manifest needs.
@@ -176,7 +190,7 @@ func (w *work) need(ctx context.Context, ref ocispec.Descriptor, index bool, dep
 		return left{"it is no digest"}
 	}
 	if index && w.isManifest(d, ref.MediaType) {
-		return w.manifest(ctx, d, depth+1)
+		return w.manifest(ctx, d, "", depth+1)
 	}
 	return w.blob(ctx, d)
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/berth-registry/berth/importing"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/remote"
+	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/bolt"
 	blobfs "github.com/berth-registry/berth/storage/fs"
 )
@@ -165,8 +166,9 @@ func (p *pushed) manifests(repo, below string) string {
 // store is a registry that is imported into.
 type store struct {
 	*registry.Local
-	t   testing.TB
-	dir string
+	t    testing.TB
+	meta storage.Meta
+	dir  string
 }
 
 func newStore(t testing.TB) *store {
@@ -190,7 +192,7 @@ func newStore(t testing.TB) *store {
 			t.Error(err)
 		}
 	})
-	return &store{local, t, dir}
+	return &store{local, t, meta, dir}
 }
 
 // load imports, and returns what was left out, by what it is.
@@ -517,6 +519,53 @@ func TestInterrupted(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
+	}
+	s.want(p.all())
+}
+
+// Tags are imported in the order in which they were pushed.
+func TestOrder(t *testing.T) {
+	p := fill(t, fillAll)
+	want := []string{"v2", "latest", "multi", "v1"}
+	for i, tag := range want {
+		at := time.Now().Add(time.Duration(i-10) * time.Hour)
+		if err := os.Chtimes(p.manifests("team/web", "tags/"+tag+"/current/link"), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newStore(t)
+	s.load(p.dir, importing.Options{})
+	got := slices.Clone(want)
+	slices.Sort(got)
+	moved := map[string]time.Time{}
+	err := s.meta.View(t.Context(), func(tx storage.Tx) error {
+		for e, err := range storage.Tags.Scan(tx, storage.Key("team/web", ""), nil) {
+			if err != nil {
+				return err
+			}
+			moved[string(e.Rest)] = e.Value.Moved
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortStableFunc(got, func(a, b string) int { return moved[a].Compare(moved[b]) })
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A link in the place of a repository is told of, and not followed: it may lead in a
+// circle.
+func TestSymbolicLink(t *testing.T) {
+	p := fill(t, fillAll)
+	if err := os.Symlink("..", filepath.Join(p.dir, "docker/registry/v2/repositories/team/round")); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t)
+	if _, left := s.load(p.dir, importing.Options{}); len(left) != 1 || left[" team/round"] == "" {
+		t.Errorf("left out %v", left)
 	}
 	s.want(p.all())
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -37,6 +38,7 @@ type repository struct {
 type tag struct {
 	name   string
 	digest digest.Digest
+	pushed time.Time // zero if it is not known
 }
 
 const (
@@ -105,6 +107,9 @@ func (s *distribution) repositories(ctx context.Context, skip func(Problem), eac
 		case err != nil:
 			skip(Problem{What: name, Reason: reason(err)})
 			return nil
+		case e.Type()&fs.ModeSymlink != 0:
+			skip(Problem{What: name, Reason: "is a symbolic link: import where it leads to"})
+			return nil
 		case !e.IsDir() || name == ".":
 			return nil
 		case e.Name() == "_manifests":
@@ -129,7 +134,7 @@ func (s *distribution) revisions(dir string, r *repository, skip func(Problem)) 
 	for _, alg := range list(dir, r.name, skip) {
 		for _, hash := range list(filepath.Join(dir, alg), r.name, skip) {
 			path := filepath.Join(dir, alg, hash, "link")
-			d, err := readLink(path)
+			d, _, err := readLink(path)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // it was deleted
 			}
@@ -148,7 +153,7 @@ func (s *distribution) revisions(dir string, r *repository, skip func(Problem)) 
 // tags lists the tags of a repository.
 func (s *distribution) tags(dir string, r *repository, skip func(Problem)) {
 	for _, name := range list(dir, r.name, skip) {
-		d, err := readLink(filepath.Join(dir, name, "current", "link"))
+		d, written, err := readLink(filepath.Join(dir, name, "current", "link"))
 		switch {
 		case !registry.ValidTag(name):
 			skip(Problem{Repo: r.name, What: name, Reason: "is no name that a tag can have"})
@@ -157,7 +162,7 @@ func (s *distribution) tags(dir string, r *repository, skip func(Problem)) {
 		case err != nil:
 			skip(Problem{Repo: r.name, What: name, Reason: reason(err)})
 		default:
-			r.tags = append(r.tags, tag{name, d})
+			r.tags = append(r.tags, tag{name, d, written})
 		}
 	}
 }
@@ -176,26 +181,30 @@ func list(dir, repo string, skip func(Problem)) (names []string) {
 	return names
 }
 
-// readLink reads the digest that a link holds.
-func readLink(path string) (digest.Digest, error) {
+// readLink reads the digest that a link holds, and when it was written.
+func readLink(path string) (d digest.Digest, written time.Time, err error) {
 	f, err := openFile(path)
 	if err != nil {
-		return "", err
+		return "", written, err
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return "", written, err
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxLink))
 	if err != nil {
-		return "", err
+		return "", written, err
 	}
 	text := strings.TrimSpace(string(data))
 	if text == "" {
-		return "", errors.New("its link is empty")
+		return "", written, errors.New("its link is empty")
 	}
-	d, err := registry.ParseDigest(text)
+	d, err = registry.ParseDigest(text)
 	if err != nil {
-		return "", errors.New("its link holds no digest")
+		return "", written, errors.New("its link holds no digest")
 	}
-	return d, nil
+	return d, fi.ModTime(), nil
 }
 
 // openFile opens a plain file: to open another may never end.
@@ -261,7 +270,7 @@ func (s *layout) repositories(_ context.Context, skip func(Problem), each func(*
 			skip(Problem{Repo: s.repo, What: fmt.Sprintf("%.100q", name), Reason: "is no name that a tag can have"})
 			continue
 		}
-		r.tags = append(r.tags, tag{name, d})
+		r.tags = append(r.tags, tag{name: name, digest: d})
 	}
 	return each(r)
 }

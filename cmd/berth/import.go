@@ -56,7 +56,8 @@ linked, not copied, where source and destination are on one file system and belo
 one user: nobody may write to them from then on, but they can be removed in the
 source. What is damaged or missing in the source is reported and left out, with the
 images that need it; the rest is imported. It can be done again: what is there is not
-imported again, and a tag that is there stays where it is.
+imported again, and a tag that is there stays where it is. For retention, tags were
+pushed when they are imported, in the order in which they were pushed to the source.
 
 It works on the data itself, while no server uses it: stop 'berth serve' first. The
 other registry should be stopped, too, or read-only. --dry-run reads and checks
