@@ -102,6 +102,11 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 	if err := s.listen(ctx, api.New(e, api.Options{Log: log, Version: version})); err != nil {
 		return err
 	}
+	stopReports, err := startReports(ctx, cfg, e, log)
+	if err != nil {
+		return err
+	}
+	defer stopReports()
 	log.InfoContext(ctx, "ready", "version", version, "data", cfg.Data, "use", "export DOCKER_HOST=unix://"+cfg.Socket.Path)
 	if err := s.run(ctx, signals); err != nil {
 		return err

@@ -29,6 +29,7 @@ type Config struct {
 	Log        Log
 	Registry   Registry
 	Registries map[string]*Host // by host[:port]
+	Report     Report
 	Containers Containers
 	Network    Network
 }
@@ -76,6 +77,16 @@ type Host struct {
 	CA, Cert, Key string   // paths of PEM files
 	Insecure      bool     // any certificate will do
 	PlainHTTP     bool
+
+	Report       bool   // what runs is reported to it
+	Username     string // to report by, or empty
+	PasswordFile string // path, or empty
+}
+
+// Report configures how registries are told what runs.
+type Report struct {
+	Name     string // of this node, or empty for that of the host
+	Interval time.Duration
 }
 
 // Containers configures what holds for containers that do not say otherwise.
@@ -100,6 +111,7 @@ func Default() Config {
 		Socket:     Socket{Path: "/run/berth/runner.sock", Group: "berth"},
 		Log:        Log{Level: slog.LevelInfo, Format: settings.LogAuto},
 		Registry:   Registry{CertsDir: "/etc/docker/certs.d"},
+		Report:     Report{Interval: 10 * time.Minute},
 		Containers: Containers{LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
 	}
 }

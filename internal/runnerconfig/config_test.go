@@ -73,6 +73,7 @@ func TestFields(t *testing.T) {
 		"metrics.addr": ":1", "log.level": "error", "log.format": "text", "registry.default": "a:1", "registry.certs_dir": "/e",
 		"containers.log_max_size": "1g", "containers.log_max_file": "7", "containers.stop_timeout": "0s",
 		"network.bridge": "br7", "network.subnet": "10.1.0.0/16", "network.subnet6": "fd00::/64",
+		"report.name": "n-7", "report.interval": "1s",
 	} {
 		c, err := Load("", nil, settings.Setting{Key: path, Value: text})
 		if err != nil {
@@ -108,6 +109,7 @@ registries:
     mirrors: [https://a.example.com, "http://localhost:5000/hub"]
   "localhost:5000": ~
   r.example.com: {endpoint: "https://other/x", ca: /ca, cert: /c, key: /k, insecure: true}
+  told: {report: true, username: node, password_file: /p}
 containers: {log_max_size: 512k, log_max_file: 5}
 network: {subnet: 10.0.0.0/24}
 `
@@ -123,6 +125,7 @@ network: {subnet: 10.0.0.0/24}
 		"docker.io":      {Mirrors: []string{"https://a.example.com", "http://localhost:5000/hub"}},
 		"localhost:5000": {},
 		"r.example.com":  {Endpoint: "https://other/x", CA: "/ca", Cert: "/c", Key: "/k", Insecure: true},
+		"told":           {Report: true, Username: "node", PasswordFile: "/p"},
 	}
 	want.Containers = Containers{LogMaxSize: 512_000, LogMaxFile: 5, StopTimeout: time.Minute}
 	want.Network.Subnet = netip.MustParsePrefix("10.0.0.0/24")
@@ -156,8 +159,8 @@ func TestErrors(t *testing.T) {
 		{file: "runtimes: {runc: runc}", want: `runner.yaml:1: runtimes.runc: expected the absolute path of an OCI runtime, found "runc"`},
 		{file: "runtimes: {a: /b, a: /c}", want: `runner.yaml:1: runtimes.a: expected once, found again after line 1`},
 		{file: "registries: {'https://x': {}}", want: `runner.yaml:1: "registries.https://x": expected host[:port] of registries, found the text "https://x"`},
-		{file: "registries: {x: /y}", want: `runner.yaml:1: registries.x: expected a mapping with the keys endpoint, mirrors, ca, cert, key, insecure, plain_http, found the text "/y"`},
-		{file: "registries: {x: {y: 1}}", want: `runner.yaml:1: registries.x.y: unknown key (expected one of endpoint, mirrors, ca, cert, key, insecure, plain_http)`},
+		{file: "registries: {x: /y}", want: `runner.yaml:1: registries.x: expected a mapping with the keys endpoint, mirrors, ca, cert, key, insecure, plain_http, report, username, password_file, found the text "/y"`},
+		{file: "registries: {x: {y: 1}}", want: `runner.yaml:1: registries.x.y: unknown key (expected one of endpoint, mirrors, ca, cert, key, insecure, plain_http, report, username, password_file)`},
 		{
 			file: "registries:\n  x:\n    mirrors: https://m\n",
 			want: `runner.yaml:3: registries.x.mirrors: expected a list of URLs such as https://mirror.example.com, found the text "https://m"`,
@@ -173,6 +176,15 @@ func TestErrors(t *testing.T) {
 			file: "registries: {x: {plain_http: true, insecure: true}}",
 			want: `runner.yaml:1: registries: expected no certificates and no insecure for x, which is spoken to by plain HTTP`,
 		},
+		{file: "registries: {x: {report: true, username: 'a:b'}}", want: `runner.yaml:1: registries.x.username: expected the name of an account, found "a:b"`},
+		{file: "registries: {x: {report: true, username: a}}", want: `runner.yaml:1: registries: expected both username and password_file for x, or neither`},
+		{
+			file: "registries: {x: {username: a, password_file: /p}}",
+			want: `runner.yaml:1: registries: expected report: true with username for x: it is not used to pull, for which docker has credentials`,
+		},
+		{file: "report: {name: a/b}", want: `runner.yaml:1: report.name: expected letters, digits, ".", "_" and "-", or "", found "a/b"`},
+		{file: "report: {interval: 57h}", want: `runner.yaml:1: report.interval: expected a duration from 1s to 56h, found "57h"`},
+		{file: "report: {interval: 10ms}", want: `runner.yaml:1: report.interval: expected a duration from 1s to 56h, found "10ms"`},
 		{file: "containers: {log_max_size: 10}", want: `runner.yaml:1: containers.log_max_size: expected a size such as 512k, 10m or 1g, found the number 10`},
 		{file: "containers: {log_max_file: 0}", want: `runner.yaml:1: containers.log_max_file: expected a number from 1, found "0"`},
 		{file: "network: {subnet: 10.0.0.1/24}", want: `runner.yaml:1: network.subnet: expected a range such as 172.30.0.0/16, or "", found "10.0.0.1/24"`},

@@ -3,6 +3,7 @@ package runnerconfig
 import (
 	"net/netip"
 	"regexp"
+	"time"
 
 	"github.com/berth-registry/berth/internal/settings"
 )
@@ -36,8 +37,16 @@ var (
 	hostOrNone  = regexp.MustCompile(`^$|` + hostName.String())
 	webURL      = regexp.MustCompile(`^https?://[^\s/?#]+(/[^\s?#]*)?$`)
 	urlOrNone   = regexp.MustCompile(`^$|` + webURL.String())
+	nodeName    = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,252})?$`)
 	// socketPath is what fits into the address of a socket.
 	socketPath = regexp.MustCompile(`^[^\x00]{1,107}$`)
+)
+
+// minReport and maxReport bound the interval of reports: registries keep one for three
+// times as long, which is from a second to a week.
+const (
+	minReport = time.Second
+	maxReport = 56 * time.Hour
 )
 
 const (
@@ -129,6 +138,18 @@ var keys = []settings.Key[Config]{
 		Path:  "registries",
 		Doc:   "How to speak to single registries, by the host[:port] in the names of images.\nDocker Hub's is docker.io. Private and loopback addresses are tried by plain HTTP\nwithout being told.",
 		Named: registries,
+	}, {
+		Path: "report.name",
+		Doc:  "The name of this node in reports, which no other has; \"\" is the host's name, and\nafter it what tells this data directory from the default one if it is another.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.Report.Name, `letters, digits, ".", "_" and "-", or ""`, nodeName)
+		},
+	}, {
+		Path: "report.interval",
+		Doc:  "How often what runs is reported to the registries that are to know, besides when it\nchanges. They keep it for three times as long: the runner may be away for that time.",
+		Value: func(c *Config) *settings.Value {
+			return settings.DurationBetween(&c.Report.Interval, minReport, maxReport)
+		},
 	}, {
 		Path:  "containers.log_max_size",
 		Doc:   "How large a file of a container's log gets, unless --log-opt max-size says otherwise.",

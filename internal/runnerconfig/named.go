@@ -44,6 +44,9 @@ registry.example.com:
   key: ""             # and its key
   insecure: false     # takes any certificate
   plain_http: false   # speaks HTTP without TLS
+  report: false       # is told what runs here, to keep it; only Berth takes that
+  username: ""        # of an account that may pull it, where it asks for one
+  password_file: ""   # and the file of its password or API key
 `
 
 // registries are hosts by name.
@@ -72,10 +75,17 @@ func registries(c *Config) *settings.Named {
 				{Name: "key", Value: settings.PathOrNone(&h.Key, wantFile)},
 				{Name: "insecure", Value: settings.Boolean(&h.Insecure)},
 				{Name: "plain_http", Value: settings.Boolean(&h.PlainHTTP)},
+				{Name: "report", Value: settings.Boolean(&h.Report)},
+				{Name: "username", Value: settings.Text(&h.Username, "the name of an account", func(s string) string { return s }, accountName)},
+				{Name: "password_file", Value: settings.PathOrNone(&h.PasswordFile, "the path of a file")},
 			}
 		},
 	}
 }
+
+// accountName accepts what can stand before the colon of Basic credentials (RFC 7617,
+// section 2).
+func accountName(s string) (string, bool) { return s, !strings.ContainsAny(s, ":\x00\r\n") }
 
 // conflicts checks the rules that concern several keys.
 func conflicts(c Config) []settings.Conflict {
@@ -106,6 +116,12 @@ func conflicts(c Config) []settings.Conflict {
 		}
 		if h.PlainHTTP && (h.CA != "" || h.Cert != "" || h.Insecure) {
 			report("expected no certificates and no insecure for "+name+", which is spoken to by plain HTTP", "registries")
+		}
+		if (h.Username == "") != (h.PasswordFile == "") {
+			report("expected both username and password_file for "+name+", or neither", "registries")
+		}
+		if h.Username != "" && !h.Report {
+			report("expected report: true with username for "+name+": it is not used to pull, for which docker has credentials", "registries")
 		}
 	}
 	return found

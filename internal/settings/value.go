@@ -144,6 +144,14 @@ func DurationOrZero(p *time.Duration) *Value {
 	})
 }
 
+// DurationBetween is a time from low to high.
+func DurationBetween(p *time.Duration, low, high time.Duration) *Value {
+	return Text(p, "a duration from "+formatDuration(low)+" to "+formatDuration(high), formatDuration, func(s string) (time.Duration, bool) {
+		d, err := time.ParseDuration(s)
+		return d, err == nil && d >= low && d <= high
+	})
+}
+
 // formatDuration writes 24h rather than 24h0m0s.
 func formatDuration(d time.Duration) string {
 	s := d.String()

@@ -1,0 +1,74 @@
+package engine
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/registry"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// ImagesInUse lists the manifests of the images of all containers that run, are
+// paused, or are about to be started again by their restart policy: by the full names
+// that registries know them by, sorted. Of an index that was pulled it has both the
+// index and the manifest that was chosen of it.
+func (e *Engine) ImagesInUse(ctx context.Context) []reference.Canonical {
+	found := map[string]reference.Canonical{}
+	for _, c := range e.all() {
+		rec, st := c.snapshot()
+		if !st.Running() && st.Status != container.StateRestarting {
+			continue
+		}
+		var names []reference.Named
+		if img, err := e.images.Get(ctx, rec.ImageID); err == nil { // else it was removed by force
+			names = img.Names
+		}
+		asked, err := e.images.ParseRef(rec.Config.Image)
+		if err != nil { // it was asked for by its ID
+			asked = nil
+		}
+		for _, name := range manifestsOf(rec, names, asked) {
+			found[name.String()] = name
+		}
+	}
+	var list []reference.Canonical
+	for _, key := range slices.Sorted(maps.Keys(found)) {
+		list = append(list, found[key])
+	}
+	return list
+}
+
+// manifestsOf are the manifests of a container's image: those that its names with a
+// digest say, and in the repositories of those the one that the container was made
+// of. Where it has lost all of these names, asked says the repository.
+func manifestsOf(rec *runner.Container, names []reference.Named, asked reference.Named) []reference.Canonical {
+	var list []reference.Canonical
+	repos := map[string]reference.Named{}
+	for _, name := range names {
+		if c, ok := name.(reference.Canonical); ok {
+			list = append(list, c)
+			repos[name.Name()] = reference.TrimNamed(name)
+		}
+	}
+	if len(repos) == 0 && asked != nil {
+		repos[asked.Name()] = reference.TrimNamed(asked)
+	}
+	if rec.Manifest == nil {
+		return list
+	}
+	for _, repo := range repos {
+		if c, err := reference.WithDigest(repo, rec.Manifest.Digest); err == nil {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// ReportUse tells a registry what a node runs. See remote.Client's method.
+func (e *Engine) ReportUse(ctx context.Context, host string, login *registry.AuthConfig, r runner.UseReport) (unknown []reference.Canonical, err error) {
+	return e.remote.ReportUse(ctx, host, login, r)
+}
