@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/storage/mem"
 )
 
 // retainer is an admin.Retention that a test makes.
@@ -142,5 +143,18 @@ func TestLongAnswerCutOff(t *testing.T) {
 	err := admin.NewClient(server.Client(), server.URL).PlanRetention(t.Context(), "", true, func(admin.RetentionStep) error { return nil })
 	if !errors.Is(err, admin.ErrCutOff) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Who does not administer the registry neither sees nor removes tags by its rules.
+func TestRetentionAccess(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		want := []int{401, 401, 403, 403, 403, 403, 403, 403, 404, 404, 403, 404, 403, 404} // 404: this server has none
+		for i, who := range callers() {
+			f := newFixture(t, mem.NewMeta())
+			if w := serve(who.via(f), request(method, admin.Prefix+"retention", "")); w.Code != want[i] {
+				t.Errorf("%s by %s: %d, want %d", method, who.name, w.Code, want[i])
+			}
+		}
 	}
 }
