@@ -55,15 +55,10 @@ func (l *Local) Adopt(ctx context.Context, found []storage.BlobInfo) (adopted []
 	return adopted, err
 }
 
-// adopt writes the row of bytes, and queues a review of them unless a repository
-// needs them.
+// adopt writes the row of bytes, and queues a review of them, which also sees whether
+// a repository needs them after all.
 func (c *changing) adopt(info storage.BlobInfo) error {
-	err := putStored(c, info.Digest, info.Size)
-	if err != nil {
-		return err
-	}
-	held, err := hasAny(storage.Holders.Scan(c, storage.Key(storage.DigestPart(info.Digest), ""), nil))
-	if held || err != nil {
+	if err := putStored(c, info.Digest, info.Size); err != nil {
 		return err
 	}
 	return watchedBlobs.queue(c, "", info.Digest, c.now.UnixMicro())

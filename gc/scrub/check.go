@@ -45,8 +45,8 @@ func (s *Scrub) check(ctx context.Context, d digest.Digest, size int64, slowly b
 	r := newReader(f)
 	var n int64
 	for {
-		if slowly && n > 0 {
-			if err := s.limiter.WaitN(ctx, int(min(max(size-n, 1), chunk))); err != nil {
+		if slowly && n > 0 && n != size { // what is behind the end that there should be counts, too
+			if err := s.limiter.WaitN(ctx, int(min(uint64(size-n), chunk))); err != nil {
 				return found{}, err
 			}
 		}

@@ -155,8 +155,8 @@ func (r *round) list(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, info := range adopted {
-			r.log.WarnContext(ctx, "found bytes that no repository knows; they go as garbage", "digest", info.Digest, "size", info.Size)
+		if len(adopted) > 0 {
+			r.log.WarnContext(ctx, "found blobs that no repository knows, as a crash leaves them; they go as garbage", "blobs", len(adopted), "first", adopted[0].Digest)
 		}
 		r.at.Leaked += int64(len(adopted))
 		r.at.After = string(some[len(some)-1].Digest)

@@ -265,12 +265,26 @@ func TestLostRow(t *testing.T) {
 	w.SetKeeping(registry.Keeping{Grace: 1000 * time.Hour, Lease: time.Hour})
 	w.clock = 25 * time.Hour
 	w.round()
-	w.StatBlob(t.Context(), "a", d) //nolint:errcheck // for its lease
 	if err := w.Collect(t.Context(), false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.files.Size(t.Context(), d); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTooLong meters a file that has far more bytes than it should have.
+func TestTooLong(t *testing.T) {
+	w := newWorld(t, t.TempDir())
+	d := w.mustPush("a", noise(100_000, 1))
+	w.truncate(d, 8<<20)
+	s := w.newScrub(scrub.Options{Rate: 16 << 20})
+	begin := time.Now()
+	if st := w.roundOf(s); len(st.Damaged) != 1 || st.Damaged[0].Kind != storage.DamageSize {
+		t.Errorf("damaged: %+v", st.Damaged)
+	}
+	if took := time.Since(begin); took < 400*time.Millisecond {
+		t.Errorf("8 MiB at 16 MiB a second took %v", took)
 	}
 }
 

@@ -75,6 +75,9 @@ const (
 	maxInRow = 16
 	// maxDoubts is how many blobs can wait to be checked out of turn.
 	maxDoubts = 64
+	// doubtPause is how long a blob that was checked is not checked again, whoever
+	// doubts it.
+	doubtPause = time.Minute
 )
 
 // ErrAway says that no blob can be read, so that nothing more is marked as damaged
@@ -100,10 +103,10 @@ type Scrub struct {
 
 	mu       sync.Mutex
 	interval time.Duration
-	state    storage.Scrub // of the round, newer than what is written down
-	running  bool          // state is valid
-	problem  error         // that the last round ended with
-	doubted  map[digest.Digest]bool
+	state    storage.Scrub          // of the round, newer than what is written down
+	running  bool                   // state is valid
+	problem  error                  // that the last round ended with
+	doubted  map[digest.Digest]bool // is to be checked out of turn, or was lately
 }
 
 // New makes a scrub, which does nothing before Run.
@@ -230,7 +233,8 @@ func (s *Scrub) next(ctx context.Context) (wait time.Duration, err error) {
 	case state.Last.Finished.IsZero():
 		return 0, nil
 	}
-	return max(state.Last.Began.Add(interval).Sub(s.now()), 0), nil
+	// A clock that was ahead must not put it off for years.
+	return min(max(state.Last.Began.Add(interval).Sub(s.now()), 0), interval), nil
 }
 
 // sleep waits, for ever if wait is less than 0, or until there is something new.
@@ -262,9 +266,11 @@ func (s *Scrub) checkDoubts(ctx context.Context) {
 			if err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "cannot check bytes that could not be served", "digest", d, "error", err)
 			}
-			s.mu.Lock()
-			delete(s.doubted, d)
-			s.mu.Unlock()
+			time.AfterFunc(doubtPause, func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.doubted, d)
+			})
 		}
 	}
 }
