@@ -322,15 +322,25 @@ func (l *Local) node(ctx context.Context, name string) (row storage.Node, err er
 }
 
 func (l *Local) removeNode(ctx context.Context, name string, report int64) error {
-	if err := l.dropRunning(ctx, name, report, nil); err != nil {
-		return err
-	}
-	return l.change(ctx, func(tx *changing) error {
-		if err := tx.isLast(name, report); err != nil {
+	for {
+		if err := l.dropRunning(ctx, name, report, nil); err != nil {
 			return err
 		}
-		return storage.Nodes.Delete(tx, storage.Key(name))
-	})
+		var more bool
+		err := l.change(ctx, func(tx *changing) (err error) {
+			if err := tx.isLast(name, report); err != nil {
+				return err
+			}
+			more, err = hasAny(storage.Runs.Scan(tx, storage.Key(name, ""), nil))
+			if more || err != nil {
+				return err // the report goes on
+			}
+			return storage.Nodes.Delete(tx, storage.Key(name))
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
 }
 
 // expireNodes removes the nodes whose reports have ended.
