@@ -23,7 +23,8 @@ const (
 
 // arrive makes content that is about to be stored safe from a collection that
 // found the same bytes to be garbage: it gives them a lease, or waits until they
-// are gone. It also waits while damaged ones are moved away.
+// are gone. It also waits while damaged ones are moved away. The caller has them among
+// the arrivals.
 func (l *Local) arrive(ctx context.Context, d digest.Digest) error {
 	end := time.Now().Add(deletingTime)
 	for {
@@ -41,8 +42,8 @@ func (l *Local) arrive(ctx context.Context, d digest.Digest) error {
 			return nil
 		case err != nil:
 			return err
-		case !row.Deleting && row.Due == 0:
-			return nil
+		case !row.Deleting && !l.shared() && row.Due == 0:
+			return nil // arrivals keep it
 		case !row.Deleting:
 			err = l.change(ctx, func(tx *changing) error {
 				if err := get(tx); err != nil || row.Deleting {

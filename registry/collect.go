@@ -50,8 +50,9 @@ func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected))
 	if err := l.expireNodes(ctx); err != nil {
 		return err
 	}
+	failed := map[digest.Digest]bool{}
 	for {
-		removed, err := l.collectPass(ctx, all, progress)
+		removed, err := l.collectPass(ctx, all, failed, progress)
 		if err != nil || !all || removed == 0 {
 			return err
 		}
@@ -59,11 +60,11 @@ func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected))
 }
 
 // collectPass goes through the queue once, and returns how much it removed.
-func (l *Local) collectPass(ctx context.Context, all bool, progress func(Collected)) (removed int, err error) {
+func (l *Local) collectPass(ctx context.Context, all bool, failed map[digest.Digest]bool, progress func(Collected)) (removed int, err error) {
 	var after []byte
 	until := l.now().UnixMicro()
 	for {
-		b, err := l.collectSome(ctx, batch{all: all, until: until}, after)
+		b, err := l.collectSome(ctx, batch{all: all, until: until, failed: failed}, after)
 		if err != nil {
 			return removed, err
 		}
@@ -124,6 +125,8 @@ type batch struct {
 	done  Collected
 	bytes []tombstone // whose bytes are to be deleted now
 	last  []byte      // key of the last review, if there are more
+
+	failed map[digest.Digest]bool // bytes that the collection could not delete
 }
 
 // tombstone is bytes that are being deleted.
@@ -209,13 +212,16 @@ func (b *batch) review(tx *changing, r queued) error {
 			return deleteLink(tx, r.Repo, d, row)
 		})
 	case storage.ReviewBlob:
-		if b.held {
+		if b.held || b.failed[d] {
 			return nil // it stays queued
 		}
-		return reviewRow(b, tx, watchedBlobs, r, func(*storage.Blob) (why string, until int64, err error) {
+		return reviewRow(b, tx, watchedBlobs, r, func(row *storage.Blob) (why string, until int64, err error) {
 			needed, err := hasAny(storage.Holders.Scan(tx, storage.Key(storage.DigestPart(d), ""), nil))
 			if needed || err != nil {
 				return "a repository needs it", 0, err
+			}
+			if !row.Deleting && tx.local.arrivals.has(d) { // else it waits for this
+				return "a push is about to make it known", tx.now.Add(time.Minute).UnixMicro(), nil
 			}
 			if moving, err := isMoving(tx, d); moving || err != nil {
 				return "it is damaged, and just moved away", tx.now.Add(time.Minute).UnixMicro(), err
@@ -250,7 +256,7 @@ func reviewRow[V any](b *batch, tx *changing, w watched[V], r queued, needed fun
 	if isNotFound(err) || watch.Due != r.due { // it was removed, or put off
 		return storage.Reviews.Delete(tx, r.key)
 	}
-	if until := watch.Lease; until > tx.now.UnixMicro() {
+	if until := max(watch.Lease, tx.local.told.get(toldKey{r.Kind, r.Repo, d})); until > tx.now.UnixMicro() {
 		if b.all {
 			return nil // it stays where it is
 		}
@@ -264,8 +270,8 @@ func reviewRow[V any](b *batch, tx *changing, w watched[V], r queued, needed fun
 		return remove(row)
 	case until == 0:
 		return w.clear(tx, r.Repo, d)
-	case b.all && until == r.due:
-		return nil
+	case b.all && r.due > tx.now.UnixMicro():
+		return nil // it stays where it is
 	}
 	return w.queue(tx, r.Repo, d, until)
 }
@@ -278,7 +284,7 @@ const claimTime = 15 * time.Minute
 // would delete them from under a push that has come meanwhile. Where there are no
 // others, nobody but a process that is dead can have claimed anything.
 func (c *changing) claim(t *tombstone, w *storage.Watch) error {
-	if c.local.known.meta != nil {
+	if !c.local.shared() {
 		return nil
 	}
 	end := c.now.Add(claimTime).UnixMicro()
@@ -294,6 +300,7 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 	var failed, gone []tombstone
 	begin := time.Now()
 	for _, t := range b.bytes {
+		b.failed[t.Digest] = true // until it is known to be gone
 		if time.Since(begin) > claimTime/2 {
 			failed = append(failed, t)
 			continue
@@ -304,6 +311,7 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 			continue
 		}
 		gone = append(gone, t)
+		delete(b.failed, t.Digest)
 	}
 	var removed []Garbage
 	err := l.change(ctx, func(tx *changing) error {

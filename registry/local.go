@@ -45,6 +45,8 @@ type Local struct {
 
 	collecting chan struct{} // holds a token of who collects
 	holds      holds
+	told       told
+	arrivals   arrivals
 }
 
 var _ Registry = (*Local)(nil)
@@ -73,7 +75,7 @@ type Limits struct {
 // NewLocal makes a registry over blobs and meta, which stay the caller's to
 // close, after Close.
 func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
-	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes), collecting: make(chan struct{}, 1)}
+	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes), collecting: make(chan struct{}, 1), told: newTold()}
 	l.actor, l.now = o.Actor, o.Now
 	if l.now == nil {
 		l.now = time.Now
@@ -204,6 +206,9 @@ func putLink(tx *changing, repo string, d digest.Digest, size int64) error {
 	link, err := storage.Links.Get(tx, key)
 	if err != nil && !isNotFound(err) {
 		return err
+	}
+	if link != (storage.Link{}) { // what becomes of it is not this client's alone
+		tx.local.tell(storage.ReviewLink, repo, d)
 	}
 	link.Size = size
 	needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(repo, part, ""), nil))

@@ -20,21 +20,29 @@ func blobDescriptor(d digest.Digest, size int64) Descriptor {
 
 // Blob opens a blob.
 func (l *Local) Blob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, Descriptor, error) {
-	link, err := l.link(ctx, repo, d)
-	if err != nil {
-		return nil, Descriptor{}, err
+	for again := false; ; again = true {
+		link, err := l.link(ctx, repo, d)
+		if err != nil {
+			return nil, Descriptor{}, err
+		}
+		f, err := l.blobs.Open(ctx, d)
+		switch {
+		case err == nil:
+			return f, blobDescriptor(d, link.Size), nil
+		case again || !isNotFound(err): // else it may just have been collected
+			l.doubt(d)
+			return nil, Descriptor{}, missing(d, err)
+		}
 	}
-	f, err := l.blobs.Open(ctx, d)
-	if err != nil {
-		l.doubt(d)
-		return nil, Descriptor{}, missing(d, err)
-	}
-	return f, blobDescriptor(d, link.Size), nil
 }
 
 // StatBlob describes a blob, which then has a lease.
 func (l *Local) StatBlob(ctx context.Context, repo string, d digest.Digest) (Descriptor, error) {
 	link, err := l.link(ctx, repo, d)
+	if err == nil {
+		l.tell(storage.ReviewLink, repo, d)
+		link, err = l.link(ctx, repo, d)
+	}
 	if err == nil && l.stale(link.Watch) {
 		err = leased(l.change(ctx, func(tx *changing) error {
 			if _, err := getLink(tx, repo, d); err != nil {
@@ -93,6 +101,7 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 	if err == nil {
 		err = l.room(ctx, repo, d, size)
 	}
+	defer l.arrivals.begin(d)()
 	if err == nil {
 		err = l.arrive(ctx, d)
 	}

@@ -14,28 +14,37 @@ import (
 
 // Manifest returns a manifest and its bytes.
 func (l *Local) Manifest(ctx context.Context, repo string, ref Reference) ([]byte, Descriptor, error) {
-	desc, _, err := l.stat(ctx, repo, ref)
-	if err != nil {
-		return nil, Descriptor{}, err
+	for again := false; ; again = true {
+		desc, _, err := l.stat(ctx, repo, ref)
+		if err != nil {
+			return nil, Descriptor{}, err
+		}
+		if data, ok := l.cache.get(desc.Digest); ok {
+			return data, desc, nil
+		}
+		data, err := l.readAll(ctx, desc.Digest)
+		if err == nil && desc.Digest.Algorithm().FromBytes(data) != desc.Digest {
+			err = fmt.Errorf("the bytes of manifest %s are damaged", desc.Digest)
+		}
+		switch {
+		case err == nil:
+			l.cache.put(desc.Digest, data)
+			return data, desc, nil
+		case again: // else it may just have been collected
+			l.doubt(desc.Digest)
+			return nil, Descriptor{}, err
+		}
 	}
-	if data, ok := l.cache.get(desc.Digest); ok {
-		return data, desc, nil
-	}
-	data, err := l.readAll(ctx, desc.Digest)
-	if err == nil && desc.Digest.Algorithm().FromBytes(data) != desc.Digest {
-		err = fmt.Errorf("the bytes of manifest %s are damaged", desc.Digest)
-	}
-	if err != nil {
-		l.doubt(desc.Digest)
-		return nil, Descriptor{}, err
-	}
-	l.cache.put(desc.Digest, data)
-	return data, desc, nil
 }
 
 // StatManifest describes a manifest, which then has a lease.
 func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (Descriptor, error) {
 	desc, watch, err := l.stat(ctx, repo, ref)
+	for last := digest.Digest(""); err == nil && desc.Digest != last; {
+		last = desc.Digest
+		l.tell(storage.ReviewManifest, repo, last)
+		desc, watch, err = l.stat(ctx, repo, ref)
+	}
 	if err == nil && l.stale(watch) {
 		err = leased(l.change(ctx, func(tx *changing) error {
 			if _, err := getManifest(tx, repo, desc.Digest); err != nil {
@@ -120,6 +129,7 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 			return ManifestPushed{}, err
 		}
 	}
+	defer l.arrivals.begin(push.Digest)()
 	if err := l.store(ctx, push.Digest, push.Data); err != nil {
 		return ManifestPushed{}, err
 	}
@@ -246,7 +256,7 @@ func (w *manifestWrite) write(tx *changing) error {
 		}
 	}
 	err = errors.Join(
-		w.watch(tx, &row),
+		w.watch(tx, &row, known),
 		storage.Manifests.Put(tx, key, row),
 		hold(tx, w.repo, part, size),
 		putStored(tx, w.Digest, size),
@@ -275,7 +285,10 @@ func (w *manifestWrite) putParent(tx *changing, d digest.Digest, part string) er
 
 // watch queues a review of the manifest unless it is plain that something needs
 // it. A tag takes that back.
-func (w *manifestWrite) watch(tx *changing, row *storage.Manifest) error {
+func (w *manifestWrite) watch(tx *changing, row *storage.Manifest, known bool) error {
+	if known { // what becomes of it is not this client's alone
+		tx.local.tell(storage.ReviewManifest, w.repo, w.Digest)
+	}
 	why, _, err := tx.needed(w.repo, w.Digest, row)
 	if err != nil || why != "" || len(w.Tags) > 0 {
 		return err

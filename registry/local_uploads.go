@@ -271,6 +271,7 @@ func (u *upload) commit(ctx context.Context, repo string, d digest.Digest) (Desc
 	if err := u.local.room(ctx, repo, d, u.row.Size); err != nil {
 		return Descriptor{}, errors.Join(err, u.endRefused(ctx, err))
 	}
+	defer u.local.arrivals.begin(d)()
 	if err := u.local.arrive(ctx, d); err != nil {
 		return Descriptor{}, err
 	}

@@ -190,19 +190,19 @@ func (l *Local) roomFor(ctx context.Context, repo string, d digest.Digest, r any
 	return l.room(ctx, repo, d, size)
 }
 
-// refused has the bytes d collected that were stored for a push which a quota has
-// then refused, unless something else comes to need them. It returns err, which
-// says why it was refused.
+// refused has the bytes d collected that were stored for a push which was then
+// refused, by a quota or because something that it needs is gone, unless something
+// else comes to need them. It returns err, which says why it was refused.
 func (l *Local) refused(ctx context.Context, d digest.Digest, err error) error {
-	if !errors.Is(err, ErrQuota) {
-		return err
+	if err == nil {
+		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
 	size, serr := l.blobs.Size(ctx, d)
 	if serr != nil {
 		return err // nothing is left
 	}
-	return errors.Join(err, l.change(ctx, func(tx *changing) error {
+	qerr := l.change(ctx, func(tx *changing) error {
 		there, err := storage.Stored.Has(tx, watchedBlobs.key("", d))
 		if there || err != nil {
 			return err
@@ -210,5 +210,9 @@ func (l *Local) refused(ctx context.Context, d digest.Digest, err error) error {
 		return errors.Join(putStored(tx, d, size), watchedBlobs.change(tx, "", d, func(w *storage.Watch) error {
 			return tx.queue(storage.ReviewBlob, "", d, w, tx.lease(), tx.lease()) // others may push the same just now
 		}))
-	}))
+	})
+	if qerr != nil { // a scrub will find them
+		l.log.WarnContext(ctx, "what was stored of a push that failed is not known to be garbage", "digest", d, "error", qerr)
+	}
+	return err
 }

@@ -16,7 +16,8 @@ import (
 // queued, what a client is told about its subject gives it a lease: until that
 // ends it is not removed, whatever else happens. So a client that was told that a
 // blob is there can push a manifest with it, and one that comes later is told that
-// it is absent.
+// it is absent. What no review is queued of can come to be garbage within that time,
+// and somebody may ask for its collection at once: see told.
 //
 // Bytes are deleted behind a tombstone: a transaction marks their row, which
 // nothing can come to need from then on (putStored), before they are deleted, and
@@ -143,10 +144,15 @@ func (w watched[V]) clear(c *changing, repo string, d digest.Digest) error {
 	})
 }
 
-// touch gives a row of which a review is queued a lease.
+// touch gives a row a lease, if a review of it is queued, or other processes have to
+// know that somebody was told of it.
 func (w watched[V]) touch(c *changing, repo string, d digest.Digest) error {
 	return w.change(c, repo, d, func(watch *storage.Watch) error {
-		if watch.Due == 0 {
+		switch {
+		case watch.Due == 0 && c.local.shared():
+			watch.Lease = max(watch.Lease, c.lease())
+			return nil
+		case watch.Due == 0:
 			return nil
 		}
 		return c.queue(w.kind, repo, d, watch, max(watch.Due, c.afterGrace()), c.lease())
@@ -157,8 +163,14 @@ func (w watched[V]) touch(c *changing, repo string, d digest.Digest) error {
 // time that it asks.
 func (l *Local) stale(w storage.Watch) bool {
 	k, now := l.keeping.Load(), l.now()
+	if w.Due == 0 && l.shared() {
+		return w.Lease < now.Add(k.Lease/2).UnixMicro()
+	}
 	return w.Due != 0 && (w.Due < now.Add(k.Grace/2).UnixMicro() || w.Lease < now.Add(k.Lease/2).UnixMicro())
 }
+
+// shared says that other processes may change the metadata, too.
+func (l *Local) shared() bool { return l.known.meta == nil }
 
 // leased returns err, the outcome of giving a lease. A store that cannot be
 // written to removes nothing either.
