@@ -90,13 +90,10 @@ func fetch(ctx context.Context, from Target, s *spool, o RestoreOptions) (found 
 			o.Skipped(snapshot.Name, err)
 		}
 	}
-	switch {
-	case err != nil:
-		return found, sums, err
-	case o.Snapshot != "":
-		return found, sums, fmt.Errorf("there is no snapshot %s: %w", o.Snapshot, storage.ErrNotFound)
+	if err == nil {
+		err = noSnapshot(o.Snapshot)
 	}
-	return found, sums, fmt.Errorf("there is no snapshot: %w", storage.ErrNotFound)
+	return found, sums, err
 }
 
 func fetchOne(ctx context.Context, from Target, s *spool, snapshot *Snapshot) (sums trailer, err error) {

@@ -284,7 +284,7 @@ func (m medium) Read(p []byte) (int, error) {
 func openSnapshot(ctx context.Context, t Target, name string) (*reader, func(), error) {
 	f, err := t.Open(ctx, snapshotPath(name))
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, nil, fmt.Errorf("there is no snapshot %s: %w", name, err)
+		return nil, nil, noSnapshot(name)
 	}
 	if err != nil {
 		return nil, nil, err

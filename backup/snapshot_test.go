@@ -93,7 +93,9 @@ func TestHostileSnapshots(t *testing.T) {
 	later.Version++
 	alien := head
 	alien.Format = "tar"
-	account := func(name string) row { return row{Table: storage.Accounts.Name(), Key: []byte(name), Value: []byte{0xa0}} }
+	account := func(name string) row {
+		return row{Table: storage.Accounts.Name(), Key: []byte(name), Value: []byte{0xa0}}
+	}
 	huge := append(must(cbor.Marshal(head)), 0x83, 0x68) // a row whose table has 8 characters
 	huge = append(append(huge, "accounts"...), 0x5b, 0, 0, 0, 1, 0, 0, 0, 0)
 	for name, c := range map[string]struct {

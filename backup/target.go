@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -82,6 +83,20 @@ func blobOf(name string) (digest.Digest, bool) {
 
 // List lists the snapshots of a target, the newest first.
 func List(ctx context.Context, t Target) ([]Snapshot, error) { return snapshotNames(ctx, t) }
+
+// Has fails with storage.ErrNotFound if a target has no snapshot of that name; if it
+// is empty, none at all.
+func Has(ctx context.Context, t Target, name string) error {
+	all, err := snapshotNames(ctx, t)
+	if err != nil || name == "" && len(all) > 0 || slices.ContainsFunc(all, func(s Snapshot) bool { return s.Name == name }) {
+		return err
+	}
+	return noSnapshot(name)
+}
+
+func noSnapshot(name string) error {
+	return fmt.Errorf("there is no snapshot %s: %w", cmp.Or(name, "at all"), storage.ErrNotFound)
+}
 
 func snapshotNames(ctx context.Context, t Target) (all []Snapshot, err error) {
 	for o, err := range t.List(ctx, snapshotPrefix) {

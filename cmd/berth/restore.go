@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/backup"
+	"github.com/berth-registry/berth/internal/cli"
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/fs"
@@ -46,8 +47,10 @@ that needs them brings them back. A snapshot that is damaged itself is an error,
 	cmd.Flags().BoolVar(&o.Older, "older", false, "if the newest snapshot is damaged, restore the newest that is not")
 	cmd.Flags().IntVar(&o.Jobs, "jobs", 0, "copy `N` blobs at a time; 0 for the usual number")
 	asJSON := cmd.Flags().Bool("json", false, "print JSON, in a shape that stays")
-	cmd.MarkFlagsMutuallyExclusive("snapshot", "older")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.Snapshot != "" && o.Older || o.Jobs < 0 || o.Jobs > maxBackupJobs {
+			return cli.Usage(fmt.Errorf("want either --snapshot or --older, and 0 to %d for --jobs", maxBackupJobs))
+		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 		defer stop()
 		name, access, err := s3.target(args[0])
@@ -86,6 +89,9 @@ that needs them brings them back. A snapshot that is damaged itself is an error,
 // restore makes a data directory from a backup.
 func restore(ctx context.Context, dir string, from backup.Target, o backup.RestoreOptions) (res backup.Result, err error) {
 	if err := isEmptyData(dir); err != nil {
+		return res, err
+	}
+	if err := backup.Has(ctx, from, o.Snapshot); err != nil {
 		return res, err
 	}
 	unlock, err := lockOffline(dir)
