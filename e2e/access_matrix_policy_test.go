@@ -154,6 +154,8 @@ func (c *caller) verdict(r *matrixRoute, repo string) verdict {
 	switch {
 	case c.unknown:
 		return verdict{status: http.StatusUnauthorized, code: "UNAUTHORIZED", fault: c.invalid}
+	case strings.HasPrefix(r.name, "catalog") && c.account == "" && c.scope == nil: // asked who it is, for what it would miss
+		return verdict{status: http.StatusUnauthorized, code: "UNAUTHORIZED", scope: "registry:catalog:*"}
 	case r.action == "signin":
 		if c.account == "" && c.scope == nil {
 			return verdict{status: http.StatusUnauthorized, code: "UNAUTHORIZED"}
