@@ -11,10 +11,6 @@ import (
 	"github.com/berth-registry/berth/storage"
 )
 
-// collectBatch is how many reviews are done in one transaction: few enough that
-// a push does not wait for them.
-const collectBatch = 128
-
 // Garbage is something that nothing needs.
 type Garbage struct {
 	Kind   storage.ReviewKind
@@ -63,8 +59,8 @@ func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected))
 func (l *Local) collectPass(ctx context.Context, all bool, failed map[digest.Digest]bool, progress func(Collected)) (removed int, err error) {
 	var after []byte
 	until := l.now().UnixMicro()
-	for {
-		b, err := l.collectSome(ctx, batch{all: all, until: until, failed: failed}, after)
+	for pace := l.newPace(); ; {
+		b, err := l.collectSome(ctx, batch{all: all, until: until, limit: pace.step(), failed: failed}, after)
 		if err != nil {
 			return removed, err
 		}
@@ -74,6 +70,9 @@ func (l *Local) collectPass(ctx context.Context, all bool, failed map[digest.Dig
 			return removed, nil
 		}
 		after = b.last
+		if err := pace.rest(ctx); err != nil {
+			return removed, err
+		}
 	}
 }
 
@@ -82,7 +81,7 @@ func (l *Local) collectSome(ctx context.Context, b batch, after []byte) (done ba
 	l.holds.mu.Lock()
 	defer l.holds.mu.Unlock()
 	b.held = l.holds.n > 0
-	err = l.change(ctx, func(tx *changing) error {
+	err = l.write(ctx, func(tx *changing) error {
 		done = b
 		return done.run(tx, after)
 	})
@@ -120,7 +119,7 @@ func (l *Local) Plan(ctx context.Context, all bool) (garbage []Garbage, err erro
 type batch struct {
 	all   bool
 	until int64 // what is due by then
-	limit int   // reviews; 0 for the usual number, -1 for any
+	limit int   // reviews; -1 for any number
 	held  bool  // bytes stay; see HoldCollection
 	done  Collected
 	bytes []tombstone // whose bytes are to be deleted now
@@ -165,10 +164,6 @@ func (b *batch) run(tx *changing, after []byte) error {
 
 // take reads reviews from the queue.
 func (b *batch) take(tx *changing, after []byte) (reviews []queued, err error) {
-	limit := b.limit
-	if limit == 0 {
-		limit = collectBatch
-	}
 	for e, err := range storage.Reviews.Scan(tx, nil, after) {
 		if err != nil {
 			return nil, err
@@ -180,8 +175,8 @@ func (b *batch) take(tx *changing, after []byte) (reviews []queued, err error) {
 		if due > b.until && !b.all {
 			break
 		}
-		if len(reviews) == limit {
-			b.last = reviews[limit-1].key
+		if len(reviews) == b.limit {
+			b.last = reviews[b.limit-1].key
 			break
 		}
 		reviews = append(reviews, queued{e.Value, append([]byte(nil), e.Key...), due})
@@ -314,7 +309,7 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 		delete(b.failed, t.Digest)
 	}
 	var removed []Garbage
-	err := l.change(ctx, func(tx *changing) error {
+	err := l.write(ctx, func(tx *changing) error {
 		removed = nil
 		for _, t := range gone {
 			buried, err := tx.bury(t)
@@ -324,6 +319,9 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 			if buried {
 				removed = append(removed, t.Garbage)
 			}
+		}
+		if err := tx.countGone(removed); err != nil {
+			return err
 		}
 		for _, t := range failed {
 			if err := tx.backOff(t); err != nil {
@@ -349,16 +347,23 @@ func (c *changing) bury(t tombstone) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	if _, err := storage.Count(c, storage.CountBlobs, -1); err != nil {
-		return false, err
-	}
-	if _, err := storage.Count(c, storage.CountBytes, -t.Size); err != nil {
-		return false, err
-	}
 	return true, errors.Join(
 		storage.Stored.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
 		storage.Damages.Delete(c, storage.Key(storage.DigestPart(t.Digest))),
 		storage.Reviews.Delete(c, t.key))
+}
+
+// countGone counts bytes that are no longer stored.
+func (c *changing) countGone(removed []Garbage) error {
+	var size int64
+	for _, g := range removed {
+		size += g.Size
+	}
+	_, err := storage.Count(c, storage.CountBlobs, -int64(len(removed)))
+	if err == nil {
+		_, err = storage.Count(c, storage.CountBytes, -size)
+	}
+	return err
 }
 
 // backOff has bytes that could not be deleted tried again, later each time.

@@ -85,8 +85,14 @@ func (c *changing) touchChanged() error {
 	return nil
 }
 
-// change runs fn in a transaction, and tells the journal what it has changed.
+// change is write for whoever is waited for: a collection gives way.
 func (l *Local) change(ctx context.Context, fn func(*changing) error) error {
+	l.changes.Add(1)
+	return l.write(ctx, fn)
+}
+
+// write runs fn in a transaction, and tells the journal what it has changed.
+func (l *Local) write(ctx context.Context, fn func(*changing) error) error {
 	var done []Change
 	err := l.meta.Update(ctx, func(tx storage.Tx) error {
 		c := &changing{Tx: tx, local: l, now: l.now()}

@@ -45,6 +45,7 @@ type Local struct {
 
 	collecting chan struct{} // holds a token of who collects
 	holds      holds
+	changes    atomic.Uint64 // transactions so far, but for those of collections; see pace
 	told       told
 	arrivals   arrivals
 }
