@@ -32,23 +32,30 @@ func collectPush(ctx context.Context, b *bench) ([]*figure, error) {
 	}
 	push := func() (float64, error) { return b.pushImages(ctx, s.addr, b.glance) }
 	f := &figure{Name: fmt.Sprintf("small images pushed; %s", plural(b.small, "client")), Unit: "images/s"}
-	during := turn{"during a collection", s, func() (float64, error) { return b.whileCollecting(ctx, s, push) }}
+	meanwhile := &figure{Name: "stored blobs of garbage removed meanwhile", Unit: "blobs/s"}
+	during := turn{"during a collection", s, func() (value float64, err error) {
+		removed, err := b.whileCollecting(ctx, s, func() (err error) { value, err = push(); return err })
+		meanwhile.add(nameBerth, removed)
+		return value, err
+	}}
 	without := turn{"without", s, push}
 	for _, t := range []turn{during, without} {
 		if _, err := t.measure(); err != nil { // warms up
 			return nil, err
 		}
 	}
+	meanwhile.Series = nil
 	if err := b.shortTurns(ctx, f, during, without); err != nil {
 		return nil, err
 	}
 	f.ratio(during.of, without.of, atLeast(0.9))
-	return []*figure{f}, nil
+	meanwhile.value(nameBerth, bound{})
+	return []*figure{f, meanwhile}, nil
 }
 
-// whileCollecting measures while a collection runs, which must last longer, and
-// then ends that.
-func (b *bench) whileCollecting(ctx context.Context, s *server, measure func() (float64, error)) (float64, error) {
+// whileCollecting calls measure while a collection runs, which must last longer, and
+// then ends that. It returns how much a second was collected.
+func (b *bench) whileCollecting(ctx context.Context, s *server, measure func() error) (float64, error) {
 	before, err := s.collected(ctx)
 	if err != nil {
 		return 0, err
@@ -62,7 +69,8 @@ func (b *bench) whileCollecting(ctx context.Context, s *server, measure func() (
 	early := func(err error) error {
 		return fmt.Errorf("berth gc ended too early, there must be more garbage: %w: %s", err, cmd.Stderr)
 	}
-	for now := before; now == before; {
+	now := before
+	for now == before {
 		select {
 		case err := <-ended:
 			return 0, early(err)
@@ -72,14 +80,17 @@ func (b *bench) whileCollecting(ctx context.Context, s *server, measure func() (
 			return 0, err
 		}
 	}
-	value, err := measure()
+	began := time.Now()
+	err = measure()
+	after, cerr := s.collected(ctx)
+	rate := (after - now) / time.Since(began).Seconds()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		return 0, early(err)
 	}
 	if gerr := <-ended; gerr == nil {
 		return 0, early(err)
 	}
-	return value, err
+	return rate, errors.Join(err, cerr)
 }
 
 // collected is how much a berth says that it has collected since it was started.
