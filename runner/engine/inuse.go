@@ -56,6 +56,9 @@ func manifestsOf(rec *runner.Container, names []reference.Named, asked reference
 	}
 	if len(repos) == 0 && asked != nil {
 		repos[asked.Name()] = reference.TrimNamed(asked)
+		if c, ok := asked.(reference.Canonical); ok {
+			list = append(list, c)
+		}
 	}
 	if rec.Manifest == nil {
 		return list
