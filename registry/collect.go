@@ -277,12 +277,15 @@ const claimTime = 15 * time.Minute
 
 // claim keeps other processes from deleting the same bytes: the one that comes later
 // would delete them from under a push that has come meanwhile. Where there are no
-// others, nobody but a process that is dead can have claimed anything.
+// others, nobody but a process that is dead can have claimed anything; there it has
+// the next process do it first, as pushes of the same bytes wait for that.
 func (c *changing) claim(t *tombstone, w *storage.Watch) error {
-	if !c.local.shared() {
-		return nil
-	}
 	end := c.now.Add(claimTime).UnixMicro()
+	if !c.local.shared() {
+		if end = c.now.UnixMicro(); t.due <= end {
+			return nil
+		}
+	}
 	t.key, t.due = storage.ReviewKey(end, storage.ReviewBlob, "", t.Digest), end
 	return c.queue(storage.ReviewBlob, "", t.Digest, w, end, end)
 }
