@@ -52,7 +52,9 @@ type Reader interface {
 }
 
 // Writer adds content to a repository. When a method returns, what it added is
-// durable.
+// durable. Its methods, and those of Uploader that take bytes, fail with ErrQuota
+// if the repository may hold no more, and with ErrTooLarge if the content itself
+// is too large.
 type Writer interface {
 	// PushBlob stores the bytes of r as the blob d. It fails with
 	// ErrDigestInvalid if they are not d.

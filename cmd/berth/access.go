@@ -185,10 +185,10 @@ func denialEvent(d auth.Denial) audit.Event {
 	return e
 }
 
-// immutableEvent is what the audit says of a request that an immutable tag has
-// refused, whatever policy allows.
-func immutableEvent(r registry.Record) (e audit.Event, ok bool) {
-	if !errors.Is(r.Err, registry.ErrTagImmutable) {
+// refusedEvent is what the audit says of a request that an immutable tag or a quota
+// has refused, whatever policy allows.
+func refusedEvent(r registry.Record) (e audit.Event, ok bool) {
+	if !errors.Is(r.Err, registry.ErrTagImmutable) && !errors.Is(r.Err, registry.ErrQuota) {
 		return e, false
 	}
 	return audit.Event{Kind: audit.Access, Outcome: audit.Denied, Repo: r.Repo, Action: r.Action, Reason: r.Err.Error()}, true

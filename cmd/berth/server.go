@@ -99,7 +99,7 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 		BodyTimeout: d.cfg.HTTP.BodyTimeout, Log: d.log,
 		Observe: func(ctx context.Context, r registry.Record) {
 			d.observe(ctx, metrics, r)
-			if e, ok := immutableEvent(r); ok {
+			if e, ok := refusedEvent(r); ok {
 				recorder.Record(ctx, e)
 			}
 		},
