@@ -156,7 +156,18 @@ func (b *Blobs) putSmall(d digest.Digest, data []byte) error {
 // putStage makes the file of a stage, which is synced, a blob.
 func (b *Blobs) putStage(d digest.Digest, path string) error {
 	defer b.lock(d)()
-	return durable.Rename(path, b.path(d))
+	if err := durable.Rename(path, b.path(d)); err != nil || !b.journal.holds(d) {
+		return err
+	}
+	// The journal may say that the blob was removed, and would do so again.
+	data, err := os.ReadFile(b.path(d))
+	if err == nil && d.Algorithm().FromBytes(data) != d {
+		err = fmt.Errorf("blob %s is not what was written: %w", d, storage.ErrUnreadable)
+	}
+	if err != nil {
+		return err
+	}
+	return b.journal.put(d, data)
 }
 
 // restore does again what a record of the journal says.

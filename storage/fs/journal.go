@@ -86,19 +86,24 @@ func (j *journal) put(d digest.Digest, data []byte) error {
 // removed from its place; unless durably is set, only if the machine does not go
 // down before the next sync.
 func (j *journal) remove(d digest.Digest, durably bool) error {
-	j.mu.Lock()
-	held := false
-	for _, s := range append(slices.Clip(j.full), j.current) {
-		if s != nil {
-			_, has := s.blobs[d]
-			held = held || has
-		}
-	}
-	j.mu.Unlock()
-	if !held {
+	if !j.holds(d) {
 		return nil
 	}
 	return j.append(record{kindRemove, d, nil}, durably)
+}
+
+// holds says whether the journal has a record of a blob.
+func (j *journal) holds(d digest.Digest) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range append(slices.Clip(j.full), j.current) {
+		if s != nil {
+			if _, has := s.blobs[d]; has {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // append writes a record, and with durably set returns when it is durable.

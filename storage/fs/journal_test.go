@@ -127,6 +127,30 @@ func TestReplayRemoved(t *testing.T) {
 	}
 }
 
+// TestReplayStagedAgain removes a blob that the journal holds, and pushes it again by
+// way of a file: what the journal says of it is not the last word.
+func TestReplayStagedAgain(t *testing.T) {
+	dir := t.TempDir()
+	b := openFS(t, dir)
+	data := []byte("small, and sent in pieces the second time")
+	d := put(t, b, data)
+	if err := b.Delete(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.Stage(t.Context(), "stage", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Write(data)
+	if err := errors.Join(err, s.Sync(), s.Commit(d), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	after := openFS(t, afterPowerCut(t, dir, func(string) {})) // its process is killed, no more
+	if got := read(t, after, d); !bytes.Equal(got, data) {
+		t.Errorf("after a restart the blob is %q", got)
+	}
+}
+
 // Bytes at the end that are not a whole record, as a crash leaves them, do not
 // hide the records before them.
 func TestReplayTorn(t *testing.T) {
