@@ -18,6 +18,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -142,7 +143,7 @@ func sameRegistry(ctx context.Context, t Target, id []byte) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err == nil && string(head.Registry) != string(id) {
+		if err == nil && !bytes.Equal(head.Registry, id) {
 			return errOtherRegistry
 		}
 		if err == nil {

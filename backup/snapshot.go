@@ -205,7 +205,8 @@ func (s *reader) Close() { s.z.Close() }
 func (s *reader) item() (cbor.RawMessage, error) {
 	s.limit.left = maxItem
 	var item cbor.RawMessage
-	return item, s.items.Decode(&item)
+	err := s.items.Decode(&item)
+	return item, err
 }
 
 // next returns the next row, or io.EOF behind the last one, once all that was read is

@@ -135,7 +135,7 @@ func TestHostileSnapshots(t *testing.T) {
 // An error of the medium is none of the snapshot.
 func TestMediumFails(t *testing.T) {
 	whole, broken := sample(t), errors.New("connection reset")
-	for n := range len(whole) {
+	for n := range whole {
 		err := read(medium{io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(broken))})
 		if !errors.Is(err, broken) || errors.Is(err, ErrDamaged) {
 			t.Fatalf("behind %d bytes: %v", n, err)

@@ -69,6 +69,7 @@ func blobPath(d digest.Digest) string { return blobPrefix + blobRest(d) }
 func blobRest(d digest.Digest) string {
 	return path.Join(string(d.Algorithm()), d.Encoded()[:2], d.Encoded())
 }
+
 func corrupt(format string, a ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrDamaged}, a...)...)
 }

@@ -105,7 +105,7 @@ func (c *collected) again() {
 	c.SetKeeping(registry.Keeping{Grace: 24 * time.Hour, Lease: time.Hour})
 }
 
-// collects collects all, and fails the test if that fails.
+// collects removes all that can go, and fails the test if that fails.
 func (c *collected) collects() {
 	c.t.Helper()
 	if err := c.Collect(c.t.Context(), true, nil); err != nil {

@@ -2,6 +2,7 @@ package storage
 
 import "time"
 
+// The tables of nodes; the comments name the parts of their keys.
 var (
 	// Nodes: name of a node that reports what it runs.
 	Nodes = Table[Node]{"nodes"}

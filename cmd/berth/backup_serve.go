@@ -72,8 +72,8 @@ func (b *backuper) outside(target string) error {
 
 // resolved is a path without symbolic links, as far as it is there.
 func resolved(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
 	}
 	if up := filepath.Dir(path); up != path {
 		return filepath.Join(resolved(up), filepath.Base(path))

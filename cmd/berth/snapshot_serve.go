@@ -44,8 +44,8 @@ func (n *noter) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastNotes)
-			defer cancel()
 			n.note(last)
+			cancel()
 			return
 		case <-time.After(noteEvery - rand.N(noteJitter)): //nolint:gosec // it need not be hard to guess
 		}

@@ -94,7 +94,9 @@ func (m *Metrics) Observe(r registry.Record) {
 
 // Events is a recorder that counts events.
 func (m *Metrics) Events() audit.Recorder {
-	return audit.Func(func(_ context.Context, e audit.Event) { m.events.WithLabelValues(string(e.Kind), string(e.Outcome)).Inc() })
+	return audit.Func(func(_ context.Context, e audit.Event) {
+		m.events.WithLabelValues(string(e.Kind), string(e.Outcome)).Inc()
+	})
 }
 
 // Gauge adds a metric whose value is asked for whenever somebody scrapes.
