@@ -234,9 +234,7 @@ func TestPassword(t *testing.T) {
 		n := newNode(t)
 		o := to("a.test")
 		o.Registries[0].Username, o.Registries[0].PasswordFile = "node", file
-		defer n.report(n, o)()
-		round := 0
-		for _, tt := range []struct{ content, login, log string }{
+		for i, tt := range []struct{ content, login, log string }{
 			{"none", "", "no such file"},
 			{"", "", ""}, // it cannot be read, as before
 			{"pass-a\n", "node:pass-a", "keeps what runs here"},
@@ -249,12 +247,13 @@ func TestPassword(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			n.reports("a.test")
-			n.log()
-			if round > 0 {
+			if i == 0 {
+				defer n.report(n, o)()
+			} else {
+				n.reports("a.test")
+				n.log()
 				time.Sleep(11 * time.Minute)
 			}
-			round++
 			synctest.Wait()
 			var logins []string
 			for _, s := range n.reports("a.test") {

@@ -144,7 +144,7 @@ var errFailed = errors.New("it cannot be reached")
 func (t *target) tell(ctx context.Context, images, unknown []reference.Canonical, err error) {
 	now, advice := outcome{ok: err == nil, unknown: strings.Join(words(unknown), " ")}, ""
 	if err != nil {
-		now.kind, advice = t.explain(err)
+		advice, now.kind = t.explain(err)
 	}
 	if now == t.said {
 		return
@@ -171,11 +171,10 @@ func words(names []reference.Canonical) []string {
 }
 
 // explain says what kind of failure an error is, and what to do about it.
-func (t *target) explain(err error) (kind error, advice string) {
+func (t *target) explain(err error) (advice string, kind error) {
 	key := "registries." + t.registry.Host
-	var password passwordError
-	if errors.As(err, &password) {
-		return errPassword, "put the password into the file that " + key + ".password_file names"
+	if _, ok := errors.AsType[passwordError](err); ok {
+		return "put the password into the file that " + key + ".password_file names", errPassword
 	}
 	for _, known := range []struct {
 		kind   error
@@ -188,10 +187,10 @@ func (t *target) explain(err error) (kind error, advice string) {
 		{runner.ErrInvalid, "see that report.name and report.interval are what the registry takes"},
 	} {
 		if errors.Is(err, known.kind) {
-			return known.kind, known.advice
+			return known.advice, known.kind
 		}
 	}
-	return errFailed, "nothing, if it is back soon: it is tried again"
+	return "nothing, if it is back soon: it is tried again", errFailed
 }
 
 // errPassword is the kind of passwordError.
