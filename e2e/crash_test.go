@@ -21,8 +21,8 @@ import (
 )
 
 var (
-	soak = flag.Duration("soak", 0, "how long TestKill and TestPowerCut go on; 0 is some rounds")
-	seed = flag.Uint64("seed", rand.Uint64(), "of what TestKill and TestPowerCut do")
+	soak = flag.Duration("soak", 0, "how long TestKill, TestPowerCut and TestCollectKilled go on; 0 is some rounds")
+	seed = flag.Uint64("seed", rand.Uint64(), "of what they do")
 )
 
 const (

@@ -166,6 +166,7 @@ func TestPushedAgainWhileDeleted(t *testing.T) {
 			c.blob("a", lonely)
 			c.pass(2 * time.Hour)
 			var pushed sync.WaitGroup
+			stored := make(chan struct{})
 			h.deleting = func(d digest.Digest) {
 				if _, err := c.MountBlob(t.Context(), "b", "a", d); !errors.Is(err, registry.ErrBlobUnknown) {
 					t.Errorf("mounted while it is deleted: %v", err)
@@ -178,7 +179,12 @@ func TestPushedAgainWhileDeleted(t *testing.T) {
 						t.Errorf("pushed while it is deleted: %v", err)
 					}
 				})
+				select { // it should not come to store them before they are deleted
+				case <-stored:
+				case <-time.After(50 * time.Millisecond):
+				}
 			}
+			h.committed = func(digest.Digest) { close(stored) }
 			c.collects()
 			pushed.Wait()
 			if h.deleting != nil {

@@ -293,11 +293,17 @@ func TestPushDuringDeletion(t *testing.T) {
 		if _, err := c.StatBlob(t.Context(), "a", layer.Digest); !errors.Is(err, registry.ErrBlobUnknown) {
 			t.Errorf("while its bytes are deleted, the blob is %v", err)
 		}
+		done := make(chan struct{})
 		pushed.Go(func() {
+			defer close(done)
 			if _, err := c.PushBlob(t.Context(), "b", layer.Digest, strings.NewReader("layer")); err != nil {
 				t.Errorf("pushed while it was deleted: %v", err)
 			}
 		})
+		select { // it should not be done before the bytes are deleted
+		case <-done:
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 	for range 3 {
 		if err := c.Collect(t.Context(), true, nil); err != nil {
