@@ -296,15 +296,10 @@ func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
 		return nil
 	}
 	var failed, gone []tombstone
-	begin := time.Now()
-	for _, t := range b.bytes {
-		b.failed[t.Digest] = true // until it is known to be gone
-		if time.Since(begin) > claimTime/2 {
-			failed = append(failed, t)
-			continue
-		}
-		if err := l.blobs.Delete(ctx, t.Digest); err != nil && !isNotFound(err) {
-			l.log.WarnContext(ctx, "cannot delete garbage; will try again", "digest", t.Digest, "error", err)
+	for i, deleted := range l.deleteEach(ctx, b.bytes) {
+		t := b.bytes[i]
+		if !deleted {
+			b.failed[t.Digest] = true
 			failed = append(failed, t)
 			continue
 		}

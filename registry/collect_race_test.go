@@ -26,6 +26,7 @@ type hooked struct {
 	committed func(digest.Digest)       // when a stage has become a blob
 	deleting  func(digest.Digest)       // before a blob is deleted
 	delete    func(digest.Digest) error // in place of that; each time
+	one       sync.Mutex                // held while delete runs: deletions come several at once
 }
 
 func (h *hooked) Delete(ctx context.Context, d digest.Digest) error {
@@ -37,6 +38,8 @@ func (h *hooked) Delete(ctx context.Context, d digest.Digest) error {
 		deleting(d)
 	}
 	if h.delete != nil {
+		h.one.Lock()
+		defer h.one.Unlock()
 		return h.delete(d)
 	}
 	return h.Blobs.Delete(ctx, d)

@@ -40,7 +40,7 @@ type Blobs struct {
 	quarantine     string // directory, made when it is needed
 	notes          string // directory, made when it is needed
 	journal        *journal
-	locks          [64]sync.Mutex // by digest: who changes a blob's file
+	locks          [256]sync.Mutex // by digest: who changes a blob's file
 }
 
 var _ storage.Blobs = (*Blobs)(nil)
@@ -78,9 +78,19 @@ func (b *Blobs) path(d digest.Digest) string {
 // lock keeps others from changing the file of d until unlock is called.
 func (b *Blobs) lock(d digest.Digest) (unlock func()) {
 	hex := d.Encoded()
-	m := &b.locks[hex[len(hex)-1]%byte(len(b.locks))]
+	// One is held while a blob is synced, so that few of those that come at once
+	// should have the same: two digits tell 256 apart.
+	m := &b.locks[digit(hex[len(hex)-2])<<4|digit(hex[len(hex)-1])]
 	m.Lock()
 	return m.Unlock
+}
+
+// digit is the value of a hexadecimal digit.
+func digit(c byte) byte {
+	if c <= '9' {
+		return c & 0xf
+	}
+	return c&0xf + 9
 }
 
 // Open returns an *os.File.
