@@ -22,4 +22,8 @@ func TestBlobs(t *testing.T) {
 	storagetest.TestBlobs(t, func(t *testing.T) storage.Blobs { return open(t, t.TempDir()) })
 }
 
+func TestNotes(t *testing.T) {
+	storagetest.TestNotes(t, open(t, t.TempDir()).(storage.Notes))
+}
+
 func TestBlobsReopen(t *testing.T) { storagetest.TestBlobsReopen(t, open) }

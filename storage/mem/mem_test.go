@@ -15,3 +15,5 @@ func TestMeta(t *testing.T) {
 func TestBlobs(t *testing.T) {
 	storagetest.TestBlobs(t, func(*testing.T) storage.Blobs { return mem.NewBlobs() })
 }
+
+func TestNotes(t *testing.T) { storagetest.TestNotes(t, mem.NewBlobs()) }

@@ -38,7 +38,6 @@ func TestBlobs(t *testing.T, open func(t *testing.T) storage.Blobs) {
 		{"same blob at once", testSameBlobAtOnce},
 		{"list", testList},
 		{"quarantine", testQuarantine},
-		{"notes", testNotes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := open(t)
