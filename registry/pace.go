@@ -14,7 +14,7 @@ const (
 	collectMany = 1024
 	// collectRest is how many times longer than it has worked a collection rests
 	// while others write.
-	collectRest = 4
+	collectRest = 9
 	// collectSlow is how long a step may take, so that who comes meanwhile does not
 	// wait for long.
 	collectSlow = time.Second
