@@ -86,7 +86,7 @@ func match(pattern, repo string) bool {
 		case p == "" && r == "":
 			return true
 		case p != "" && r != "":
-			if rc, rmore, _ := cut(r); glob(pc, rc) {
+			if rc, rmore, _ := cut(r); Glob(pc, rc) {
 				p, r = pmore, rmore
 				continue
 			}
@@ -105,9 +105,9 @@ func cut(s string) (first, rest string, last bool) {
 	return first, rest, !more
 }
 
-// glob says whether a pattern matches all of s, "*" standing for any bytes. When
+// Glob says whether a pattern matches all of s, "*" standing for any bytes. When
 // bytes do not match, the last "*" takes one more.
-func glob(pattern, s string) bool {
+func Glob(pattern, s string) bool {
 	star, from := -1, 0
 	p, i := 0, 0
 	for i < len(s) {

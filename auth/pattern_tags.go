@@ -41,7 +41,7 @@ func (t *TagPatterns) Match(repo, tag string) (pattern string, ok bool) {
 		return "", false
 	}
 	for _, p := range t.patterns {
-		if glob(p.tags, tag) && Match(p.repos, repo) {
+		if Glob(p.tags, tag) && Match(p.repos, repo) {
 			return p.text, true
 		}
 	}

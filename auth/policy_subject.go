@@ -105,7 +105,7 @@ func (s *subject) is(id *Identity) bool {
 		return ok && v == s.text
 	case claimMatch:
 		v, ok := id.Claims[s.name]
-		return ok && glob(s.text, v)
+		return ok && Glob(s.text, v)
 	}
 	return false
 }

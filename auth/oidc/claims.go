@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/berth-registry/berth/auth"
 )
 
 // What is taken from a token.
@@ -93,7 +95,7 @@ func texts(v any) (values []string) {
 func (c claims) match(patterns map[string]string) bool {
 	for name, pattern := range patterns {
 		v, ok := c.lookup(name)
-		if !ok || !slices.ContainsFunc(texts(v), func(s string) bool { return glob(pattern, s) }) {
+		if !ok || !slices.ContainsFunc(texts(v), func(s string) bool { return auth.Glob(pattern, s) }) {
 			return false
 		}
 	}
@@ -175,27 +177,4 @@ func (c claims) flat() (map[string]string, error) {
 		return nil, err
 	}
 	return flat, nil
-}
-
-// glob says whether pattern matches s: "*" stands for any text.
-func glob(pattern, s string) bool {
-	first, rest, star := strings.Cut(pattern, "*")
-	if !star {
-		return pattern == s
-	}
-	if !strings.HasPrefix(s, first) {
-		return false
-	}
-	s = s[len(first):]
-	for {
-		part, more, star := strings.Cut(rest, "*")
-		if !star {
-			return strings.HasSuffix(s, part)
-		}
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s, rest = s[i+len(part):], more
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"path"
 	"strings"
 	"testing"
+
+	"github.com/berth-registry/berth/auth"
 )
 
 func FuzzIsJWT(f *testing.F) {
@@ -59,7 +61,7 @@ func FuzzGlob(f *testing.F) {
 		f.Add(s[0], s[1])
 	}
 	f.Fuzz(func(t *testing.T, pattern, s string) {
-		got := glob(pattern, s)
+		got := auth.Glob(pattern, s)
 		if strings.ContainsAny(pattern, `?[]\/`) || strings.Contains(s, "/") || !isBase64(strings.ReplaceAll(pattern, "*", "")) || !isBase64(s) {
 			return // path.Match has more to say
 		}

@@ -205,6 +205,20 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// printItem writes item n, from 1, of the list that is the first thing in an object,
+// as it comes; the caller ends both.
+func printItem(w io.Writer, list string, n int, v any) error {
+	before := ",\n    "
+	if n == 1 {
+		before = fmt.Sprintf("{\n  %q: [\n    ", list)
+	}
+	data, err := json.Marshal(v)
+	if err == nil {
+		_, err = fmt.Fprintf(w, "%s%s", before, data)
+	}
+	return err
+}
+
 // humanSize writes a size as docker does.
 func humanSize(n int64) string {
 	const units = "kMGTPE"

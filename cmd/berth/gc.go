@@ -155,15 +155,7 @@ type garbageTable struct {
 func (t *garbageTable) add(g admin.Garbage) error {
 	t.rows++
 	if t.json {
-		before := ",\n    "
-		if t.rows == 1 {
-			before = "{\n  \"garbage\": [\n    "
-		}
-		data, err := json.Marshal(g)
-		if err == nil {
-			_, err = fmt.Fprintf(t.w, "%s%s", before, data)
-		}
-		return err
+		return printItem(t.w, "garbage", t.rows, g)
 	}
 	row := "%-8s  %9s  %-16s  %-71s  %-30s  %s\n"
 	if t.rows == 1 {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -147,15 +146,7 @@ func (l *retainedList) add(s admin.RetentionStep) error {
 func (l *retainedList) row(t admin.RetainedTag) error {
 	l.rows++
 	if l.json {
-		before := ",\n    "
-		if l.rows == 1 {
-			before = "{\n  \"tags\": [\n    "
-		}
-		data, err := json.Marshal(t)
-		if err == nil {
-			_, err = fmt.Fprintf(l.w, "%s%s", before, data)
-		}
-		return err
+		return printItem(l.w, "tags", l.rows, t)
 	}
 	const row = "%-7s  %-16s  %-16s  %-8s  %-19s  %s\n"
 	if l.rows == 1 {
