@@ -15,8 +15,7 @@ import (
 // if the store can do that, after which nobody may write to the file; linked says
 // so. It fails with ErrDigestInvalid if the file does not hold d.
 func (l *Local) PushFile(ctx context.Context, repo string, d digest.Digest, f *os.File) (desc Descriptor, linked bool, err error) {
-	adopter, ok := l.blobs.(storage.Adopter)
-	if !ok {
+	if _, ok := l.blobs.(storage.Adopter); !ok {
 		desc, err = l.PushBlob(ctx, repo, d, f)
 		return desc, false, err
 	}
@@ -29,16 +28,28 @@ func (l *Local) PushFile(ctx context.Context, repo string, d digest.Digest, f *o
 	if err == nil {
 		err = isDigest(h, d, size)
 	}
-	if err == nil {
-		err = l.room(ctx, repo, d, size)
-	}
-	if err == nil {
-		err = l.arrive(ctx, d)
-	}
-	if err == nil {
-		linked, err = adopter.Adopt(ctx, d, f)
-	}
 	if err != nil {
+		return desc, false, err
+	}
+	return l.PushVerified(ctx, repo, d, f, size)
+}
+
+// PushVerified is PushFile for whoever has found already that the size bytes of the
+// file are d.
+func (l *Local) PushVerified(ctx context.Context, repo string, d digest.Digest, f *os.File, size int64) (desc Descriptor, linked bool, err error) {
+	adopter, ok := l.blobs.(storage.Adopter)
+	if !ok {
+		desc, err = l.PushBlob(ctx, repo, d, io.NewSectionReader(f, 0, size))
+		return desc, false, err
+	}
+	if err := l.room(ctx, repo, d, size); err != nil {
+		return desc, false, err
+	}
+	defer l.arrivals.begin(d)()
+	if err := l.arrive(ctx, d); err != nil {
+		return desc, false, err
+	}
+	if linked, err = adopter.Adopt(ctx, d, f); err != nil {
 		return desc, false, err
 	}
 	err = l.stored(ctx, d, func(tx *changing) error { return linkNew(tx, repo, d, size) })

@@ -125,7 +125,7 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 		return ManifestPushed{}, err
 	}
 	if len(push.Tags) > 0 {
-		if w.description, err = l.describe(ctx, repo, &m); err != nil {
+		if w.description, err = l.describe(ctx, repo, &m); err != nil && !push.Sparse {
 			return ManifestPushed{}, err
 		}
 	}
@@ -198,11 +198,14 @@ type manifestWrite struct {
 }
 
 // checkRefs fails unless all that the manifest references is in the repository,
-// and is as large as the manifest says.
+// and is as large as the manifest says. Of one that is sparse it may be absent.
 func (w *manifestWrite) checkRefs(tx storage.Tx) error {
 	for _, d := range w.manifest.Refs {
 		key := storage.Key(w.repo, storage.DigestPart(d.Digest))
 		size, err := presentSize(tx, key, w.manifest.Index)
+		if isNotFound(err) && w.Sparse {
+			continue
+		}
 		if isNotFound(err) {
 			return ErrManifestBlobUnknown.With("manifest references %s %s, which is unknown to repository %s", d.MediaType, d.Digest, w.repo)
 		}
@@ -216,7 +219,7 @@ func (w *manifestWrite) checkRefs(tx storage.Tx) error {
 		if err != nil {
 			return err
 		}
-		if damaged {
+		if damaged && !w.Sparse {
 			return ErrManifestBlobUnknown.With("manifest references %s %s, which is damaged: push it again", d.MediaType, d.Digest)
 		}
 	}

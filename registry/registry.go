@@ -74,6 +74,9 @@ type ManifestPush struct {
 	MediaType string        // what the client says it is; empty means whatever Data says
 	Digest    digest.Digest // of Data
 	Tags      []string      // to point at it
+	// Sparse says that what it references may be absent: the repository is a cache of
+	// another registry, which has it.
+	Sparse bool
 }
 
 // ManifestPushed says what was stored.
