@@ -149,7 +149,7 @@ func (o *Outbox) Append(tx storage.Tx, e Event) error {
 			if body, err = e.cloud(id, o.o.Source); err != nil {
 				return fmt.Errorf("encode an event: %w", err)
 			}
-			if number, err = storage.Count(tx, storage.CountEvents, 1); err != nil {
+			if number, err = storage.Next(tx, storage.CountEvents); err != nil {
 				return err
 			}
 		}

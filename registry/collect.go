@@ -357,11 +357,9 @@ func (c *changing) countGone(removed []Garbage) error {
 	for _, g := range removed {
 		size += g.Size
 	}
-	_, err := storage.Count(c, storage.CountBlobs, -int64(len(removed)))
-	if err == nil {
-		_, err = storage.Count(c, storage.CountBytes, -size)
-	}
-	return err
+	return errors.Join(
+		storage.Add(c, storage.CountBlobs, -int64(len(removed))),
+		storage.Add(c, storage.CountBytes, -size))
 }
 
 // backOff has bytes that could not be deleted tried again, later each time.

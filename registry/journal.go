@@ -60,6 +60,9 @@ type changing struct {
 	tallies  *tallies  // see tally
 }
 
+// Unwrap implements storage.Wrapper.
+func (c *changing) Unwrap() storage.Tx { return c.Tx }
+
 // orphaned is when a review of what has just come to be garbage is due.
 func (c *changing) orphaned() int64 {
 	if c.cascade != 0 {

@@ -28,7 +28,7 @@ type diary struct {
 
 func (d *diary) Write(_ context.Context, tx storage.Tx, changes []registry.Change) error {
 	for range changes {
-		n, err := storage.Count(tx, storage.CountEvents, 1)
+		n, err := storage.Next(tx, storage.CountEvents)
 		if err != nil {
 			return err
 		}

@@ -190,13 +190,10 @@ func putStored(tx *changing, d digest.Digest, size int64) error {
 	case !isNotFound(err):
 		return err
 	}
-	if _, err := storage.Count(tx, storage.CountBlobs, 1); err != nil {
-		return err
-	}
-	if _, err := storage.Count(tx, storage.CountBytes, size); err != nil {
-		return err
-	}
-	return storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: tx.now})
+	return errors.Join(
+		storage.Add(tx, storage.CountBlobs, 1),
+		storage.Add(tx, storage.CountBytes, size),
+		storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: tx.now}))
 }
 
 // putLink makes a stored blob readable in a repository. Until a manifest needs it

@@ -181,8 +181,7 @@ func deleteManifestRows(tx *changing, repo string, d digest.Digest, row storage.
 	if err := dropHolder(tx, repo, d, row.Size); err != nil {
 		return err
 	}
-	_, err := storage.Count(tx, storage.CountManifests, -1)
-	return err
+	return storage.Add(tx, storage.CountManifests, -1)
 }
 
 // leaveRepo counts a manifest less in a repository, which is no longer listed
@@ -199,6 +198,5 @@ func leaveRepo(tx storage.Tx, repo string) error {
 	if err := storage.Repos.Delete(tx, key); err != nil {
 		return err
 	}
-	_, err = storage.Count(tx, storage.CountRepos, -1)
-	return err
+	return storage.Add(tx, storage.CountRepos, -1)
 }

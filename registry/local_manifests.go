@@ -313,14 +313,14 @@ func (w *manifestWrite) putReferrer(tx storage.Tx) error {
 func (w *manifestWrite) putRepo(tx *changing, added bool) error {
 	row, err := storage.Repos.Get(tx, storage.Key(w.repo))
 	if isNotFound(err) {
-		_, err = storage.Count(tx, storage.CountRepos, 1)
+		err = storage.Add(tx, storage.CountRepos, 1)
 	}
 	if err != nil {
 		return err
 	}
 	if added {
 		row.Manifests++
-		if _, err := storage.Count(tx, storage.CountManifests, 1); err != nil {
+		if err := storage.Add(tx, storage.CountManifests, 1); err != nil {
 			return err
 		}
 	}
@@ -359,7 +359,7 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	if err := countMove(tx, repo, tag, old.Digest, d); err != nil {
 		return err
 	}
-	n, err := storage.Count(tx, storage.CountMoves, 1)
+	n, err := storage.Next(tx, storage.CountMoves)
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func (c *changing) beginReport(r Report) (row storage.Node, err error) {
 	case err == nil && old.By != r.By && !r.Any && old.Until.After(c.now):
 		return row, ErrNodeTaken
 	}
-	n, err := storage.Count(c, storage.CountReports, 1)
+	n, err := storage.Next(c, storage.CountReports)
 	if err != nil {
 		return row, err
 	}

@@ -250,7 +250,7 @@ func (u *upload) put(tx storage.Tx, row storage.Upload) error {
 		delta++
 	}
 	if delta != 0 {
-		if _, err := storage.Count(tx, storage.CountUploads, delta); err != nil {
+		if err := storage.Add(tx, storage.CountUploads, delta); err != nil {
 			return err
 		}
 	}

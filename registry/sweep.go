@@ -80,8 +80,7 @@ func (l *Local) sweepRows(ctx context.Context, cutoff, ended time.Time) (int, er
 		if open == 0 {
 			return nil
 		}
-		_, err := storage.Count(tx, storage.CountUploads, -open)
-		return err
+		return storage.Add(tx, storage.CountUploads, -open)
 	})
 	return len(expired), err
 }

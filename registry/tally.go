@@ -114,7 +114,7 @@ func (t *tallies) adopt(c *changing) error {
 		if empty {
 			row.Phase = phaseCounted
 		}
-		if row.Epoch, err = storage.Count(c, storage.CountEpochs, 1); err != nil {
+		if row.Epoch, err = storage.Next(c, storage.CountEpochs); err != nil {
 			return err
 		}
 		if err := storage.Tallies.Put(c, storage.TallyKey(q.id), row); err != nil {

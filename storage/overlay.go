@@ -3,23 +3,47 @@ package storage
 import (
 	"bytes"
 	"iter"
+	"strings"
 
 	"github.com/tidwall/btree"
 )
 
 // Overlay returns a transaction over tx that can be written to, even if tx cannot:
 // what is written is seen in it alone, and forgotten with it. It is for finding
-// out what an update would do.
-func Overlay(tx Tx) Tx { return &overlay{below: tx} }
+// out what an update would do, and for drivers that write at the end.
+func Overlay(tx Tx) *Overlaid { return &Overlaid{below: tx} }
 
-type overlay struct {
+// Overlaid is a transaction over another one.
+type Overlaid struct {
 	below Tx
 	rows  btree.Map[string, *[]byte] // by table and key; nil for a row that is gone
 }
 
+// Write is a row that was written.
+type Write struct {
+	Table string
+	Row
+	Gone bool // it was deleted
+}
+
+// Written yields what was written, by table and key.
+func (o *Overlaid) Written() iter.Seq[Write] {
+	return func(yield func(Write) bool) {
+		o.rows.Scan(func(path string, v *[]byte) bool {
+			table, key, _ := strings.Cut(path, "\x00")
+			w := Write{Table: table, Row: Row{Key: []byte(key)}, Gone: v == nil}
+			if v != nil {
+				w.Value = *v
+			}
+			return yield(w)
+		})
+	}
+}
+
 func overlayPath(table string, key []byte) string { return table + "\x00" + string(key) }
 
-func (o *overlay) Get(table string, key []byte) ([]byte, error) {
+// Get implements Tx.
+func (o *Overlaid) Get(table string, key []byte) ([]byte, error) {
 	v, ok := o.rows.Get(overlayPath(table, key))
 	switch {
 	case !ok:
@@ -30,17 +54,20 @@ func (o *overlay) Get(table string, key []byte) ([]byte, error) {
 	return *v, nil
 }
 
-func (o *overlay) Put(table string, key, value []byte) error {
+// Put implements Tx.
+func (o *Overlaid) Put(table string, key, value []byte) error {
 	o.rows.Set(overlayPath(table, key), &value)
 	return nil
 }
 
-func (o *overlay) Delete(table string, key []byte) error {
+// Delete implements Tx.
+func (o *Overlaid) Delete(table string, key []byte) error {
 	o.rows.Set(overlayPath(table, key), nil)
 	return nil
 }
 
-func (o *overlay) Scan(table string, prefix, after []byte) iter.Seq2[Row, error] {
+// Scan implements Tx.
+func (o *Overlaid) Scan(table string, prefix, after []byte) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		over := o.over(table, prefix, after)
 		for row, err := range o.below.Scan(table, prefix, after) {
@@ -79,7 +106,7 @@ type overRow struct {
 func (r overRow) yield(yield func(Row, error) bool) bool { return r.gone || yield(r.Row, nil) }
 
 // over lists the rows that were written, and those that are gone.
-func (o *overlay) over(table string, prefix, after []byte) (rows []overRow) {
+func (o *Overlaid) over(table string, prefix, after []byte) (rows []overRow) {
 	start := overlayPath(table, prefix)
 	o.rows.Ascend(start, func(path string, v *[]byte) bool {
 		if len(path) < len(start) || path[:len(start)] != start {

@@ -17,7 +17,7 @@ import (
 var (
 	// Settings: name. What the store must remember about itself.
 	Settings = Table[Setting]{"settings"}
-	// Counters: name. Sums that would be costly to compute.
+	// Counters: name. Sums that would be costly to compute, and numbers (see Counting).
 	Counters = Table[Counter]{"counters"}
 	// Repos: repository. There is a row if and only if the repository has at
 	// least one manifest.
@@ -271,37 +271,6 @@ const (
 	UploadCommitted                    // it became a blob
 	UploadCanceled                     // its client gave it up
 )
-
-// The names of the counters.
-const (
-	CountBlobs     = "blobs"     // blobs stored
-	CountBytes     = "bytes"     // bytes in them
-	CountManifests = "manifests" // manifests in all repositories
-	CountRepos     = "repos"     // repositories with a manifest
-	CountUploads   = "uploads"   // upload sessions that hold bytes
-	CountMoves     = "moves"     // moves of tags that there ever were
-	CountEvents    = "events"    // events for webhooks that there ever were
-	CountEpochs    = "epochs"    // tallies of quotas that there ever were
-)
-
-// Count adds delta to a counter and returns its new value.
-func Count(tx Tx, name string, delta int64) (int64, error) {
-	n, err := Total(tx, name)
-	if err != nil {
-		return 0, err
-	}
-	n += delta
-	return n, Counters.Put(tx, Key(name), Counter{N: n})
-}
-
-// Total returns the value of a counter.
-func Total(tx Tx, name string) (int64, error) {
-	c, err := Counters.Get(tx, Key(name))
-	if errors.Is(err, ErrNotFound) {
-		return 0, nil
-	}
-	return c.N, err
-}
 
 // Key joins parts into the key of a row, a zero byte between them: rows sort by
 // their first part, then by the next. Repositories and tags hold no zero byte

@@ -19,6 +19,3 @@ type Node struct {
 	Report   int64     `cbor:"4,keyasint"` // number of the report (CountReports)
 	Running  int       `cbor:"5,keyasint"` // manifests in it
 }
-
-// CountReports is the name of the counter of reports that there ever were.
-const CountReports = "reports"
