@@ -67,13 +67,17 @@ const (
 	Push                      // add content, move tags
 	Delete                    // remove content and tags
 	Admin                     // administer it; on "**", the registry itself
+	Fetch                     // have a mirror ask its upstream for what it lacks; see MayFetch
 )
 
-var actionNames = []string{"pull", "push", "delete", "admin"}
+// actions is how many there are.
+const actions = 5
 
-// ParseAction reads pull, push, delete or admin.
+var actionNames = [actions]string{"pull", "push", "delete", "admin", "fetch"}
+
+// ParseAction reads pull, push, delete, admin or fetch.
 func ParseAction(s string) (Action, bool) {
-	i := slices.Index(actionNames, s)
+	i := slices.Index(actionNames[:], s)
 	if i < 0 {
 		return 0, false
 	}

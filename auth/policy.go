@@ -73,16 +73,16 @@ func NewPolicy(rules []Rule) (*Policy, error) {
 
 // check returns the subjects of a rule that is as it should be.
 func (r *Rule) check() ([]subject, error) {
-	const all = Pull | Push | Delete | Admin
+	const all = Pull | Push | Delete | Admin | Fetch
 	switch {
 	case len(r.Who) == 0:
 		return nil, fmt.Errorf("names nobody: want who, a list of %s", subjectForms)
 	case len(r.Repos) == 0:
 		return nil, fmt.Errorf(`names no repositories: want repos, a list of patterns such as "team/**", or "**" for all`)
 	case (r.May == 0) == (r.MayNot == 0):
-		return nil, fmt.Errorf("want either may or may_not, a list of pull, push, delete, admin")
+		return nil, fmt.Errorf("want either may or may_not, a list of pull, push, delete, admin, fetch")
 	case (r.May|r.MayNot)&^all != 0:
-		return nil, fmt.Errorf("unknown action: want pull, push, delete, admin")
+		return nil, fmt.Errorf("unknown action: want pull, push, delete, admin, fetch")
 	}
 	for _, pattern := range r.Repos {
 		if !ValidPattern(pattern) {

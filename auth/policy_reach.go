@@ -16,8 +16,8 @@ type reach struct {
 // extent is how far the rules go that name one subject, by action.
 type extent struct {
 	who     subject
-	prefix  [4][]string // of the names that it may do the action to, compact
-	refused [4]int32    // the first rule that says that it may not
+	prefix  [actions][]string // of the names that it may do the action to, compact
+	refused [actions]int32    // the first rule that says that it may not
 }
 
 func (r *reach) add(e entry) {
@@ -26,14 +26,14 @@ func (r *reach) add(e entry) {
 		if r.by == nil {
 			r.by = map[subject]*extent{}
 		}
-		x = &extent{who: e.who, refused: [4]int32{math.MaxInt32, math.MaxInt32, math.MaxInt32, math.MaxInt32}}
+		x = &extent{who: e.who, refused: [actions]int32{math.MaxInt32, math.MaxInt32, math.MaxInt32, math.MaxInt32, math.MaxInt32}}
 		r.by[e.who] = x
 		if e.who.kind == claimMatch {
 			r.matchers = append(r.matchers, x)
 		}
 	}
 	prefix, _ := literals(e.pattern)
-	for a := range 4 {
+	for a := range actions {
 		switch {
 		case e.actions&(1<<a) == 0:
 		case e.may:
@@ -46,7 +46,7 @@ func (r *reach) add(e entry) {
 
 func (r *reach) finish() {
 	for _, x := range r.by {
-		for a := range 4 {
+		for a := range actions {
 			x.prefix[a] = compact(x.prefix[a])
 		}
 	}

@@ -177,7 +177,7 @@ var accessKeys = []settings.Key[Config]{
 		Value: func(c *Config) *settings.Value { return settings.Duration(&c.Auth.LDAP.Timeout) },
 	}, {
 		Path:   "policy",
-		Doc:    "Who may do what: the first rule that names the caller, the repository and the\naction decides, and if none does the answer is no. Without any rule, anybody who\nreaches the address may do anything.\n  who    NAME or user:NAME, group:NAME, claim:NAME=PATTERN, anonymous (not\n         signed in), authenticated (signed in), everyone (both)\n  repos  patterns: * is any part of a name between slashes, ** any number of parts;\n         ** alone is everything, the registry itself included\n  may    pull, push, delete, admin; or, to say no, may_not",
+		Doc:    "Who may do what: the first rule that names the caller, the repository and the\naction decides, and if none does the answer is no. Without any rule, anybody who\nreaches the address may do anything.\n  who    NAME or user:NAME, group:NAME, claim:NAME=PATTERN, anonymous (not\n         signed in), authenticated (signed in), everyone (both)\n  repos  patterns: * is any part of a name between slashes, ** any number of parts;\n         ** alone is everything, the registry itself included\n  may    pull, push, delete, admin; or, to say no, may_not. Who is signed in and\n         may pull from a mirror may have it fetch what it lacks, too; anonymous\n         callers need fetch for that, as it spends the mirror's credentials",
 		Reload: true,
 		Items:  policy,
 	}, {

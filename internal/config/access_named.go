@@ -102,8 +102,8 @@ const policyExample = `- {who: [everyone], repos: ["public/**"], may: [pull]}
 
 // policy is a list of rules.
 func policy(c *Config) *settings.Items {
-	actions := oneOf("pull", "push", "delete", "admin")
-	const wantActions = "a list of pull, push, delete, admin"
+	actions := oneOf("pull", "push", "delete", "admin", "fetch")
+	const wantActions = "a list of pull, push, delete, admin, fetch"
 	return &settings.Items{
 		Want:    "rules",
 		Example: policyExample,

@@ -91,7 +91,7 @@ func TestAccessErrors(t *testing.T) {
 			`berth.yaml:4: policy[3].who: expected a list of NAME, user:NAME, group:NAME, claim:NAME=PATTERN, anonymous, authenticated or everyone, found the text "a"`,
 			`berth.yaml:4: policy[3].repos: expected a list of patterns such as team/**, found "A"`,
 			`berth.yaml:4: policy[3].repos: expected a list of patterns such as team/**, found "/"`,
-			`berth.yaml:4: policy[3].may: expected a list of pull, push, delete, admin, found "fly"`)},
+			`berth.yaml:4: policy[3].may: expected a list of pull, push, delete, admin, fetch, found "fly"`)},
 		{"no list", "policy: {}\nimmutable: x\n", lines(
 			`berth.yaml:1: policy: expected a list of rules, found a mapping`,
 			`berth.yaml:2: immutable: expected a list of REPOSITORY:TAG patterns such as "**:v*", found the text "x"`)},

@@ -22,14 +22,17 @@ type Config struct {
 	Auth    Auth
 	Policy  []Rule // in order; see Restricted
 	// Immutable are REPOSITORY:TAG patterns of tags that are created once.
-	Immutable []string
-	Limits    Limits
-	GC        GC
-	Scrub     Scrub
-	Retention []Retention // in order
-	Quota     []Quota
-	Audit     Audit
-	Webhooks  map[string]*Webhook
+	Immutable   []string
+	Limits      Limits
+	GC          GC
+	Scrub       Scrub
+	Retention   []Retention // in order
+	Quota       []Quota
+	Audit       Audit
+	Webhooks    map[string]*Webhook
+	Mirrors     []Mirror
+	Sync        []Sync
+	Replication []Replication
 }
 
 // HTTP configures the registry's listener.
@@ -72,6 +75,8 @@ const (
 type Storage struct {
 	Data         string        // directory; a relative path starts at the working directory
 	UploadExpiry time.Duration // of an upload session that nobody writes to
+	S3           S3
+	Postgres     Postgres
 }
 
 // Default returns the configuration that holds when nothing is set.
@@ -86,7 +91,11 @@ func Default() Config {
 		},
 		Metrics: Metrics{Addr: "localhost:5001"},
 		Log:     Log{Level: slog.LevelInfo, Format: LogAuto, Access: true},
-		Storage: Storage{Data: "./data", UploadExpiry: 24 * time.Hour},
+		Storage: Storage{
+			Data: "./data", UploadExpiry: 24 * time.Hour,
+			S3:       S3{Encryption: "none", Redirect: true, RedirectExpiry: 20 * time.Minute},
+			Postgres: Postgres{Schema: "berth", MaxConns: 16},
+		},
 		Auth: Auth{
 			Challenge:    "bearer",
 			Tokens:       Tokens{Service: "berth", TTL: 5 * time.Minute, RefreshTTL: 30 * 24 * time.Hour, Rotate: 30 * 24 * time.Hour},

@@ -58,7 +58,7 @@ func TestKeys(t *testing.T) {
 func TestFields(t *testing.T) {
 	bare := schema
 	bare.Conflicts = nil // one key by itself may make no sense
-	texts := []string{"7h", "17", "7m", "error", "text", "true", "false", "other:2", "https://other", "ldaps://other", "10.0.0.1", "basic", "cn", "ou", "**:v*", "other"}
+	texts := []string{"7h", "17", "7m", "error", "text", "true", "false", "other:2", "https://other", "ldaps://other", "10.0.0.1", "basic", "cn", "ou", "**:v*", "other", "AES256"}
 	for _, k := range keys {
 		if k.Value == nil {
 			continue

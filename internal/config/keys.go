@@ -26,7 +26,7 @@ var schema = settings.Schema[Config]{
 }
 
 // keys lists every key there is. Keys of a section stand together.
-var keys = slices.Concat(httpKeys, edgeKeys, serverKeys, healthKeys, accessKeys)
+var keys = slices.Concat(httpKeys, edgeKeys, serverKeys, scaleKeys, healthKeys, mirrorKeys, accessKeys)
 
 var httpKeys = []settings.Key[Config]{
 	{
@@ -85,7 +85,7 @@ var serverKeys = []settings.Key[Config]{
 
 // conflicts checks the rules that concern several keys.
 func conflicts(c Config) []settings.Conflict {
-	found := append(accessConflicts(c), healthConflicts(c)...)
+	found := slices.Concat(accessConflicts(c), healthConflicts(c), mirrorConflicts(c), scaleConflicts(c))
 	if !settings.Overlap(c.HTTP.Addr, c.Metrics.Addr) {
 		return found
 	}

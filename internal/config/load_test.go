@@ -48,7 +48,7 @@ func TestFile(t *testing.T) {
 	want.HTTP = HTTP{Addr: "[::1]:80", HeaderTimeout: time.Second, BodyTimeout: 1500 * time.Millisecond, IdleTimeout: time.Hour}
 	want.Metrics = Metrics{""}
 	want.Log = Log{slog.LevelDebug, LogJSON, false}
-	want.Storage = Storage{"/var/lib/berth data", 90 * time.Minute}
+	want.Storage.Data, want.Storage.UploadExpiry = "/var/lib/berth data", 90*time.Minute
 	got, err := load(lines(
 		`http: {addr: "[::1]:80", header_timeout: 1s, body_timeout: 1.5s, idle_timeout: "1h", shutdown_timeout: 0s}`,
 		`metrics:`,
@@ -72,11 +72,11 @@ func TestFileErrors(t *testing.T) {
 		{"unknown section", "logs:\n  level: info\n", `berth.yaml:1: logs: unknown key (did you mean log?)`},
 		{"section forgotten", "\nlevel: info\n", `berth.yaml:2: level: unknown key (did you mean log.level?)`},
 		{"nothing like it", "metrics:\n  path: /m\n", `berth.yaml:2: metrics.path: unknown key (expected one of addr)`},
-		{"no section like it", "tls: {}", `berth.yaml:1: tls: unknown key (expected one of http, metrics, log, storage, gc, scrub, retention, quota, auth, policy, immutable, limits, audit, webhooks)`},
+		{"no section like it", "tls: {}", `berth.yaml:1: tls: unknown key (expected one of http, metrics, log, storage, gc, scrub, retention, quota, mirrors, sync, replication, auth, policy, immutable, limits, audit, webhooks)`},
 		{"path as key", "http.addr: x", `berth.yaml:1: http.addr: unknown key (write addr below http)`},
 		{"odd keys", "? 'a\nb'\n: 1\n'': 2\n", lines(
-			`berth.yaml:1: "a b": unknown key (expected one of http, metrics, log, storage, gc, scrub, retention, quota, auth, policy, immutable, limits, audit, webhooks)`,
-			`berth.yaml:4: "": unknown key (expected one of http, metrics, log, storage, gc, scrub, retention, quota, auth, policy, immutable, limits, audit, webhooks)`)},
+			`berth.yaml:1: "a b": unknown key (expected one of http, metrics, log, storage, gc, scrub, retention, quota, mirrors, sync, replication, auth, policy, immutable, limits, audit, webhooks)`,
+			`berth.yaml:4: "": unknown key (expected one of http, metrics, log, storage, gc, scrub, retention, quota, mirrors, sync, replication, auth, policy, immutable, limits, audit, webhooks)`)},
 		{"list as key", "? [a]\n: b\n", `berth.yaml:1: expected a key, found a list`},
 		{"merge", "log:\n  <<: {level: info}\n", `berth.yaml:2: "log.<<": unknown key (expected one of level, format, access)`},
 		{
@@ -84,8 +84,8 @@ func TestFileErrors(t *testing.T) {
 			`berth.yaml:4: log.level: expected once, found again after line 2`,
 		},
 		{"section twice", "log: {}\nhttp: {}\nlog:\n  level: info\n", `berth.yaml:3: log: expected once, found again after line 1`},
-		{"list as file", "- a\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, gc, scrub, retention, quota, auth, policy, immutable, limits, audit, webhooks, found a list`},
-		{"text as file", "hello\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, gc, scrub, retention, quota, auth, policy, immutable, limits, audit, webhooks, found the text "hello"`},
+		{"list as file", "- a\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, gc, scrub, retention, quota, mirrors, sync, replication, auth, policy, immutable, limits, audit, webhooks, found a list`},
+		{"text as file", "hello\n", `berth.yaml:1: expected a mapping with the keys http, metrics, log, storage, gc, scrub, retention, quota, mirrors, sync, replication, auth, policy, immutable, limits, audit, webhooks, found the text "hello"`},
 		{
 			"text as section", "log: debug\n",
 			`berth.yaml:1: log: expected a mapping with the keys level, format, access, found the text "debug"`,

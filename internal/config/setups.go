@@ -68,6 +68,23 @@ immutable: ["**:v*"]
 limits: {requests: 200, blob: 20g}
 audit: {output: /var/log/berth/audit.log}
 `},
+		{"A cache of Docker Hub and GitHub's registry for Docker and containerd", `http: {addr: ":5000"}
+mirrors:
+- name: hub
+  upstream: https://registry-1.docker.io
+  registry_mirror: true
+  username: acme
+  password_file: /etc/berth/hub.password
+  keep: 720h
+  quota: 200g
+- {name: ghcr, upstream: "https://ghcr.io", keep: 720h}
+sync:
+- {name: base, mirror: hub, repos: [library/debian], tags: [stable-slim], every: 24h}
+policy:
+- {who: [alice], repos: ["**"], may: [pull, push, delete, admin]}
+- {who: [authenticated], repos: ["**"], may: [pull]}
+- {who: [anonymous], repos: ["hub/**", "ghcr/**"], may: [pull, fetch]}
+`},
 	}
 }
 
