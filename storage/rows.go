@@ -83,6 +83,7 @@ func Tables() []string {
 		PulledTags.name, PulledDigests.name,
 		Usages.name, Tallies.name, Shares.name,
 		Damages.name, Scrubs.name,
+		Stages.name, StageParts.name,
 		Mirrored.name,
 	}
 }
