@@ -26,6 +26,15 @@ func (l *Local) Repositories(ctx context.Context, after string) iter.Seq2[string
 	})
 }
 
+// HasRepository says whether a repository has a manifest.
+func (l *Local) HasRepository(ctx context.Context, repo string) (has bool, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) (err error) {
+		has, err = storage.Repos.Has(tx, storage.Key(repo))
+		return err
+	})
+	return has, err
+}
+
 // Tags lists the tags of a repository.
 func (l *Local) Tags(ctx context.Context, repo, after string) iter.Seq2[string, error] {
 	return sequence(ctx, l, func(tx storage.Tx, yield func(string) bool) error {

@@ -149,7 +149,18 @@ func (x *exchange) serve() (err error) {
 		return err
 	}
 	x.Request = req
+	if err, ok := x.ctx().Value(refusalKey{}).(error); ok {
+		return err
+	}
 	return routes[req.Kind].handle(x)
+}
+
+type refusalKey struct{}
+
+// Refusing returns a context in which a Server refuses a request with err, as who
+// has seen it before has found.
+func Refusing(ctx context.Context, err error) context.Context {
+	return context.WithValue(ctx, refusalKey{}, err)
 }
 
 type panicError struct {

@@ -1,0 +1,172 @@
+// Package namespace has clients find what a mirror caches by the names that the
+// upstream has for it, in the two ways that clients ask for it: containerd's query
+// parameter ns, which names the upstream (documentation of its hosts.toml, "Registry
+// Host Namespace"), and Docker's registry-mirrors, which just leave out the host.
+//
+// It rewrites the path of a request, so that everything behind it, access control
+// included, knows one name for each repository: that below the mirror's prefix. It
+// does so for reading alone, and looks at nothing but names; what is in a mirror it
+// does not know.
+package namespace
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/berth-registry/berth/registry"
+)
+
+// Mirror is a mirror and what clients call it.
+type Mirror struct {
+	Prefix     string   // of the names of its repositories here
+	Namespaces []string // hosts that clients ask for
+	// Hub says that names without a slash are in library/, as on Docker Hub.
+	Hub bool
+	// Default says that names are its own that the registry does not have.
+	Default bool
+}
+
+// Options say what there is to be found.
+type Options struct {
+	Mirrors []Mirror
+	// Own are the hosts that the registry itself is known by, besides that of the
+	// request: who asks for them by ns means what is here.
+	Own []string
+	// Has says whether the registry itself has a repository; it is asked for names
+	// without ns, if one of Mirrors is the default.
+	Has func(ctx context.Context, repo string) bool
+}
+
+// Handler rewrites requests for next. An answer to a request that asked for a
+// namespace of a mirror says so in the header OCI-Namespace. A namespace that no
+// mirror has is refused with registry.ErrNameUnknown: the client goes on to ask
+// somebody else then, and what happens to have the same name here is not meant.
+func Handler(next http.Handler, o Options) http.Handler {
+	if len(o.Mirrors) == 0 {
+		return next
+	}
+	n := &names{Options: o, next: next, mirrors: map[string]*Mirror{}}
+	for i := range n.Mirrors {
+		m := &n.Mirrors[i]
+		for _, ns := range m.Namespaces {
+			n.mirrors[strings.ToLower(ns)] = m
+		}
+		if m.Default {
+			n.fallback = m
+		}
+	}
+	return n
+}
+
+type names struct {
+	Options
+	next     http.Handler
+	mirrors  map[string]*Mirror // by namespace
+	fallback *Mirror            // or nil
+}
+
+func (n *names) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || !strings.HasPrefix(r.URL.Path, "/v2/") {
+		n.next.ServeHTTP(w, r)
+		return
+	}
+	req, err := registry.Parse(r.Method, r.URL.EscapedPath(), r.URL.RawQuery)
+	if err != nil || req.Repo == "" { // the base, say: next knows what to answer
+		n.next.ServeHTTP(w, r)
+		return
+	}
+	m, err := n.mirror(w, r, req)
+	switch {
+	case err != nil:
+		r = r.WithContext(registry.Refusing(r.Context(), err))
+	case m != nil:
+		r = m.rewrite(r, req.Repo)
+	}
+	n.next.ServeHTTP(w, r)
+}
+
+// mirror finds the mirror that a request means, or nil.
+func (n *names) mirror(w http.ResponseWriter, r *http.Request, req registry.Request) (*Mirror, error) {
+	ns := namespaceOf(r.URL.RawQuery)
+	if ns == "" {
+		if n.fallback == nil || !readByDocker(r.Method, req) || n.isMirrored(req.Repo) || n.Has(r.Context(), req.Repo) {
+			return nil, nil
+		}
+		return n.fallback, nil
+	}
+	if m := n.mirrors[strings.ToLower(ns)]; m != nil {
+		w.Header().Set("OCI-Namespace", ns)
+		return m, nil
+	}
+	if n.isOwn(ns, r.Host) {
+		return nil, nil
+	}
+	return nil, registry.ErrNameUnknown.With("repository %s is not here: no mirror of this registry has the namespace %.80q", req.Repo, ns)
+}
+
+// readByDocker says whether Docker sends such a request to a mirror when it pulls. A
+// HEAD of a blob is a push that looks what is here already.
+func readByDocker(method string, req registry.Request) bool {
+	switch req.Kind {
+	case registry.KindBlob:
+		return method == http.MethodGet
+	case registry.KindManifest, registry.KindTags, registry.KindReferrers:
+		return true
+	default:
+		return false
+	}
+}
+
+// isMirrored says whether a name is one below a prefix already.
+func (n *names) isMirrored(repo string) bool {
+	for i := range n.Mirrors {
+		if rest, ok := strings.CutPrefix(repo, n.Mirrors[i].Prefix); ok && strings.HasPrefix(rest, "/") {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *names) isOwn(ns, host string) bool {
+	if strings.EqualFold(ns, host) {
+		return true
+	}
+	for _, own := range n.Own {
+		if strings.EqualFold(ns, own) {
+			return true
+		}
+	}
+	return false
+}
+
+// namespaceOf is the parameter ns of a query.
+func namespaceOf(rawQuery string) string {
+	if !strings.Contains(rawQuery, "ns=") {
+		return ""
+	}
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return "" // it is refused later
+	}
+	return query.Get("ns")
+}
+
+// rewrite is r for the repository's name here. Only what precedes the name is
+// changed, which no escape is in: Parse has read the name.
+func (m *Mirror) rewrite(r *http.Request, repo string) *http.Request {
+	before := "/v2/"
+	to := before + m.Prefix + "/"
+	if m.Hub && !strings.Contains(repo, "/") {
+		to += "library/"
+	}
+	changed := *r
+	u := *r.URL
+	u.Path = to + strings.TrimPrefix(u.Path, before)
+	if u.RawPath != "" {
+		u.RawPath = to + strings.TrimPrefix(u.RawPath, before)
+	}
+	changed.URL = &u
+	return &changed
+}

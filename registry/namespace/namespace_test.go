@@ -1,0 +1,133 @@
+package namespace_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/registry/namespace"
+)
+
+const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+var mirrors = []namespace.Mirror{
+	{Prefix: "hub", Namespaces: []string{"docker.io"}, Hub: true, Default: true},
+	{Prefix: "cache/ghcr", Namespaces: []string{"ghcr.io", "alias.example.com:444"}},
+}
+
+// seen asks the handler and returns the path that came through, the namespace that
+// was answered, and the error that the request is to be refused with.
+func seen(t *testing.T, method, target string) (path, ns string, refused error) {
+	t.Helper()
+	registryOf := registry.NewServer(nil, registry.ServerOptions{Observe: func(_ context.Context, r registry.Record) { refused = r.Err }})
+	h := namespace.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path = r.URL.EscapedPath()
+		if r.URL.Path != strings.ReplaceAll(path, "%3A", ":") {
+			t.Errorf("%s has the path %q and the raw path %q", target, r.URL.Path, path)
+		}
+		if strings.Contains(target, "unknown.example.com") {
+			registryOf.ServeHTTP(w, r)
+		}
+	}), namespace.Options{
+		Mirrors: mirrors, Own: []string{"registry.example.com"},
+		Has: func(_ context.Context, repo string) bool { return repo == "team/app" || repo == "here" },
+	})
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(method, target, http.NoBody)
+	r.Host = "internal:5000"
+	h.ServeHTTP(w, r)
+	return path, w.Header().Get("OCI-Namespace"), refused
+}
+
+func TestNames(t *testing.T) {
+	for _, c := range []struct{ method, target, path, ns string }{
+		{"GET", "/v2/library/nginx/manifests/latest?ns=docker.io", "/v2/hub/library/nginx/manifests/latest", "docker.io"},
+		{"HEAD", "/v2/nginx/manifests/latest?ns=Docker.IO", "/v2/hub/library/nginx/manifests/latest", "Docker.IO"},
+		{"GET", "/v2/nginx/blobs/" + digest + "?ns=docker.io", "/v2/hub/library/nginx/blobs/" + digest, "docker.io"},
+		{"HEAD", "/v2/nginx/blobs/" + digest + "?ns=docker.io", "/v2/hub/library/nginx/blobs/" + digest, "docker.io"},
+		{"GET", "/v2/nginx/blobs/sha256%3A" + digest[7:] + "?ns=docker.io", "/v2/hub/library/nginx/blobs/sha256%3A" + digest[7:], "docker.io"},
+		{"GET", "/v2/a/b/c/tags/list?n=5&ns=ghcr.io", "/v2/cache/ghcr/a/b/c/tags/list", "ghcr.io"},
+		{"GET", "/v2/a/referrers/" + digest + "?ns=alias.example.com:444", "/v2/cache/ghcr/a/referrers/" + digest, "alias.example.com:444"},
+		// what is here already, whatever a mirror has
+		{"GET", "/v2/team/app/manifests/v1?ns=docker.io", "/v2/hub/team/app/manifests/v1", "docker.io"},
+		{"GET", "/v2/team/app/manifests/v1", "/v2/team/app/manifests/v1", ""},
+		{"GET", "/v2/team/app/manifests/v1?ns=registry.example.com", "/v2/team/app/manifests/v1", ""},
+		{"GET", "/v2/team/app/manifests/v1?ns=internal:5000", "/v2/team/app/manifests/v1", ""},
+		// Docker's registry-mirrors
+		{"GET", "/v2/library/nginx/manifests/latest", "/v2/hub/library/nginx/manifests/latest", ""},
+		{"HEAD", "/v2/nginx/manifests/latest", "/v2/hub/library/nginx/manifests/latest", ""},
+		{"GET", "/v2/nginx/blobs/" + digest, "/v2/hub/library/nginx/blobs/" + digest, ""},
+		{"HEAD", "/v2/nginx/blobs/" + digest, "/v2/nginx/blobs/" + digest, ""}, // somebody pushes
+		{"GET", "/v2/hub/library/nginx/manifests/latest", "/v2/hub/library/nginx/manifests/latest", ""},
+		{"GET", "/v2/hub/manifests/latest", "/v2/hub/library/hub/manifests/latest", ""},
+		// no reading of a repository
+		{"GET", "/v2/?ns=docker.io", "/v2/", ""},
+		{"GET", "/v2/_catalog?ns=docker.io", "/v2/_catalog", ""},
+		{"PUT", "/v2/nginx/manifests/latest?ns=docker.io", "/v2/nginx/manifests/latest", ""},
+		{"POST", "/v2/nginx/blobs/uploads/", "/v2/nginx/blobs/uploads/", ""},
+		{"DELETE", "/v2/nginx/manifests/latest?ns=docker.io", "/v2/nginx/manifests/latest", ""},
+		{"GET", "/healthz?ns=docker.io", "/healthz", ""},
+		{"GET", "/v2/a/manifests/../../x?ns=docker.io", "/v2/a/manifests/../../x", ""}, // refused by others
+		{"GET", "/v2/nginx/manifests/latest?ns=docker.io&%zz", "/v2/nginx/manifests/latest", ""},
+	} {
+		path, ns, _ := seen(t, c.method, c.target)
+		if path != c.path || ns != c.ns {
+			t.Errorf("%s %s came as %s of %q, want %s of %q", c.method, c.target, path, ns, c.path, c.ns)
+		}
+	}
+}
+
+// TestUnknownNamespace checks that what has the same name here is not given for what
+// somebody else has.
+func TestUnknownNamespace(t *testing.T) {
+	_, ns, err := seen(t, "GET", "/v2/here/manifests/latest?ns=unknown.example.com")
+	if ns != "" || err == nil || !strings.Contains(err.Error(), `no mirror of this registry has the namespace "unknown.example.com"`) {
+		t.Errorf("answered for %q: %v", ns, err)
+	}
+	if _, _, err = seen(t, "GET", "/v2/here/manifests/latest?ns=unknown.example.com"+strings.Repeat("x", 5000)); err == nil || len(err.Error()) > 300 {
+		t.Errorf("a long namespace is refused with %v", err)
+	}
+}
+
+// FuzzNames checks that a rewritten request asks for the same thing of the
+// repository below the prefix.
+func FuzzNames(f *testing.F) {
+	f.Add("/v2/library/nginx/manifests/latest", "ns=docker.io")
+	f.Add("/v2/n%67inx/tags/list", "ns=ghcr.io&n=1")
+	f.Add("/v2/a/blobs/"+digest, "")
+	f.Fuzz(func(t *testing.T, path, query string) {
+		before, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before.URL.Path, before.URL.RawQuery = path, query
+		if u, err := before.URL.Parse(path); err == nil && u.Host == "x" {
+			before.URL.Path, before.URL.RawPath = u.Path, u.RawPath
+		}
+		want, err := registry.Parse(http.MethodGet, before.URL.EscapedPath(), query)
+		if err != nil {
+			return
+		}
+		namespace.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			got, err := registry.Parse(http.MethodGet, r.URL.EscapedPath(), r.URL.RawQuery)
+			if err != nil {
+				if len(want.Repo) > 255-len("/cache/ghcr/library") {
+					return // too long below the prefix
+				}
+				t.Fatalf("%s?%s: %v", path, query, err)
+			}
+			for _, prefix := range []string{"", "hub/", "hub/library/", "cache/ghcr/"} {
+				if got.Repo == prefix+want.Repo {
+					got.Repo = want.Repo
+					break
+				}
+			}
+			if got.Repo != want.Repo || got.Kind != want.Kind || got.Ref != want.Ref || got.Digest != want.Digest {
+				t.Errorf("%s?%s asks for %+v, and then for %+v", path, query, want, got)
+			}
+		}), namespace.Options{Mirrors: mirrors, Has: func(context.Context, string) bool { return false }}).ServeHTTP(httptest.NewRecorder(), before)
+	})
+}
