@@ -8,6 +8,9 @@
 //
 // It trusts no source: graphs have limits, and digests are verified by the
 // target.
+//
+// A target may be a cache of the source, which holds manifests without all that
+// they reference (Options.Sparse): it is then looked through down to the blobs.
 package copying
 
 import (
@@ -63,6 +66,16 @@ type Options struct {
 	// MountFrom is a repository of the target's registry that has the source's
 	// blobs, so that they need not be sent; "" if there is none.
 	MountFrom string
+	// Sparse says that the target may hold a manifest without what it references,
+	// and takes one so.
+	Sparse bool
+	// Platforms are those of an index that are copied; none means all. What is of no
+	// platform is copied, and attestations (in BuildKit's manner) with what they are
+	// of. The index itself stays as it is, and needs a Sparse target.
+	Platforms []Platform
+	// Group, if not nil, is what this copy shares with others that go on at once;
+	// Jobs are then the group's.
+	Group *Group
 	// Progress, if not nil, is told what happens, one event at a time.
 	Progress func(Event)
 }
@@ -138,6 +151,9 @@ func ofSource(err error) error {
 func Copy(ctx context.Context, src Source, dst Target, o Options) (Result, error) {
 	if o.Jobs <= 0 {
 		o.Jobs = DefaultJobs
+	}
+	if o.Group != nil {
+		o.Jobs = o.Group.Jobs()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -224,6 +240,13 @@ func (c *copier) addBlob(ctx context.Context, d registry.Descriptor) {
 
 func (c *copier) copyBlob(ctx context.Context, d registry.Descriptor) error {
 	to, repo := c.dst.Registry, c.dst.Repo
+	if c.o.Group != nil {
+		release, err := c.o.Group.claim(ctx, repo, d.Digest)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	_, err := to.StatBlob(ctx, repo, d.Digest)
 	if err == nil {
 		c.tell(Event{Descriptor: d, State: Present})
@@ -325,12 +348,12 @@ func (c *copier) pushNode(ctx context.Context, n *node, tags []string) error {
 	data := n.data
 	if data == nil {
 		var err error
-		if data, _, err = c.src.Registry.Manifest(ctx, c.src.Repo, registry.Reference{Digest: n.desc.Digest}); err != nil {
-			return ofSource(fmt.Errorf("read manifest %s: %w", n.desc.Digest, err))
+		if data, _, err = c.manifest(ctx, n); err != nil {
+			return err
 		}
 	}
 	_, err := c.dst.Registry.PushManifest(ctx, c.dst.Repo, registry.ManifestPush{
-		Data: data, MediaType: n.desc.MediaType, Digest: n.desc.Digest, Tags: slices.Clone(tags),
+		Data: data, MediaType: n.desc.MediaType, Digest: n.desc.Digest, Tags: slices.Clone(tags), Sparse: n.sparse,
 	})
 	if err != nil {
 		return fmt.Errorf("push manifest %s: %w", n.desc.Digest, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,10 +27,21 @@ type node struct {
 	data    []byte // nil if it is not kept
 	height  int    // above the highest that must be pushed before it; -1 while that is unknown
 	present bool   // in the target
+	sparse  bool   // some of what it references is left out
 }
 
-// root walks the graph from the manifest that was asked for.
+// root walks the graph from the manifest that was asked for. One that is named by
+// its digest, and is in the target, need not be read from the source.
 func (c *copier) root(ctx context.Context) (*node, error) {
+	if r, ok := c.dst.Registry.(registry.Reader); ok && c.src.Ref.Tag == "" {
+		data, desc, err := r.Manifest(ctx, c.dst.Repo, c.src.Ref)
+		if err == nil {
+			return c.walk(ctx, desc, data, 0)
+		}
+		if !errors.Is(err, registry.ErrManifestUnknown) {
+			return nil, fmt.Errorf("read %s: %w", c.src.Ref, err)
+		}
+	}
 	data, desc, err := c.src.Registry.Manifest(ctx, c.src.Repo, c.src.Ref)
 	if err != nil {
 		return nil, ofSource(fmt.Errorf("read %s: %w", c.src.Ref, err))
@@ -58,7 +70,7 @@ func (c *copier) walk(ctx context.Context, desc registry.Descriptor, data []byte
 	if err := c.stat(ctx, n); err != nil {
 		return nil, err
 	}
-	if n.present && !c.o.Referrers {
+	if n.present && !c.o.Referrers && !c.o.Sparse {
 		n.height, n.data = 0, data
 		return n, nil
 	}
@@ -88,9 +100,8 @@ func (c *copier) read(ctx context.Context, n *node, data []byte) error {
 	if data == nil {
 		var desc registry.Descriptor
 		var err error
-		n.data, desc, err = c.src.Registry.Manifest(ctx, c.src.Repo, registry.Reference{Digest: n.desc.Digest})
-		if err != nil {
-			return ofSource(fmt.Errorf("read manifest %s: %w", n.desc.Digest, err))
+		if n.data, desc, err = c.manifest(ctx, n); err != nil {
+			return err
 		}
 		n.desc.MediaType = desc.MediaType
 	}
@@ -98,6 +109,23 @@ func (c *copier) read(ctx context.Context, n *node, data []byte) error {
 		return registry.ErrManifestInvalid.With("manifest %s has %d bytes, not the %d that its descriptor says", n.desc.Digest, len(n.data), n.desc.Size)
 	}
 	return nil
+}
+
+// manifest reads a manifest: of the target, if it is there and can be read there.
+func (c *copier) manifest(ctx context.Context, n *node) ([]byte, registry.Descriptor, error) {
+	ref := registry.Reference{Digest: n.desc.Digest}
+	if r, ok := c.dst.Registry.(registry.Reader); ok && n.present {
+		data, desc, err := r.Manifest(ctx, c.dst.Repo, ref)
+		if err != nil {
+			err = fmt.Errorf("read manifest %s: %w", n.desc.Digest, err)
+		}
+		return data, desc, err
+	}
+	data, desc, err := c.src.Registry.Manifest(ctx, c.src.Repo, ref)
+	if err != nil {
+		err = ofSource(fmt.Errorf("read manifest %s: %w", n.desc.Digest, err))
+	}
+	return data, desc, err
 }
 
 // descend visits what the manifest references, and then what refers to it.
@@ -128,7 +156,11 @@ func (c *copier) descend(ctx context.Context, n *node, depth int) error {
 // visit visits what the manifest references, and returns its height.
 func (c *copier) visit(ctx context.Context, n *node, doc document, depth int) (int, error) {
 	height := 0
-	for _, d := range doc.references() {
+	references, left := doc.kept(c.o.Platforms)
+	if n.sparse = left; left && depth == 0 && !slices.ContainsFunc(references, hasPlatform) {
+		return 0, registry.ErrManifestUnknown.With("%s has none of the platforms %s", n.desc.Digest, platformList(c.o.Platforms))
+	}
+	for _, d := range references {
 		manifest, err := c.isManifest(ctx, d, doc)
 		if err != nil {
 			return 0, err
@@ -142,7 +174,7 @@ func (c *copier) visit(ctx context.Context, n *node, doc document, depth int) (i
 			height = max(height, child.height+1)
 		case len(c.blobs) == maxBlobs:
 			return 0, registry.ErrManifestInvalid.With("more than %d blobs in one graph", maxBlobs)
-		case !n.present && !foreign(d):
+		case (!n.present || c.o.Sparse) && !foreign(d):
 			c.addBlob(ctx, d)
 		}
 	}
