@@ -84,7 +84,8 @@ func Tables() []string {
 		Usages.name, Tallies.name, Shares.name,
 		Damages.name, Scrubs.name,
 		Stages.name, StageParts.name,
-		Mirrored.name,
+		Mirrored.name, MirrorJobs.name,
+		Replications.name, ReplicationsDue.name, Replicated.name,
 	}
 }
 

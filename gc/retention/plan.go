@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/berth-registry/berth/internal/tagmatch"
 )
 
 // pullSlack is how much later than its row says a tag may have been pulled: pulls
@@ -117,7 +119,7 @@ func (p *planner) count(t *Tag) {
 	}
 	var version *semver.Version
 	if r.Order == ByVersion {
-		version = parseVersion(t.Name)
+		version = tagmatch.Version(t.Name)
 	}
 	if place, ok := r.place(t, version); ok {
 		r.last.add(place, r.Last)
@@ -137,7 +139,7 @@ func (p *planner) judge(t Tag) Verdict {
 func (r *numbered) keeps(t *Tag, now Now) Criterion {
 	var version *semver.Version
 	if r.asksVersion() {
-		version = parseVersion(t.Name)
+		version = tagmatch.Version(t.Name)
 	}
 	within := func(at time.Time, d time.Duration) bool { return d > 0 && now.Time.Sub(at) < d }
 	place, counted := r.place(t, version)

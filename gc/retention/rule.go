@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/berth-registry/berth/internal/tagmatch"
 )
 
 // Order is how tags are put in order to find the last ones.
@@ -62,13 +64,13 @@ func NewRule(s Spec) (r Rule, err error) {
 	default:
 		return r, fmt.Errorf("order: %q is none of push, pull and semver", s.Order)
 	}
-	if r.Tags, err = whole(s.Tags); err != nil {
+	if r.Tags, err = tagmatch.Whole(s.Tags); err != nil {
 		return r, fmt.Errorf("tags: %w", err)
 	}
-	if r.Matching, err = whole(s.Matching); err != nil {
+	if r.Matching, err = tagmatch.Whole(s.Matching); err != nil {
 		return r, fmt.Errorf("matching: %w", err)
 	}
-	if r.Semver, err = parseRange(s.Semver); err != nil {
+	if r.Semver, err = tagmatch.Range(s.Semver); err != nil {
 		return r, fmt.Errorf("semver: %w", err)
 	}
 	switch {
@@ -80,17 +82,6 @@ func NewRule(s Spec) (r Rule, err error) {
 		return r, errors.New("it keeps nothing: say last, pushed_within, pulled_within, semver or matching")
 	}
 	return r, nil
-}
-
-// whole compiles a regular expression that must match all of a tag.
-func whole(expr string) (*regexp.Regexp, error) {
-	if expr == "" {
-		return nil, nil //nolint:nilnil // there is none, and that is no error
-	}
-	if _, err := regexp.Compile(expr); err != nil { // alone: "a)(b" is none
-		return nil, err
-	}
-	return regexp.Compile(`\A(?:` + expr + `)\z`)
 }
 
 // asksPulls says whether the rule has to know when tags were pulled.
