@@ -84,6 +84,14 @@ func kindOf(status int, code string, missing *registry.Error) *registry.Error {
 	}
 }
 
+// ErrorText is what the body of an error says to the user, fit to be printed and
+// at most a kilobyte or so; empty if it says nothing in the protocol's way. It
+// reads no more of the body than an error may have.
+func ErrorText(body io.Reader) string {
+	_, text := errorBody(body)
+	return text
+}
+
 // errorBody returns the first error's code and what it says to the user.
 func errorBody(r io.Reader) (code, text string) {
 	var body struct {
