@@ -193,18 +193,22 @@ func (b *batch) review(tx *changing, r queued) error {
 			return tx.needed(r.Repo, d, row)
 		}, func(row storage.Manifest) error {
 			b.removed(r, 0)
+			if tx.quotas().caches.has(r.Repo) {
+				_, err := tx.evict(r.Repo, d, row)
+				return err
+			}
 			return removeManifest(tx, r.Repo, d, row)
 		})
 	case storage.ReviewLink:
 		return reviewRow(b, tx, watchedLinks, r, func(*storage.Link) (why string, until int64, err error) {
 			needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(r.Repo, storage.DigestPart(d), ""), nil))
-			if needed {
-				why = "a manifest needs it"
+			if needed || err != nil {
+				return "a manifest needs it", 0, err
 			}
-			return why, 0, err
+			return tx.cachedLink(r.Repo, d)
 		}, func(row storage.Link) error {
 			b.removed(r, 0)
-			return deleteLink(tx, r.Repo, d, row)
+			return tx.evicting(r.Repo, func() error { return deleteLink(tx, r.Repo, d, row) })
 		})
 	case storage.ReviewBlob:
 		if b.held || b.failed[d] {
@@ -381,6 +385,9 @@ func (c *changing) backOff(t tombstone) error {
 // needed says why a manifest is needed, and until when if that is known, in
 // microseconds since 1970; or nothing.
 func (c *changing) needed(repo string, d digest.Digest, row *storage.Manifest) (why string, until int64, err error) {
+	if cache, ok := c.quotas().caches.of(repo); ok {
+		return c.cached(cache, repo, d, row)
+	}
 	part := storage.DigestPart(d)
 	if c.local.keeping.Load().Untagged {
 		return "untagged manifests are kept", 0, nil

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -55,6 +56,8 @@ type changing struct {
 	cascade int64  // when what comes to be garbage is due for review; 0 for after the grace period
 	seen    bool   // bytes that were just stored; see heal
 	changes []Change
+	evicts  bool     // what goes now makes room in a cache: nobody is told
+	evicted []string // repositories of what went like that
 
 	quotaSet *quotaSet // see quotas
 	tallies  *tallies  // see tally
@@ -71,7 +74,13 @@ func (c *changing) orphaned() int64 {
 	return c.afterGrace()
 }
 
-func (c *changing) note(change Change) { c.changes = append(c.changes, change) }
+func (c *changing) note(change Change) {
+	if c.evicts {
+		c.evicted = append(c.evicted, change.Repo)
+		return
+	}
+	c.changes = append(c.changes, change)
+}
 
 // touchChanged has the repositories noted whose manifests or tags have changed.
 func (c *changing) touchChanged() error {
@@ -82,6 +91,11 @@ func (c *changing) touchChanged() error {
 		}
 		last = change.Repo
 		if err := c.touch(last); err != nil {
+			return err
+		}
+	}
+	for _, repo := range slices.Compact(c.evicted) {
+		if err := c.touch(repo); err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,7 @@ type Local struct {
 	fixed    atomic.Pointer[func(repo, tag string) bool]
 	doubted  atomic.Pointer[func(digest.Digest)]
 	quotas   atomic.Pointer[quotaSet]
+	wanted   wantedQuotas
 	key      []byte // signs ids of upload sessions
 	cache    *cache
 	known    known
@@ -210,6 +211,9 @@ func putLink(tx *changing, repo string, d digest.Digest, size int64) error {
 	}
 	link.Size = size
 	needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(repo, part, ""), nil))
+	if err == nil && tx.quotas().caches.has(repo) {
+		err = storage.PulledDigests.Put(tx, key, storage.Pull{At: tx.now}) // who has it fetched pulls it
+	}
 	if err == nil && !needed {
 		err = tx.queue(storage.ReviewLink, repo, d, &link.Watch, tx.afterGrace(), tx.lease())
 	}

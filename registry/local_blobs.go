@@ -197,6 +197,7 @@ func (l *Local) DeleteBlob(ctx context.Context, repo string, d digest.Digest) er
 func deleteLink(tx *changing, repo string, d digest.Digest, link storage.Link) error {
 	tx.note(Change{Kind: DeletedBlob, Repo: repo, Digest: d, Size: link.Size})
 	return errors.Join(
+		tx.forgetPull(repo, d),
 		tx.unqueue(storage.ReviewLink, repo, d, &link.Watch),
 		storage.Links.Delete(tx, storage.Key(repo, storage.DigestPart(d))),
 		dropHolder(tx, repo, d, link.Size))

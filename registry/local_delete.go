@@ -133,6 +133,11 @@ func orphan(tx *changing, repo string, d digest.Digest) error {
 		return err
 	}
 	due := tx.orphaned()
+	if !tx.evicts { // somebody wants it gone from a cache, however lately it was pulled
+		if err := tx.forgetPull(repo, d); err != nil {
+			return err
+		}
+	}
 	return errors.Join(watchedManifests.queue(tx, repo, d, due), watchedLinks.queue(tx, repo, d, due))
 }
 

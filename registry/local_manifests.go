@@ -45,7 +45,7 @@ func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (D
 		l.tell(storage.ReviewManifest, repo, last)
 		desc, watch, err = l.stat(ctx, repo, ref)
 	}
-	if err == nil && l.stale(watch) {
+	if err == nil && l.stale(watch) && !l.quotas.Load().caches.has(repo) {
 		err = leased(l.change(ctx, func(tx *changing) error {
 			if _, err := getManifest(tx, repo, desc.Digest); err != nil {
 				return err // it was removed meanwhile
@@ -79,7 +79,7 @@ func (l *Local) stat(ctx context.Context, repo string, ref Reference) (desc Desc
 		}
 		return err
 	})
-	if err == nil && watch.Due == 0 { // else it may need a lease each time
+	if err == nil && (watch.Due == 0 || l.quotas.Load().caches.has(repo)) { // else it may need a lease each time
 		l.known.put(version, repo, ref, desc)
 	}
 	return desc, watch, err
@@ -281,7 +281,7 @@ func (w *manifestWrite) write(tx *changing) error {
 func (w *manifestWrite) putParent(tx *changing, d digest.Digest, part string) error {
 	err := storage.Parents.Put(tx, storage.Key(w.repo, storage.DigestPart(d), part), storage.Mark{})
 	if w.manifest.Index {
-		err = errors.Join(err, watchedManifests.clear(tx, w.repo, d))
+		err = errors.Join(err, tx.clearManifest(w.repo, d))
 	}
 	return errors.Join(err, watchedLinks.clear(tx, w.repo, d))
 }
@@ -292,7 +292,10 @@ func (w *manifestWrite) watch(tx *changing, row *storage.Manifest, known bool) e
 	if known { // what becomes of it is not this client's alone
 		tx.local.tell(storage.ReviewManifest, w.repo, w.Digest)
 	}
-	why, _, err := tx.needed(w.repo, w.Digest, row)
+	why, until, err := tx.needed(w.repo, w.Digest, row)
+	if err == nil && until != 0 && tx.quotas().caches.has(w.repo) {
+		return tx.queue(storage.ReviewManifest, w.repo, w.Digest, &row.Watch, until, 0)
+	}
 	if err != nil || why != "" || len(w.Tags) > 0 {
 		return err
 	}
@@ -347,7 +350,7 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 		return nil
 	}
 	if was := digest.Digest(old.Digest); was != "" {
-		if (*tx.local.fixed.Load())(repo, tag) {
+		if tx.fixed(repo, tag) {
 			return ErrTagImmutable.With("tag %s of %s is immutable: it can be neither moved nor removed", tag, repo)
 		}
 		if err := errors.Join(
@@ -368,11 +371,11 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 	}
 	if d == "" {
 		tx.note(Change{Kind: DeletedTag, Repo: repo, Tag: tag, Digest: digest.Digest(old.Digest)})
-		return errors.Join(storage.Tags.Delete(tx, key), storage.PulledTags.Delete(tx, key))
+		return errors.Join(storage.Tags.Delete(tx, key), storage.PulledTags.Delete(tx, key), storage.Mirrored.Delete(tx, key))
 	}
 	tx.note(Change{Kind: MovedTag, Repo: repo, Tag: tag, Digest: d, Was: digest.Digest(old.Digest)})
 	return errors.Join(
-		watchedManifests.clear(tx, repo, d),
+		tx.clearManifest(repo, d),
 		storage.Past.Put(tx, storage.Key(repo, storage.DigestPart(d), tag, storage.NumberPart(n)), storage.Mark{}),
 		storage.Tags.Put(tx, key, storage.Tag{Digest: string(d), Moved: tx.now}),
 		storage.Tagged.Put(tx, storage.Key(repo, storage.DigestPart(d), tag), storage.Mark{}))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -30,14 +31,23 @@ type Quota struct {
 // quota is a Quota with the key of its tally.
 type quota struct {
 	Quota
-	id string
+	id    string
+	cache bool // it only counts what a Cache holds
 }
 
-// quotaSet is all the quotas that there are.
+// quotaSet is all the quotas that there are, and the caches.
 type quotaSet struct {
-	list []*quota
-	byID map[string]*quota
-	hash []byte // of their ids; nil without any
+	list   []*quota
+	byID   map[string]*quota
+	hash   []byte // of their ids; nil without any
+	caches cacheSet
+}
+
+// wantedQuotas are what a quotaSet is made of.
+type wantedQuotas struct {
+	mu     sync.Mutex
+	quotas []Quota
+	caches cacheSet
 }
 
 // SetQuotas sets which quotas hold from now on. Over one of them what adds to it
@@ -45,19 +55,27 @@ type quotaSet struct {
 // tighter limits hold.
 //
 // A quota with a new name is counted by Recount, and does not limit anything
-// before it is counted. All that change a store must have the same quotas: a Local
-// that has not forgets the counts of the others.
+// before it is counted. All that change a store must have the same quotas and
+// caches: a Local that has not forgets the counts of the others.
+//
+// What caches hold is in no quota (see SetCaches): a pull through a mirror must not
+// fail because somebody has pushed much, nor a push because much was pulled.
 func (l *Local) SetQuotas(quotas []Quota) {
-	set := &quotaSet{byID: map[string]*quota{}}
+	l.wanted.mu.Lock()
+	defer l.wanted.mu.Unlock()
+	l.wanted.quotas = quotas
+	l.quotas.Store(newQuotaSet(quotas, l.wanted.caches))
+}
+
+func newQuotaSet(quotas []Quota, caches cacheSet) *quotaSet {
+	set := &quotaSet{byID: map[string]*quota{}, caches: caches}
 	for _, q := range quotas {
-		sum := sha256.Sum256([]byte(q.Name))
-		id := hex.EncodeToString(sum[:16])
-		if same := set.byID[id]; same != nil {
-			same.Bytes, same.Tags = tighter(same.Bytes, q.Bytes), tighter(same.Tags, q.Tags)
-			continue
-		}
-		set.byID[id] = &quota{q, id}
-		set.list = append(set.list, set.byID[id])
+		match := q.Match
+		q.Match = func(repo string) bool { return match(repo) && !caches.has(repo) }
+		set.add(q, q.Name+caches.name(), false)
+	}
+	for _, c := range caches {
+		set.add(Quota{Name: c.Prefix, Match: func(repo string) bool { return caches.in(repo, c.Prefix) }}, "\x00"+c.Prefix+caches.name(), true)
 	}
 	if len(set.list) > 0 {
 		var ids []string
@@ -68,7 +86,19 @@ func (l *Local) SetQuotas(quotas []Quota) {
 		sum := sha256.Sum256([]byte(strings.Join(ids, " ")))
 		set.hash = sum[:]
 	}
-	l.quotas.Store(set)
+	return set
+}
+
+// add adds a quota whose tally goes by a name.
+func (s *quotaSet) add(q Quota, name string, cache bool) {
+	sum := sha256.Sum256([]byte(name))
+	id := hex.EncodeToString(sum[:16])
+	if same := s.byID[id]; same != nil {
+		same.Bytes, same.Tags = tighter(same.Bytes, q.Bytes), tighter(same.Tags, q.Tags)
+		return
+	}
+	s.byID[id] = &quota{q, id, cache}
+	s.list = append(s.list, s.byID[id])
 }
 
 func tighter[N int | int64](a, b N) N {
@@ -125,8 +155,9 @@ func bytesText(n int64) string {
 // that its bytes need not be sent or stored. The transaction that stores it decides.
 // Bytes whose digest is not known yet, as d is empty, count as new.
 func (l *Local) room(ctx context.Context, repo string, d digest.Digest, size int64, tags ...string) error {
-	list := l.quotas.Load().matching(repo)
-	if len(list) == 0 {
+	set := l.quotas.Load()
+	list := set.matching(repo)
+	if len(list) == 0 || set.caches.has(repo) {
 		return nil
 	}
 	return l.meta.View(ctx, func(tx storage.Tx) error {

@@ -110,6 +110,9 @@ func (l *Local) QuotaUsage(ctx context.Context) (list []QuotaUsage, err error) {
 	err = l.meta.View(ctx, func(tx storage.Tx) error {
 		list = nil
 		for _, q := range l.quotas.Load().list {
+			if q.cache {
+				continue
+			}
 			row, counted, err := readTally(tx, q.id)
 			if err != nil {
 				return err
