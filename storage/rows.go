@@ -70,7 +70,8 @@ var (
 	// PulledTags: repository, tag. When a manifest was read by its tag last.
 	PulledTags = Table[Pull]{"pulled-tags"}
 	// PulledDigests: repository, digest. When a manifest that has a tag was read by
-	// its digest last.
+	// its digest last; in a cache of another registry, when any manifest or blob was
+	// read, or when the blob came there.
 	PulledDigests = Table[Pull]{"pulled-digests"}
 )
 

@@ -49,6 +49,7 @@ type Keeper struct {
 	now     func() time.Time
 	log     *slog.Logger
 	rules   atomic.Pointer[[]Rule]
+	cached  atomic.Pointer[func(repo string) bool]
 	changed chan struct{}
 	turn    chan struct{} // who holds it removes tags
 }
@@ -63,8 +64,13 @@ func New(meta storage.Meta, reg Registry, o Options) *Keeper {
 		k.log = slog.New(slog.DiscardHandler)
 	}
 	k.rules.Store(&o.Rules)
+	k.SetCached(func(string) bool { return false })
 	return k
 }
+
+// SetCached sets which repositories are caches of other registries. No rule is about
+// them: they keep what is pulled.
+func (k *Keeper) SetCached(cached func(repo string) bool) { k.cached.Store(&cached) }
 
 // SetRules sets the rules from now on. What is being removed by other ones is
 // stopped, and Run applies the new ones soon.
@@ -132,7 +138,7 @@ func (k *Keeper) plan(ctx context.Context, rules []Rule, s Scope, each func(*pla
 			if s.Repos != nil && !s.Repos(repo) {
 				continue
 			}
-			p := newPlanner(rules, now, repo)
+			p := newPlanner(k.rulesOf(rules, repo), now, repo)
 			if len(p.rules) == 0 && !s.Kept {
 				continue
 			}
@@ -142,6 +148,14 @@ func (k *Keeper) plan(ctx context.Context, rules []Rule, s Scope, each func(*pla
 		}
 		after = repos[len(repos)-1]
 	}
+}
+
+// rulesOf are the rules that can be about a repository.
+func (k *Keeper) rulesOf(rules []Rule, repo string) []Rule {
+	if (*k.cached.Load())(repo) {
+		return nil
+	}
+	return rules
 }
 
 // planRepo goes through the tags of a repository: twice, if they have to be counted.

@@ -3,9 +3,13 @@ package retention
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
@@ -34,6 +38,10 @@ const (
 // a client that asks by tag, as docker and containerd do, reads it by its digest
 // then.
 //
+// In a cache of another registry more counts, as what is kept there depends on it: the
+// manifest, whatever names it, and each blob; and the question where a tag points, as
+// a client that has what it points to asks for nothing else.
+//
 // It keeps nobody waiting: pulls are kept in memory, at most one an hour of each tag
 // and digest, and written every few seconds. In a crash those of the last seconds
 // are lost, and so are those that the store fails to take and those above 50,000 in
@@ -44,9 +52,11 @@ type Pulls struct {
 	log  *slog.Logger
 	some chan struct{} // there are some to be written
 
+	cached atomic.Pointer[func(repo string) bool]
+
 	mu      sync.RWMutex
-	noted   map[pull]time.Time // that need not be written again
-	before  map[pull]time.Time // noted, before it was full
+	noted   map[pull]*notedPull // that need not be written again
+	before  map[pull]*notedPull // noted, before it was full
 	pending map[pull]time.Time
 	lost    int // since the log was told
 
@@ -59,6 +69,12 @@ type pull struct {
 	ref  registry.Reference
 }
 
+// notedPull is when something was pulled.
+type notedPull struct {
+	at   time.Time    // that was written
+	last atomic.Int64 // in a cache, the last time in this process; microseconds since 1970
+}
+
 // PullOptions are what Pulls can be told.
 type PullOptions struct {
 	// Now is the clock; nil for time.Now.
@@ -69,14 +85,31 @@ type PullOptions struct {
 
 // NewPulls makes a recorder of pulls.
 func NewPulls(meta storage.Meta, o PullOptions) *Pulls {
-	p := &Pulls{meta: meta, now: o.Now, log: o.Log, some: make(chan struct{}, 1), noted: map[pull]time.Time{}, pending: map[pull]time.Time{}}
+	p := &Pulls{meta: meta, now: o.Now, log: o.Log, some: make(chan struct{}, 1), noted: map[pull]*notedPull{}, pending: map[pull]time.Time{}}
 	if p.now == nil {
 		p.now = time.Now
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
+	p.SetCached(func(string) bool { return false })
 	return p
+}
+
+// SetCached sets which repositories are caches of other registries. It is asked within
+// transactions.
+func (p *Pulls) SetCached(cached func(repo string) bool) { p.cached.Store(&cached) }
+
+func (p *Pulls) isCached(repo string) bool { return (*p.cached.Load())(repo) }
+
+// Lately says whether content of a cache, a manifest or a blob, was pulled in this
+// process since a time.
+func (p *Pulls) Lately(repo string, d digest.Digest, since time.Time) bool {
+	what := pull{repo, registry.Reference{Digest: d}}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	n := p.lookUp(what)
+	return n != nil && n.last.Load() >= since.UnixMicro()
 }
 
 // begin writes down since when pulls are recorded, once for ever: until then, nobody
@@ -114,22 +147,47 @@ type recording struct {
 func (r *recording) Manifest(ctx context.Context, repo string, ref registry.Reference) ([]byte, registry.Descriptor, error) {
 	data, desc, err := r.Registry.Manifest(ctx, repo, ref)
 	if err == nil {
-		r.pulls.note(pull{repo, ref})
+		r.pulls.noteManifest(repo, ref, desc.Digest)
 	}
 	return data, desc, err
 }
 
+func (r *recording) StatManifest(ctx context.Context, repo string, ref registry.Reference) (registry.Descriptor, error) {
+	desc, err := r.Registry.StatManifest(ctx, repo, ref)
+	if err == nil && ref.Tag != "" && r.pulls.isCached(repo) {
+		r.pulls.noteManifest(repo, ref, desc.Digest)
+	}
+	return desc, err
+}
+
+func (r *recording) Blob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, registry.Descriptor, error) {
+	f, desc, err := r.Registry.Blob(ctx, repo, d)
+	if err == nil && r.pulls.isCached(repo) {
+		r.pulls.note(pull{repo, registry.Reference{Digest: d}}, true)
+	}
+	return f, desc, err
+}
+
+// noteManifest takes down the pull of a manifest by a reference.
+func (p *Pulls) noteManifest(repo string, ref registry.Reference, d digest.Digest) {
+	cached := p.isCached(repo)
+	p.note(pull{repo, ref}, cached)
+	if cached && ref.Tag != "" && d != "" {
+		p.note(pull{repo, registry.Reference{Digest: d}}, cached)
+	}
+}
+
 // note takes down a pull, unless there was one lately.
-func (p *Pulls) note(what pull) {
+func (p *Pulls) note(what pull, cached bool) {
 	now := p.now()
 	p.mu.RLock()
-	known := p.isNoted(what, now)
+	known := p.isNoted(what, now, cached)
 	p.mu.RUnlock()
 	if known {
 		return
 	}
 	p.mu.Lock()
-	if !p.isNoted(what, now) {
+	if !p.isNoted(what, now, cached) {
 		p.add(what, now)
 	}
 	p.mu.Unlock()
@@ -139,12 +197,24 @@ func (p *Pulls) note(what pull) {
 	}
 }
 
-func (p *Pulls) isNoted(what pull, now time.Time) bool {
-	at, ok := p.noted[what]
-	if !ok {
-		at, ok = p.before[what]
+// isNoted says whether a pull need not be written. It remembers one from a cache in any
+// case.
+func (p *Pulls) isNoted(what pull, now time.Time, cached bool) bool {
+	n := p.lookUp(what)
+	if n == nil {
+		return false
 	}
-	return ok && now.Sub(at) < pullEvery
+	if cached {
+		n.last.Store(now.UnixMicro())
+	}
+	return now.Sub(n.at) < pullEvery
+}
+
+func (p *Pulls) lookUp(what pull) *notedPull {
+	if n := p.noted[what]; n != nil {
+		return n
+	}
+	return p.before[what]
 }
 
 func (p *Pulls) add(what pull, now time.Time) {
@@ -154,9 +224,11 @@ func (p *Pulls) add(what pull, now time.Time) {
 	}
 	p.pending[what] = now
 	if len(p.noted) >= maxNoted {
-		p.before, p.noted = p.noted, make(map[pull]time.Time, maxNoted)
+		p.before, p.noted = p.noted, make(map[pull]*notedPull, maxNoted)
 	}
-	p.noted[what] = now
+	n := &notedPull{at: now}
+	n.last.Store(now.UnixMicro())
+	p.noted[what] = n
 }
 
 // Run writes pulls to the store until ctx ends, the last ones after that.
@@ -223,24 +295,37 @@ func (p *Pulls) forget(some []pull) {
 	}
 }
 
-// write writes some pulls, those of what is still there.
+// write writes some pulls, those of what is still there. What a cache does not have
+// yet counts with the next pull.
 func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) error {
-	return p.meta.Update(ctx, func(tx storage.Tx) error {
+	var absent []pull
+	written := map[pull]time.Time{} // lately, by somebody else
+	err := p.meta.Update(ctx, func(tx storage.Tx) error {
+		absent = nil
+		clear(written)
 		for _, what := range some {
 			table, key, there := storage.PulledTags, storage.Key(what.repo, what.ref.Tag), tagged
+			cached := p.isCached(what.repo)
 			if what.ref.Tag == "" {
 				table, key, there = storage.PulledDigests, storage.Key(what.repo, storage.DigestPart(what.ref.Digest)), named
+				if cached {
+					there = held
+				}
 			}
 			old, err := table.Get(tx, key)
 			if err != nil && !isNotFound(err) {
 				return err
 			}
 			if at[what].Sub(old.At) < pullEvery {
-				continue // written by another replica, or before a restart
+				written[what] = old.At // by another replica, or before a restart
+				continue
 			}
 			if is, err := there(tx, what); err != nil {
 				return err
 			} else if !is {
+				if cached {
+					absent = append(absent, what)
+				}
 				continue
 			}
 			if err := table.Put(tx, key, storage.Pull{At: at[what]}); err != nil {
@@ -249,6 +334,31 @@ func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) e
 		}
 		return nil
 	})
+	if err == nil {
+		p.forget(absent)
+		p.know(written)
+	}
+	return err
+}
+
+// know takes down when pulls were written, so that the next ones are in time.
+func (p *Pulls) know(written map[pull]time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for what, at := range written {
+		if n := p.lookUp(what); n != nil && at.Before(n.at) {
+			n.at = at
+		}
+	}
+}
+
+// held says whether a repository has the digest, as a manifest or as a blob.
+func held(tx storage.Tx, what pull) (bool, error) {
+	key := storage.Key(what.repo, storage.DigestPart(what.ref.Digest))
+	if is, err := storage.Manifests.Has(tx, key); is || err != nil {
+		return is, err
+	}
+	return storage.Links.Has(tx, key)
 }
 
 // tagged says whether the tag is there.
