@@ -1,0 +1,96 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// sideConns is how many connections there are for single statements.
+	sideConns = 2
+	// connectTime is how long a connection may take to be made, if the DSN does not say.
+	connectTime = 5 * time.Second
+	// answerTime is how long the server may take to answer: longer than it takes to
+	// give up by itself.
+	answerTime = 45 * time.Second
+	// statementCache is how many statements a connection remembers: all there are.
+	statementCache = 1024
+)
+
+// schemaName is what a schema may be called.
+var schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,39}$`)
+
+// config reads the options. No error holds a part of the DSN.
+func (o Options) config() (config *pgxpool.Config, schema string, err error) {
+	config, err = pgxpool.ParseConfig(o.DSN)
+	if err != nil || o.DSN == "" {
+		return nil, "", errors.New(`the DSN of PostgreSQL cannot be read: want postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, or "host=... user=... dbname=..."; files that it names must be there`)
+	}
+	conn := config.ConnConfig
+	schema = o.Schema
+	if path := conn.RuntimeParams["search_path"]; schema == "" && path != "" {
+		first, _, _ := strings.Cut(path, ",")
+		schema = strings.Trim(first, ` "`)
+	}
+	if schema == "" {
+		schema = defaultSchema
+	}
+	if !schemaName.MatchString(schema) {
+		return nil, "", fmt.Errorf("the schema %q: want a name of lower-case letters, digits and '_', of at most 40 characters", schema)
+	}
+	if o.MaxConns < 0 || o.Patience < 0 {
+		return nil, "", fmt.Errorf("%d connections with a patience of %v", o.MaxConns, o.Patience)
+	}
+	config.MaxConns = int32(min(o.MaxConns, 10_000))
+	if o.MaxConns == 0 {
+		config.MaxConns = defaultConns
+	}
+	config.PingTimeout = connectTime
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > time.Minute {
+		conn.ConnectTimeout = connectTime
+	}
+	conn.StatementCacheCapacity = statementCache
+	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	if conn.RuntimeParams["application_name"] == "" {
+		conn.RuntimeParams["application_name"] = "berth"
+	}
+	conn.OnNotice = nil
+	conn.AfterConnect = nil
+	config.AfterConnect = prepareConn
+	return config, schema, nil
+}
+
+// prepareSession has a session end what does not end by itself, unless the database
+// has limits of its own, and never lose what was committed. Statements use indexes
+// however small a table is: to read a whole table conflicts with whoever writes to it.
+const prepareSession = `SELECT
+	set_config('statement_timeout', CASE current_setting('statement_timeout') WHEN '0' THEN '30s' ELSE current_setting('statement_timeout') END, false),
+	set_config('lock_timeout', CASE current_setting('lock_timeout') WHEN '0' THEN '15s' ELSE current_setting('lock_timeout') END, false),
+	set_config('idle_in_transaction_session_timeout', CASE current_setting('idle_in_transaction_session_timeout') WHEN '0' THEN '120s' ELSE current_setting('idle_in_transaction_session_timeout') END, false),
+	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false),
+	set_config('enable_seqscan', 'off', false),
+	set_config('enable_bitmapscan', 'off', false),
+	set_config('jit', 'off', false),
+	` + timelineNow
+
+// timelineNow is the timeline that the server writes: it is another one when a
+// replica has taken over, which need not know every transaction.
+const timelineNow = `CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END`
+
+// timelineKey is where a connection remembers its timeline.
+const timelineKey = "timeline"
+
+func prepareConn(ctx context.Context, conn *pgx.Conn) error {
+	var timeline, ignored string
+	err := conn.QueryRow(ctx, prepareSession, pgx.QueryExecModeExec).
+		Scan(&ignored, &ignored, &ignored, &ignored, &ignored, &ignored, &ignored, &timeline)
+	conn.PgConn().CustomData()[timelineKey] = timeline
+	return err
+}
