@@ -23,7 +23,6 @@ type acr struct {
 	login, identity string
 	now             func() time.Time
 	client          *http.Client // for Azure's own services
-	direct          *http.Client // for this machine's, which no proxy reaches
 	own             *http.Client // for the registry
 }
 
@@ -36,7 +35,7 @@ const (
 
 func (u *Upstream) newACR(at endpoints) source {
 	a := &acr{
-		registry: u.base, now: u.o.Now, client: u.plainClient(), direct: directClient(),
+		registry: u.base, now: u.o.Now, client: u.plainClient(),
 		own:   &http.Client{Transport: &transport{u: u, base: u.pool}, CheckRedirect: noRedirect},
 		login: "https://login.microsoftonline.com", identity: "http://169.254.169.254",
 	}
@@ -94,7 +93,7 @@ func (a *acr) token(ctx context.Context) (string, error) {
 		if secret != "" {
 			form.Set("client_secret", secret)
 		} else {
-			assertion, err := os.ReadFile(file)
+			assertion, err := os.ReadFile(file) //nolint:gosec // who sets the environment may
 			if err != nil {
 				return "", errors.New("the file of AZURE_FEDERATED_TOKEN_FILE cannot be read")
 			}
@@ -106,10 +105,10 @@ func (a *acr) token(ctx context.Context) (string, error) {
 		err = a.managed(ctx, client, &answer)
 	}
 	if err != nil {
-		return "", fmt.Errorf("Azure: %w", err) //nolint:revive,staticcheck // a name
+		return "", fmt.Errorf("Azure: %w", err) //nolint:staticcheck // a name
 	}
 	if answer.Token == "" {
-		return "", errors.New("Azure gave no token") //nolint:revive,staticcheck // a name
+		return "", errors.New("Azure gave no token") //nolint:staticcheck // a name
 	}
 	return answer.Token, nil
 }
@@ -125,7 +124,7 @@ func (a *acr) managed(ctx context.Context, client string, answer any) error {
 		return errors.New("the address of its service is not valid")
 	}
 	req.Header.Set("Metadata", "true")
-	data, err := askJSON(a.direct, req)
+	data, err := askJSON(a.client, req)
 	if err != nil {
 		return fmt.Errorf("no service principal in the environment, and no managed identity: %w", err)
 	}

@@ -31,7 +31,7 @@ func (w *watch) timer() *time.Timer {
 // receiving watches over the body of an answer.
 func (w *watch) receiving(u *Upstream, resp *http.Response) io.ReadCloser {
 	return &body{
-		u: u, host: resp.Request.URL.Host, r: resp.Body, w: w, ask: resp.Request.Context(),
+		u: u, host: resp.Request.URL.Host, r: resp.Body, w: w, over: resp.Request.Context().Err,
 		timer: w.timer(), left: w.limit, due: progress,
 	}
 }
@@ -42,7 +42,7 @@ type body struct {
 	host string
 	r    io.ReadCloser
 	w    *watch
-	ask  context.Context //nolint:containedctx // of the request whose body it is, to tell its end from the upstream's
+	over func() error // of the request: not nil when the caller gave it up, or w did
 
 	timer *time.Timer
 	n     int64
@@ -64,7 +64,7 @@ func (b *body) Read(p []byte) (int, error) {
 	} else {
 		b.left = max(b.left-time.Since(began), time.Nanosecond)
 	}
-	if err == nil || err == io.EOF { //nolint:errorlint // what io.Reader returns at the end
+	if err == nil || err == io.EOF {
 		return n, err
 	}
 	return n, b.broken(err)
@@ -79,7 +79,7 @@ func (b *body) broken(err error) error {
 			cause: io.ErrUnexpectedEOF,
 		}
 	}
-	if b.ask.Err() != nil || errors.Is(err, http.ErrBodyReadAfterClose) {
+	if b.over() != nil || errors.Is(err, http.ErrBodyReadAfterClose) {
 		return err
 	}
 	b.u.counts.broken.Add(1)

@@ -77,7 +77,7 @@ func (b *breaker) unavailable(until, now time.Time) *Unavailable {
 	return &Unavailable{Name: b.name, Reason: b.reason, Until: until, Limited: b.limited, wait: until.Sub(now)}
 }
 
-// leave takes note of what came of a request: nothing if f is nil. It returns
+// leave takes note of what came of a request: an answer if f is nil. It returns
 // until when it is open, and whether that, or its end, is news.
 func (b *breaker) leave(t ticket, f *fault) (until time.Time, news bool) {
 	b.mu.Lock()
@@ -90,7 +90,7 @@ func (b *breaker) leave(t ticket, f *fault) (until time.Time, news bool) {
 		return b.told(t, f)
 	case t.turn != b.turn:
 		return b.until, false
-	case f == nil:
+	case f == nil || f.alive():
 		news = !b.until.IsZero()
 		if news {
 			b.turn++

@@ -50,6 +50,13 @@ func (c *tokenCache) Set(ctx context.Context, registry string, scheme auth.Schem
 	})
 }
 
+// reset drops what is kept.
+func (c *tokenCache) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cache, c.count = auth.NewCache(), 0
+}
+
 func (c *tokenCache) grew() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,14 +24,14 @@ func (d doer) Do(req *http.Request) (*http.Response, error) {
 		u.counts.rejected.Add(1)
 		return nil, closed
 	}
-	settled := false
+	over := false
 	defer func() {
-		if !settled { // a panic of what was called
+		if !over { // a panic of what was called
 			u.breaker.leave(pass, &fault{kind: cancelled})
 		}
 	}()
 	resp, f := d.try(req)
-	settled = true
+	over = true
 	until, news := u.breaker.leave(pass, f)
 	if f == nil {
 		if resp.StatusCode == http.StatusNotFound {
@@ -79,8 +79,8 @@ func (d doer) try(req *http.Request) (*http.Response, *fault) {
 		if req.Body != nil && req.Body != http.NoBody {
 			return nil, f
 		}
-		if (f.kind == refused || f.kind == denied) && !renewed && u.source.forget(began) {
-			renewed = true // credentials that were had before may have ended since
+		if !renewed && u.outdated(f, began) {
+			renewed = true
 			continue
 		}
 		idempotent := req.Method == http.MethodGet || req.Method == http.MethodHead
@@ -90,6 +90,27 @@ func (d doer) try(req *http.Request) (*http.Response, *fault) {
 		u.counts.retries.Add(1)
 	}
 }
+
+// outdated says whether a fault at credentials may be due to their age, and has
+// them fetched anew if so. Some registries answer as if to a lack of rights; that
+// what a client asks for does not exist must not have credentials fetched each time.
+func (u *Upstream) outdated(f *fault, began time.Time) bool {
+	switch f.kind {
+	case refused:
+	case denied:
+		began = began.Add(-settled)
+	default:
+		return false
+	}
+	if !u.source.forget(began) {
+		return false
+	}
+	u.tokens.reset()
+	return true
+}
+
+// settled is how old credentials are that may have ended unnoticed.
+const settled = 30 * time.Second
 
 // pause waits before the try after the nth, unless the caller gives up.
 func pause(ctx context.Context, n int) bool {
@@ -115,15 +136,17 @@ func (d doer) once(req *http.Request) (*http.Response, *fault) {
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	return nil, d.denied(req, resp)
+	return nil, d.denied(resp)
 }
 
 // denied is why an upstream lets the mirror not in, or not at this.
-func (d doer) denied(req *http.Request, resp *http.Response) *fault {
+func (d doer) denied(resp *http.Response) *fault {
 	u := d.u
-	basic := resp.Request != nil && isBasic(resp.Request.Header.Get("Authorization"))
+	basic := isBasic(resp.Request.Header.Get("Authorization"))
 	switch {
-	case resp.StatusCode == http.StatusUnauthorized && (basic || u.o.Token != "") && u.sameOrigin(resp.Request.URL):
+	case !u.sameOrigin(resp.Request.URL): // storage that it redirects to, with a URL that may have expired
+		return &fault{reason: answered(resp), again: true}
+	case resp.StatusCode == http.StatusUnauthorized && (basic || u.o.Token != ""):
 		return &fault{kind: refused, reason: "the mirror's credentials were refused: " + answered(resp)}
 	case u.source.anonymous():
 		return &fault{kind: denied, reason: "access without credentials was denied, or it does not exist: " + answered(resp)}

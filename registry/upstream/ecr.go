@@ -77,7 +77,7 @@ func ecrOf(host string) (*ecr, error) {
 // fetch asks for a user and a password that hold for twelve hours.
 func (e *ecr) fetch(ctx context.Context) (auth.Credential, time.Time, error) {
 	none := auth.EmptyCredential
-	keys, err := e.keys.GetWithContext(&credentials.CredContext{Client: http.DefaultClient, Context: ctx})
+	keys, err := e.keys.GetWithContext(&credentials.CredContext{Client: e.client, Context: ctx})
 	if err != nil || keys.AccessKeyID == "" {
 		return none, time.Time{}, errors.New("found no keys of AWS in the environment, its files, or a role")
 	}

@@ -44,6 +44,9 @@ type fault struct {
 
 func (f *fault) Error() string { return f.reason }
 
+// alive says that the upstream did answer, if not as one would like.
+func (f *fault) alive() bool { return f.kind == refused || f.kind == denied || f.kind == barred }
+
 // faultOf is the fault that an answer is by its status, or nil. It reads the
 // answer's body if it is one.
 func faultOf(resp *http.Response, now time.Time) *fault {

@@ -39,7 +39,7 @@ func googleToken(ctx context.Context, client *http.Client) (*oauth2.Token, error
 	}
 	token, err := found.TokenSource.Token()
 	if err != nil || token.AccessToken == "" {
-		return nil, errors.New("Google gave no token for the application default credentials") //nolint:staticcheck,revive // a name
+		return nil, errors.New("Google gave no token for the application default credentials") //nolint:staticcheck // a name
 	}
 	return token, nil
 }

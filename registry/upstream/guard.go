@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,32 +50,35 @@ func distanceOf(ip netip.Addr) distance {
 func embedded(ip netip.Addr) netip.Addr {
 	b := ip.As16()
 	switch {
-	case netip.MustParsePrefix("64:ff9b::/96").Contains(ip):
+	case nat64.Contains(ip):
 		return netip.AddrFrom4([4]byte(b[12:16]))
-	case netip.MustParsePrefix("2002::/16").Contains(ip):
+	case sixToFour.Contains(ip):
 		return netip.AddrFrom4([4]byte(b[2:6]))
 	default:
 		return ip
 	}
 }
 
-func within(ip netip.Addr, prefixes []string) bool {
-	for _, p := range prefixes {
-		if netip.MustParsePrefix(p).Contains(ip) {
-			return true
-		}
+func within(ip netip.Addr, prefixes []netip.Prefix) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+func prefixes(all ...string) []netip.Prefix {
+	parsed := make([]netip.Prefix, len(all))
+	for i, p := range all {
+		parsed[i] = netip.MustParsePrefix(p)
 	}
-	return false
+	return parsed
 }
 
 // inside are shared, benchmarking and former site-local addresses, nearest those
 // of the clouds' metadata outside of link-local ones.
 var (
-	inside  = []string{"100.64.0.0/10", "198.18.0.0/15", "192.0.0.0/24", "fec0::/10"}
-	nearest = []string{
-		"0.0.0.0/8", "240.0.0.0/4", "100.100.100.200/32", "168.63.129.16/32",
-		"fd00:ec2::/32", "fd20:ce::254/128",
-	}
+	inside  = prefixes("100.64.0.0/10", "198.18.0.0/15", "192.0.0.0/24", "fec0::/10")
+	nearest = prefixes("0.0.0.0/8", "240.0.0.0/4", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::254/128")
+
+	nat64     = netip.MustParsePrefix("64:ff9b::/96")
+	sixToFour = netip.MustParsePrefix("2002::/16")
 )
 
 // mayAsk refuses a URL that shows that it is nearer than the upstream: behind a

@@ -8,33 +8,31 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
-	"time"
 )
 
 // maxAnswer bounds what is read of a provider's answer.
 const maxAnswer = 256 << 10
 
-// plainClient asks providers' services, through the proxy of the upstream. What
-// the upstream's authority signs is not theirs.
+// plainClient asks providers' services, through the proxy of the upstream if they
+// are not of this machine or its network. What the upstream's authority signs is
+// not theirs.
 func (u *Upstream) plainClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy: u.pool.Proxy, ForceAttemptHTTP2: true, DisableKeepAlives: true,
+			Proxy: func(req *http.Request) (*url.URL, error) {
+				if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil && distanceOf(ip) != public {
+					return nil, nil //nolint:nilnil // how to say that there is none
+				}
+				return u.pool.Proxy(req)
+			},
+			ForceAttemptHTTP2: true, DisableKeepAlives: true,
 			DialContext:         (&net.Dialer{Timeout: u.o.DialTimeout}).DialContext,
 			TLSHandshakeTimeout: u.o.DialTimeout,
 		},
 		Timeout: fetchTime, CheckRedirect: noRedirect,
-	}
-}
-
-// directClient asks the services of the machine, which answer at once or are not
-// there.
-func directClient() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 2 * time.Second}).DialContext},
-		Timeout:   10 * time.Second, CheckRedirect: noRedirect,
 	}
 }
 
@@ -44,7 +42,7 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 // askJSON sends a request and returns the answer. Its errors have neither the URL
 // nor anything of the answer in them.
 func askJSON(client *http.Client, req *http.Request) ([]byte, error) {
-	resp, err := client.Do(req)
+	resp, err := client.Do(req) //nolint:gosec // the configuration and the environment say where
 	if err != nil {
 		if f, ok := errors.AsType[*fault](err); ok {
 			return nil, f
@@ -67,7 +65,7 @@ func askJSON(client *http.Client, req *http.Request) ([]byte, error) {
 
 // postForm posts a form and decodes the answer.
 func postForm(ctx context.Context, client *http.Client, to string, form url.Values, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(form.Encode())) //nolint:gosec // as above
 	if err != nil {
 		return errors.New("the address of the service is not valid")
 	}

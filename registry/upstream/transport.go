@@ -129,11 +129,15 @@ func (u *Upstream) judge(resp *http.Response, own bool) error {
 	if f := faultOf(resp, u.o.Now()); f != nil {
 		return f
 	}
-	if !own || resp.StatusCode != http.StatusUnauthorized || u.base.Scheme != "https" {
+	if !own || resp.StatusCode != http.StatusUnauthorized {
 		return nil
 	}
-	m := realmParam.FindStringSubmatch(resp.Header.Get("Www-Authenticate"))
-	if m == nil {
+	challenge := resp.Header.Get("Www-Authenticate")
+	if isBasic(challenge+" ") && (u.o.Token != "" || u.o.Username == identityUser) {
+		return &fault{kind: refused, reason: u.base.Host + " wants a username and a password, and the mirror has a token"}
+	}
+	m := realmParam.FindStringSubmatch(challenge)
+	if m == nil || u.base.Scheme != "https" {
 		return nil
 	}
 	if realm, err := url.Parse(m[1]); err != nil || realm.Scheme != "https" {

@@ -33,6 +33,7 @@ type Upstream struct {
 	base    *url.URL
 	client  *remote.Client
 	auth    *auth.Client
+	tokens  *tokenCache
 	source  source
 	pool    *http.Transport
 	breaker *breaker
@@ -54,7 +55,7 @@ func newAt(o Options, at endpoints) (*Upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{o: o, base: base, breaker: newBreaker(o.Name, o.Now)}
+	u := &Upstream{o: o, base: base, breaker: newBreaker(o.Name, o.Now), tokens: newTokenCache()}
 	if ip, err := netip.ParseAddr(base.Hostname()); err == nil {
 		u.near.set(distanceOf(ip))
 	}
@@ -69,7 +70,7 @@ func newAt(o Options, at endpoints) (*Upstream, error) {
 		Client:     &http.Client{Transport: &transport{u: u, base: u.pool}, CheckRedirect: checkRedirect},
 		Header:     http.Header{"User-Agent": {o.UserAgent}},
 		Credential: u.credential,
-		Cache:      newTokenCache(),
+		Cache:      u.tokens,
 		ClientID:   "berth",
 		// Addresses are judged when they are dialled: a name may resolve to
 		// another by then.
