@@ -1,0 +1,380 @@
+package mirroring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/registry/copying"
+	"github.com/berth-registry/berth/storage"
+)
+
+const (
+	// maxReason is how much of a failure is written down, in bytes.
+	maxReason = 500
+	// tellEvery is how often bytes are told of.
+	tellEvery = 200 * time.Millisecond
+)
+
+// run is a run of a job.
+type run struct {
+	w      *Worker
+	job    Job
+	up     Upstream
+	source copying.Reader // of up, slowed
+	group  *copying.Group
+	room   chan struct{} // for questions to the upstream
+	dry    bool
+	stop   context.CancelCauseFunc
+
+	telling  sync.Mutex // held while progress is told
+	progress func(Event)
+
+	mu     sync.Mutex
+	now    RunStatus
+	waits  time.Time // until when the upstream is not asked
+	paused int       // how often, since it last answered
+	steps  int64
+	done   int64
+	sent   int64 // bytes, of blobs that are being copied
+	told   time.Time
+}
+
+func newRun(j Job, up Upstream, w *Worker, progress func(Event)) *run {
+	return &run{
+		w: w, job: j, up: up, source: slowed(up.Source, j.Rate), group: copying.NewGroup(j.Jobs), room: make(chan struct{}, j.Jobs),
+		progress: progress, now: RunStatus{Began: w.now()}, stop: func(error) {},
+	}
+}
+
+// status says how far the run is.
+func (r *run) status() RunStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.now
+	s.Counts.Bytes += r.sent
+	s.Failures = append([]Failure(nil), s.Failures...)
+	if s.Waits = r.waits; !s.Waits.After(r.w.now()) {
+		s.Waits = time.Time{}
+	}
+	return s
+}
+
+// tell tells progress of an event, with how far the run is.
+func (r *run) tell(e Event) {
+	if r.progress == nil {
+		return
+	}
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	r.mu.Lock()
+	e.Counts, e.Steps, e.Done = r.now.Counts, r.steps, r.done
+	e.Counts.Bytes += r.sent
+	r.told = r.w.now()
+	r.mu.Unlock()
+	r.progress(e)
+}
+
+// count changes how far the run is.
+func (r *run) count(change func(*Counts)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.now.Counts)
+}
+
+// fail writes down what went wrong with tags, or with a repository if there are none.
+func (r *run) fail(ctx context.Context, repo string, tags []string, err error) {
+	if ctx.Err() != nil {
+		return // the run was stopped, which is no fault of theirs
+	}
+	reason, ours := r.reason(ctx, err)
+	if ours && fatal(err) {
+		r.stop(errors.New(reason))
+		return
+	}
+	if len(tags) == 0 {
+		tags = []string{""}
+	}
+	for _, tag := range tags {
+		f := Failure{Repo: repo, Tag: tag, Reason: reason}
+		r.mu.Lock()
+		r.now.Counts.Failed++
+		if len(r.now.Failures) < maxFailures {
+			r.now.Failures = append(r.now.Failures, f)
+		}
+		r.mu.Unlock()
+		r.tell(Event{Failure: &f})
+	}
+}
+
+// reason says an error to the user: of the store of this registry, ours, no more than
+// that it failed.
+func (r *run) reason(ctx context.Context, err error) (text string, ours bool) {
+	if e := (*copying.SourceError)(nil); errors.As(err, &e) {
+		return clip(err.Error()), false
+	}
+	kind := (*registry.Error)(nil)
+	switch {
+	case errors.As(err, &kind):
+		return clip(err.Error()), true
+	case errors.Is(err, storage.ErrNoSpace):
+		return registry.ErrNoSpace.Message, true
+	case errors.Is(err, storage.ErrReadOnly):
+		return registry.ErrReadOnly.Message, true
+	}
+	r.w.log.ErrorContext(ctx, "images cannot be mirrored", "job", r.job.Name, "error", err)
+	return registry.ErrUnavailable.Message, true
+}
+
+// fatal says that no other image will fare better.
+func fatal(err error) bool {
+	for _, kind := range []error{registry.ErrNoSpace, registry.ErrReadOnly, storage.ErrNoSpace, storage.ErrReadOnly, storage.ErrClosed} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+func clip(s string) string {
+	if len(s) > maxReason {
+		s = s[:maxReason] + "..."
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+// execute does it all, and says how it has ended, and when to go on if that is set.
+func (r *run) execute(ctx context.Context) (s RunStatus, again time.Time) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	r.stop = stop
+	err := r.repos(ctx)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	s = r.status()
+	s.Ended, s.Waits = r.w.now(), time.Time{}
+	later := (*postponed)(nil)
+	switch {
+	case errors.As(err, &later):
+		s.Outcome, again = Postponed, later.until
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrUnknownJob), errors.Is(err, errLost):
+		s.Outcome = Interrupted
+	case err != nil:
+		s.Outcome = Failed
+	case s.Counts.Failed > 0:
+		s.Outcome, s.Reason = Failed, fmt.Sprintf("%d of %d tags failed", s.Counts.Failed, max(s.Counts.Tags, s.Counts.Failed))
+	default:
+		s.Outcome = Good
+	}
+	if err != nil {
+		s.Reason = clip(err.Error())
+	}
+	return s, again
+}
+
+// repos goes through the repositories, some at once.
+func (r *run) repos(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.job.Jobs)
+	for repo, err := range r.names(ctx) {
+		if err != nil {
+			r.fail(ctx, repo, nil, err)
+			continue
+		}
+		g.Go(func() error { return r.repo(ctx, repo) })
+	}
+	return g.Wait()
+}
+
+// repo does what is to be done about a repository. Only what stops the run is an
+// error.
+func (r *run) repo(ctx context.Context, from string) error {
+	seen, err := r.look(ctx, from)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		r.fail(ctx, seen.Repo, nil, err)
+		return nil
+	}
+	r.count(func(c *Counts) { c.Repos++ })
+	manifests := newDigests()
+	if err := r.perform(ctx, Plan(&r.job, seen), manifests); err != nil {
+		return err
+	}
+	if !r.job.Referrers {
+		return nil
+	}
+	more := Seen{Repo: seen.Repo, From: seen.From}
+	if err := r.heads(ctx, &more, Attached(seen.Listed, manifests.all), true); err != nil {
+		return err
+	}
+	return r.perform(ctx, Plan(&r.job, more), newDigests())
+}
+
+// perform does the steps of a repository, some at once, or only tells of them. It
+// notes the manifests that they are about.
+func (r *run) perform(ctx context.Context, plan []Step, manifests *digests) error {
+	r.mu.Lock()
+	for _, s := range plan {
+		if s.Action != Remove {
+			r.now.Counts.Tags += int64(len(s.Tags))
+		}
+		if s.Action != Keep {
+			r.steps++
+		}
+	}
+	r.mu.Unlock()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(r.job.Jobs)
+	for _, s := range plan {
+		if s.Action != Remove {
+			manifests.add(s.Digest)
+		}
+		if r.dry {
+			r.finish(s)
+			continue
+		}
+		g.Go(func() error {
+			err := r.do(ctx, s, manifests)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				r.fail(ctx, s.Repo, s.Tags, err)
+				return nil
+			}
+			r.finish(s)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// finish counts a step that is done.
+func (r *run) finish(s Step) {
+	n := int64(len(s.Tags))
+	r.mu.Lock()
+	switch c := &r.now.Counts; s.Action {
+	case Keep:
+		c.Unchanged += n
+	case Copy:
+		c.Copied += n
+		r.done++
+	case Remove:
+		c.Removed += n
+		r.done++
+	}
+	r.mu.Unlock()
+	r.tell(Event{Step: &s})
+}
+
+// do does a step.
+func (r *run) do(ctx context.Context, s Step, manifests *digests) error {
+	switch {
+	case s.Action == Remove:
+		return r.remove(ctx, s)
+	case s.Action == Copy:
+		if err := r.copy(ctx, s, s.Tags, manifests); err != nil {
+			return err
+		}
+	case r.job.Referrers:
+		if err := r.copy(ctx, s, nil, manifests); err != nil {
+			return err
+		}
+	}
+	for _, tag := range s.Tags {
+		if err := r.learn(ctx, s.Repo, tag, s.Digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn remembers what a tag names upstream, if that is not remembered.
+func (r *run) learn(ctx context.Context, repo, tag string, d digest.Digest) error {
+	u, err := r.w.target.Upstreamed(ctx, repo, tag)
+	if err != nil || u.Digest == d {
+		return err
+	}
+	return r.w.target.SetUpstreamed(ctx, repo, tag, registry.Upstreamed{Digest: d, Checked: r.w.now()})
+}
+
+func (r *run) remove(ctx context.Context, s Step) error {
+	for _, tag := range s.Tags {
+		err := r.w.target.DeleteTag(ctx, s.Repo, tag)
+		if err != nil && !errors.Is(err, registry.ErrManifestUnknown) {
+			return err
+		}
+		if err := r.w.target.SetUpstreamed(ctx, s.Repo, tag, registry.Upstreamed{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copy copies an image, or what is missing of it, and points tags at it.
+func (r *run) copy(ctx context.Context, s Step, tags []string, manifests *digests) error {
+	return r.ask(ctx, func(ctx context.Context) error {
+		sending := map[digest.Digest]int64{}
+		_, err := copying.Copy(ctx,
+			copying.Source{Registry: r.source, Repo: s.From, Ref: registry.Reference{Digest: s.Digest}},
+			copying.Target{Registry: r.w.target, Repo: s.Repo, Tags: tags},
+			copying.Options{
+				Sparse: true, Platforms: r.job.platforms, Referrers: r.job.Referrers, Group: r.group,
+				Progress: func(e copying.Event) { r.copied(e, sending, manifests) },
+			})
+		r.mu.Lock()
+		for _, n := range sending {
+			r.sent -= n // of blobs that were not copied
+		}
+		r.mu.Unlock()
+		return err
+	})
+}
+
+// copied counts what a copy says that it does.
+func (r *run) copied(e copying.Event, sending map[digest.Digest]int64, manifests *digests) {
+	d := e.Descriptor.Digest
+	if e.Manifest {
+		manifests.add(d)
+	}
+	r.mu.Lock()
+	switch e.State {
+	case copying.Sending:
+		r.sent += e.Bytes - sending[d]
+		sending[d] = e.Bytes
+	case copying.Copied:
+		r.sent -= sending[d]
+		delete(sending, d)
+		r.now.Counts.Bytes += e.Descriptor.Size
+	case copying.Mounted, copying.Present:
+	}
+	quiet := r.w.now().Sub(r.told) < tellEvery
+	r.mu.Unlock()
+	if !quiet {
+		r.tell(Event{})
+	}
+}
+
+// digests is a set.
+type digests struct {
+	mu  sync.Mutex
+	all map[digest.Digest]bool
+}
+
+func newDigests() *digests { return &digests{all: map[digest.Digest]bool{}} }
+
+func (s *digests) add(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all[d] = true
+}
