@@ -85,6 +85,8 @@ type Options struct {
 	Retention Retention
 	// Backups makes backups; nil if this server does not.
 	Backups Backups
+	// Mirroring copies from other registries on a schedule; nil if this server does not.
+	Mirroring Mirroring
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

@@ -136,10 +136,15 @@ func (c *Client) RotateSigningKeys(ctx context.Context) error {
 // callNamed calls a route with a name in its path. A name that a proxy on the way
 // could take for another path is none.
 func (c *Client) callNamed(ctx context.Context, method, before, name, after string, unknown error, in, out any) error {
-	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
+	if !validPart(name) {
 		return unknown
 	}
 	return c.call(ctx, method, before+url.PathEscape(name)+after, in, out)
+}
+
+// validPart says whether a name can be a component of a path.
+func validPart(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.Contains(name, "/")
 }
 
 // request makes a request with a body, unless in is nil.

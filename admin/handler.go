@@ -53,6 +53,10 @@ func routes() []route {
 		{"GET", "retention", administrator, "", "", (*call).planRetention},
 		{"POST", "retention", administrator, audit.ConfigChange, "apply-retention", (*call).retain},
 
+		{"GET", "mirrors", administrator, "", "", (*call).listMirrors},
+		{"GET", "mirrors/*", administrator, "", "", (*call).planMirror},
+		{"POST", "mirrors/*", administrator, audit.ConfigChange, "run-mirror", (*call).mirror},
+
 		{"POST", "backup", onMachine, audit.ConfigChange, "backup", (*call).backup},
 
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},
