@@ -34,6 +34,9 @@ func (x *exchange) blob() error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // it was only read
+	if moved, err := x.redirect(f, desc.Digest); moved || err != nil {
+		return err
+	}
 	part, err := x.blobHeaders(desc)
 	if err != nil || part.n == 0 {
 		return err

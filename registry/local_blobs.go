@@ -89,7 +89,7 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 		return Descriptor{}, err
 	}
 	id := "push-" + rand.Text()
-	stage, err := l.blobs.Stage(ctx, id, 0)
+	stage, err := storage.StageFor(ctx, l.blobs, id, d)
 	if err != nil {
 		return Descriptor{}, err
 	}

@@ -150,7 +150,7 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 // store makes data durable as the blob d.
 func (l *Local) store(ctx context.Context, d digest.Digest, data []byte) error {
 	id := "manifest-" + rand.Text()
-	stage, err := l.blobs.Stage(ctx, id, 0)
+	stage, err := storage.StageFor(ctx, l.blobs, id, d)
 	if err != nil {
 		return err
 	}

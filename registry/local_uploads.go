@@ -67,6 +67,7 @@ func (l *Local) CommitUpload(ctx context.Context, repo, id string, chunk Chunk, 
 	if err := l.roomFor(ctx, repo, d, r, u.row.Size); err != nil {
 		return Descriptor{}, errors.Join(err, u.endRefused(ctx, err))
 	}
+	u.want = d
 	if err := u.append(ctx, chunk, r); err != nil {
 		return Descriptor{}, err
 	}
@@ -130,6 +131,7 @@ type upload struct {
 	row   storage.Upload
 	hash  hash.Hash
 	stage storage.Stage
+	want  digest.Digest // what it is to become; empty if that is not known
 	leave func()
 }
 
@@ -193,6 +195,10 @@ func (u *upload) open(ctx context.Context) (err error) {
 		if err := u.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(u.row.Hash); err != nil {
 			return fmt.Errorf("damaged state of an upload's hash: %w", err)
 		}
+	}
+	if u.row.Size == 0 && u.want != "" && u.want.Algorithm() == u.id.alg { // of another one, all would be read again
+		u.stage, err = storage.StageFor(ctx, u.local.blobs, u.id.text, u.want)
+		return err
 	}
 	u.stage, err = u.local.blobs.Stage(ctx, u.id.text, u.row.Size)
 	if isNotFound(err) {

@@ -20,12 +20,17 @@ func (m *Metrics) timer(store, operation string) timer {
 	return timer{m.store.WithLabelValues(store, operation)}
 }
 
-// Blobs measures how long the operations of b take.
+// Blobs measures how long the operations of b take. It is a storage.DigestStager if b
+// is one.
 func (m *Metrics) Blobs(b storage.Blobs) storage.Blobs {
-	return &blobs{
+	timed := &blobs{
 		Blobs: b, open: m.timer("blobs", "open"), size: m.timer("blobs", "size"), delete: m.timer("blobs", "delete"),
 		stage: m.timer("blobs", "stage"), sync: m.timer("blobs", "sync"), commit: m.timer("blobs", "commit"),
 	}
+	if s, ok := b.(storage.DigestStager); ok {
+		return &digestBlobs{timed, s}
+	}
+	return timed
 }
 
 type blobs struct {
@@ -55,6 +60,21 @@ func (b *blobs) Stage(ctx context.Context, id string, off int64) (storage.Stage,
 		return nil, err
 	}
 	return &stage{s, b}, nil
+}
+
+// digestBlobs is blobs of a driver that does less when it knows digests.
+type digestBlobs struct {
+	*blobs
+	stager storage.DigestStager
+}
+
+func (b *digestBlobs) StageFor(ctx context.Context, id string, d digest.Digest) (storage.Stage, error) {
+	defer b.stage.since(time.Now())
+	s, err := b.stager.StageFor(ctx, id, d)
+	if err != nil {
+		return nil, err
+	}
+	return &stage{s, b.blobs}, nil
 }
 
 type stage struct {
