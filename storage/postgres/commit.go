@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,6 +17,9 @@ const (
 	writeRows  = 1000
 	writeBytes = 4 << 20
 )
+
+// sessionTime is how long a commit may take, whoever has gone.
+const sessionTime = time.Minute
 
 // commit writes what is to be written and commits, in one message. From then on the
 // caller's context is not asked: whether it was done must be found out.

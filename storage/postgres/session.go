@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -15,7 +14,8 @@ import (
 )
 
 // session is a transaction of the server: rows as they are there, without what is
-// still to be written. It begins with the first statement, in one message with it.
+// still to be written. That of an update begins with the first statement, in one message
+// with it; that of a view before, as its snapshot must not be one of later.
 type session struct {
 	meta   *Meta
 	ctx    context.Context //nolint:containedctx // it is that of the View or Update that runs
@@ -128,6 +128,7 @@ func (s *session) first(conn *pgxpool.Conn, read func(pgx.Rows) error, sql strin
 		batch.Queue("SELECT pg_current_xact_id()::text").QueryRow(func(row pgx.Row) error { return row.Scan(&s.xid) })
 	} else {
 		batch.Queue(s.meta.sql.beginView)
+		batch.Queue("SELECT 1") // with it the snapshot is taken
 	}
 	if sql != "" {
 		batch.Queue(sql, args...).Query(read)
@@ -263,6 +264,3 @@ func (s *session) Put(string, []byte, []byte) error { return s.fail(errView) }
 func (s *session) Delete(string, []byte) error { return s.fail(errView) }
 
 var errView = errors.New("a view cannot write")
-
-// sessionTime is how long the end of a transaction may take, whoever has gone.
-const sessionTime = time.Minute

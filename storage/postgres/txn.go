@@ -30,6 +30,9 @@ func (m *Meta) View(ctx context.Context, fn func(storage.Tx) error) error {
 	defer leave()
 	t := &txn{session: session{meta: m, ctx: ctx, tries: m.newTries()}}
 	defer t.end()
+	if err := t.begin(nil, ""); err != nil {
+		return err
+	}
 	if err := fn(t); err != nil {
 		return err
 	}
