@@ -187,7 +187,12 @@ func (s *Scrub) moveAway(ctx context.Context, d digest.Digest, size int64, f fou
 	}
 	s.log.ErrorContext(ctx, "stored bytes are damaged: they are unknown to clients until somebody pushes them again",
 		"digest", d, "damage", f.kind.String(), "size", size, "found", f.bytes, "cause", f.cause)
-	return s.registry.Settle(ctx, d, f.kind, kept)
+	err := s.registry.Settle(ctx, d, f.kind, kept)
+	select {
+	case s.hurt <- struct{}{}:
+	default: // it is about to look
+	}
+	return err
 }
 
 // finishMoves does what again was kept from: nobody can push what is marked until it

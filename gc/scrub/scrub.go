@@ -11,7 +11,8 @@
 // larger than a buffer is held in memory, and no push or pull waits for a scrub, but
 // for a push of the very bytes that are just moved away.
 //
-// What is damaged it cannot mend. It does not check what the metadata says, nor the
+// What is damaged it cannot mend itself: Options.Heal may, again and again until it
+// does, of what can be had anew from somewhere. It does not check what the metadata says, nor the
 // bytes of upload sessions.
 package scrub
 
@@ -58,6 +59,12 @@ type Options struct {
 	Interval time.Duration
 	// Rate is how many bytes a second a round reads; 0 for any number.
 	Rate int64
+	// Heal, if set, is asked to store damaged bytes anew, by pushing them to one of the
+	// repositories that need them; it may take its time. It is asked after they were
+	// moved away, and again every hour until they are whole. It fails if it cannot, as
+	// who has them is not to be reached: with errors.ErrUnsupported if nobody has
+	// them. repos are some of the repositories, if there are many.
+	Heal func(ctx context.Context, d digest.Digest, repos []string) error
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
 	// Log receives what is damaged; nil is none.
@@ -94,6 +101,8 @@ type Scrub struct {
 	limiter  *rate.Limiter
 	wake     chan struct{}      // there is something new for Run to look at
 	doubts   chan digest.Digest // to be checked out of turn
+	healer   func(context.Context, digest.Digest, []string) error
+	hurt     chan struct{} // there is something new to be healed
 
 	confirming sync.Mutex // held from a mark to what became of it
 	inRow      int        // blobs that could not be read, after the last that could; guarded by confirming
@@ -115,6 +124,7 @@ func New(blobs storage.Blobs, meta storage.Meta, reg Registry, o Options) *Scrub
 		blobs: blobs, meta: meta, registry: reg, now: o.Now, log: o.Log,
 		limiter: rate.NewLimiter(rate.Inf, chunk), wake: make(chan struct{}, 1),
 		doubts: make(chan digest.Digest, maxDoubts), doubted: map[digest.Digest]bool{},
+		healer: o.Heal, hurt: make(chan struct{}, 1),
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -185,9 +195,10 @@ func (s *Scrub) Start(ctx context.Context) (started bool, err error) {
 
 // Run checks until ctx ends.
 func (s *Scrub) Run(ctx context.Context) {
-	var doubts sync.WaitGroup
-	defer doubts.Wait()
-	doubts.Go(func() { s.checkDoubts(ctx) })
+	var besides sync.WaitGroup
+	defer besides.Wait()
+	besides.Go(func() { s.checkDoubts(ctx) })
+	besides.Go(func() { s.heal(ctx) })
 	for failures := 0; ctx.Err() == nil; {
 		wait, err := s.next(ctx)
 		if err == nil && wait == 0 {
