@@ -20,15 +20,34 @@ const blobType = "application/octet-stream"
 // Blob opens a blob. Reading it from start to end is one request; after a Seek
 // the next Read makes another. The reader fails at the blob's end with
 // ErrDigestInvalid if what it read from its start is not d; what was only
-// reached by seeking past other bytes is not verified.
+// reached by seeking past other bytes is not verified. A Read that failed as the
+// connection did can be tried again: it goes on where the last one was.
 func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, registry.Descriptor, error) {
-	resp, err := c.openBlob(ctx, repo, d, 0)
+	b, err := c.blob(ctx, repo, d)
 	if err != nil {
 		return nil, registry.Descriptor{}, err
 	}
+	b.hash = d.Algorithm().Hash()
+	return b, b.desc, nil
+}
+
+// OpenBlob is Blob for whoever verifies what it reads: the reader does not.
+func (c *Client) OpenBlob(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, registry.Descriptor, error) {
+	b, err := c.blob(ctx, repo, d)
+	if err != nil {
+		return nil, registry.Descriptor{}, err
+	}
+	return b, b.desc, nil
+}
+
+func (c *Client) blob(ctx context.Context, repo string, d digest.Digest) (*blobReader, error) {
+	resp, err := c.openBlob(ctx, repo, d, 0)
+	if err != nil {
+		return nil, err
+	}
 	if resp.ContentLength < 0 {
 		resp.Body.Close()
-		return nil, registry.Descriptor{}, fmt.Errorf("registry %s does not say how large blob %s is", c.base.Host, d)
+		return nil, fmt.Errorf("registry %s does not say how large blob %s is", c.base.Host, d)
 	}
 	desc := registry.Descriptor{MediaType: blobType, Digest: d, Size: resp.ContentLength}
 	open := func(off int64) (io.ReadCloser, error) {
@@ -38,7 +57,7 @@ func (c *Client) Blob(ctx context.Context, repo string, d digest.Digest) (io.Rea
 		}
 		return resp.Body, nil
 	}
-	return &blobReader{open: open, desc: desc, body: resp.Body, hash: d.Algorithm().Hash()}, desc, nil
+	return &blobReader{open: open, desc: desc, body: resp.Body}, nil
 }
 
 func (c *Client) openBlob(ctx context.Context, repo string, d digest.Digest, off int64) (*http.Response, error) {
@@ -107,8 +126,8 @@ type blobReader struct {
 	desc registry.Descriptor
 	body io.ReadCloser // at at; nil if there is none
 	at   int64
-	pos  int64 // where the next Read begins
-	hash hash.Hash
+	pos  int64     // where the next Read begins
+	hash hash.Hash // nil: nothing is verified
 	// hashed is how many bytes from the start were hashed.
 	hashed int64
 	err    error // of the content, for good
@@ -129,7 +148,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.body.Read(p[:min(int64(len(p)), b.desc.Size-b.pos)])
-	if from := b.hashed - b.pos; from >= 0 && from < int64(n) {
+	if from := b.hashed - b.pos; b.hash != nil && from >= 0 && from < int64(n) {
 		b.hash.Write(p[from:n])
 		b.hashed += int64(n) - from
 	}
@@ -141,6 +160,8 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		return n, io.ErrUnexpectedEOF
 	case errors.Is(err, io.EOF):
 		return n, b.verify()
+	case err != nil:
+		b.close()
 	}
 	return n, err
 }
@@ -156,7 +177,7 @@ func (b *blobReader) align() error {
 		return err
 	}
 	b.body, b.at = body, b.pos
-	if b.pos == 0 {
+	if b.pos == 0 && b.hash != nil {
 		b.hash.Reset()
 		b.hashed = 0
 	}
@@ -165,7 +186,7 @@ func (b *blobReader) align() error {
 
 // verify is what the end of the blob returns.
 func (b *blobReader) verify() error {
-	if b.hashed < b.desc.Size {
+	if b.hash == nil || b.hashed < b.desc.Size {
 		return io.EOF // not all of it was read
 	}
 	if got := digest.NewDigest(b.desc.Digest.Algorithm(), b.hash); got != b.desc.Digest {

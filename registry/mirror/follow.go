@@ -1,0 +1,114 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// follower reads a blob while it comes. It reads where it likes, and waits for what is
+// not there yet. What it gets before the end of the blob is not verified.
+type follower struct {
+	ctx    context.Context //nolint:containedctx // it is its caller's, who reads it
+	f      *fill
+	spool  *spool
+	size   int64
+	pos    int64
+	closed bool
+}
+
+// follow waits until the blob begins to come, and returns a reader of it. It fails
+// with errCached or errDirect if it is to be had elsewhere.
+func (f *fill) follow(ctx context.Context) (*follower, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// Of a blob that is held back whole, it can still be said that it did not come.
+	for f.err == nil && !f.over && (f.size < 0 || f.size <= holdBack && !f.whole) {
+		if err := f.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case f.err != nil:
+		return nil, f.err
+	case f.spool == nil:
+		return nil, errCached
+	}
+	f.readers++
+	return &follower{ctx: ctx, f: f, spool: f.spool, size: f.size}, nil
+}
+
+// Read reads what is there, and waits if that is nothing. It fails if the blob cannot
+// come to its end.
+func (r *follower) Read(p []byte) (int, error) {
+	if r.closed {
+		return 0, fs.ErrClosed
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	to, err := r.f.readable(r.ctx, r.pos)
+	if err != nil {
+		return 0, err
+	}
+	if r.pos >= to {
+		return 0, io.EOF
+	}
+	n, err := r.spool.file.ReadAt(p[:min(int64(len(p)), to-r.pos)], r.pos)
+	r.pos += int64(n)
+	if n > 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("read what has come of blob %s: %w", r.f.d, err)
+}
+
+// readable waits until something behind pos may be read, and returns up to where.
+func (f *fill) readable(ctx context.Context, pos int64) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		switch held := min(f.written, f.size-holdBack); {
+		case f.whole:
+			return f.size, nil
+		case f.err != nil:
+			return 0, f.err
+		case held > pos:
+			return held, nil
+		}
+		if err := f.wait(ctx); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Seek only notes where the next Read begins.
+func (r *follower) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.pos
+	case io.SeekEnd:
+		offset += r.size
+	}
+	if offset < 0 {
+		return r.pos, errSeek
+	}
+	r.pos = offset
+	return offset, nil
+}
+
+var errSeek = errors.New("seek before the start of the blob")
+
+// Close lets go of the blob, which goes on coming.
+func (r *follower) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	r.f.readers--
+	r.f.release()
+	return nil
+}
