@@ -119,7 +119,8 @@ func (r *run) look(ctx context.Context, from string) (Seen, error) {
 	if err := r.heads(ctx, &s, selected, !exact); err != nil {
 		return s, err
 	}
-	return s, r.strays(ctx, &s)
+	err := r.strays(ctx, &s)
+	return s, err
 }
 
 // missing writes down the tags that the job names and the upstream does not list. If

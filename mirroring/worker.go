@@ -197,7 +197,7 @@ func (w *Worker) due(j *Job, row storage.MirrorJob, now time.Time) time.Time {
 	if row.Owner != "" {
 		return now // its run was cut off
 	}
-	at := time.Time{}
+	var at time.Time
 	switch {
 	case !row.Last.Began.IsZero():
 		at = j.schedule.next(row.Last.Began)
