@@ -41,6 +41,9 @@ type Counting interface {
 // Add adds delta to a counter, for sums that nobody needs the value of in the same
 // transaction.
 func Add(tx Tx, name string, delta int64) error {
+	if slices.Contains(Numbers(), name) {
+		return fmt.Errorf("the counter %q is no sum", name)
+	}
 	if c, ok := as[Counting](tx); ok {
 		return c.Add(name, delta)
 	}

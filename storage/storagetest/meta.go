@@ -38,6 +38,11 @@ func TestMeta(t *testing.T, open func(t *testing.T) storage.Meta) {
 		{"snapshot", testSnapshot},
 		{"invariant", testInvariant},
 		{"large values at once", testLargeAtOnce},
+		{"sums", testSums},
+		{"numbers", testNumbers},
+		{"counting at once", testCounting},
+		{"take", testTakeOrder},
+		{"take at once", testTake},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := open(t)
@@ -49,6 +54,11 @@ func TestMeta(t *testing.T, open func(t *testing.T) storage.Meta) {
 			c.test(t, m)
 		})
 	}
+	t.Run("copy of counters", func(t *testing.T) {
+		m, to := open(t), open(t)
+		testCopy(t, m, to)
+		must(t, "Close", errors.Join(m.Close(), to.Close()))
+	})
 	t.Run("closed", func(t *testing.T) { testClosed(t, open(t)) })
 	t.Run("close waits", func(t *testing.T) { testCloseWaits(t, open(t)) })
 }
