@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net/url"
 	"slices"
 	"sync/atomic"
@@ -21,7 +22,8 @@ type OutboxOptions struct {
 	// "berth" if it is empty.
 	Source string
 	// MaxPending is how many events wait for a webhook at most; beyond it the
-	// oldest are dropped, which is logged and counted. 100,000 if it is 0.
+	// oldest are dropped, which is logged and counted. 100,000 if it is 0. Where several
+	// processes share a store it may be some hundreds more for a while.
 	MaxPending int
 	// MaxAge is after how long an event that could not be delivered is dropped; 7
 	// days if it is 0.
@@ -42,7 +44,8 @@ const (
 //
 // It promises that an event in it is delivered at least once, unless it is
 // dropped (OutboxOptions), and that a webhook gets events in the order in which
-// their transactions were made. An event may come twice or more often, after a crash
+// their transactions were made; where several processes share a store, those of
+// transactions that ran at the same time and changed different things in any order. An event may come twice or more often, after a crash
 // for example, with the same id. Where several processes share a store one of them
 // delivers to a webhook at a time, and takes over from one that has crashed
 // within a minute or two; they must have the same webhooks and clocks that agree to
@@ -154,12 +157,21 @@ func (o *Outbox) Append(tx storage.Tx, e Event) error {
 			}
 		}
 		q := queue{tx: tx, name: h.name}
-		if err := q.add(number, storage.Delivery{ID: id, Body: body, Made: o.now()}, o.o.MaxPending); err != nil {
+		err := q.add(number, storage.Delivery{ID: id, Body: body, Made: o.now()})
+		if err == nil && (!o.shared || mathrand.IntN(checkLimit) == 0) {
+			err = q.limit(o.o.MaxPending)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// checkLimit is how many events there are for each one that has it checked whether too
+// many wait, where several processes write: whoever counts them all keeps the others from
+// adding some.
+const checkLimit = 64
 
 // wake has each webhook look whether there is something to deliver.
 func (o *Outbox) wake() {

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 
@@ -10,12 +11,14 @@ import (
 
 // queue is what waits for a webhook, as a transaction sees it.
 //
-// Its first row stands for all of them: it says when the webhook may be sent
-// something again (Due), how often in a row it has failed (Tries), and whether
+// A row before all others, of number 0, stands for them: it says when the webhook may
+// be sent something again (Due), how often in a row it has failed (Tries), and whether
 // somebody has taken the first rows to send them (Taken), in which case nobody
-// else does before Due. When the first row goes without having been delivered the
-// next one inherits that. So events stay in order, and a replica that has crashed
-// blocks the webhook no longer than until Due.
+// else does before Due. So events stay in order, and a replica that has crashed blocks
+// the webhook no longer than until Due. There is no such row if it would say nothing.
+//
+// Where several processes write, a row may come to stand before others that came
+// first, even before those that somebody has taken. It is sent when they are done.
 type queue struct {
 	tx   storage.Tx
 	name string // of the webhook
@@ -30,9 +33,27 @@ const (
 	countDropped = "outbox-dropped:"
 )
 
+func (q queue) stateKey() []byte { return storage.Key(q.name, storage.NumberPart(0)) }
+
+// state returns what is said of all rows.
+func (q queue) state() (storage.Delivery, error) {
+	state, err := storage.Outbox.Get(q.tx, q.stateKey())
+	if errors.Is(err, storage.ErrNotFound) {
+		return storage.Delivery{}, nil
+	}
+	return state, err
+}
+
+func (q queue) setState(state storage.Delivery) error {
+	if state.Due.IsZero() && state.Tries == 0 && !state.Taken {
+		return storage.Outbox.Delete(q.tx, q.stateKey())
+	}
+	return storage.Outbox.Put(q.tx, q.stateKey(), state)
+}
+
 // first returns the first n rows, or all that there are.
 func (q queue) first(n int) (rows []waiting, err error) {
-	for e, err := range storage.Outbox.Scan(q.tx, storage.Key(q.name, ""), nil) {
+	for e, err := range storage.Outbox.Scan(q.tx, storage.Key(q.name, ""), q.stateKey()) {
 		if err != nil {
 			return nil, err
 		}
@@ -44,8 +65,6 @@ func (q queue) first(n int) (rows []waiting, err error) {
 	return rows, nil
 }
 
-func (q queue) put(row waiting) error { return storage.Outbox.Put(q.tx, row.Key, row.Value) }
-
 // delete removes rows.
 func (q queue) delete(rows []waiting) error {
 	for _, r := range rows {
@@ -53,17 +72,19 @@ func (q queue) delete(rows []waiting) error {
 			return err
 		}
 	}
-	_, err := storage.Count(q.tx, countPending+q.name, -int64(len(rows)))
-	return err
+	return storage.Add(q.tx, countPending+q.name, -int64(len(rows)))
 }
 
-// add puts a row behind all others, and drops the first ones if there are more
-// than most then.
-func (q queue) add(number int64, d storage.Delivery, most int) error {
-	if err := storage.Outbox.Put(q.tx, storage.Key(q.name, storage.NumberPart(number)), d); err != nil {
-		return err
-	}
-	pending, err := storage.Count(q.tx, countPending+q.name, 1)
+// add puts a row behind all others.
+func (q queue) add(number int64, d storage.Delivery) error {
+	return errors.Join(
+		storage.Outbox.Put(q.tx, storage.Key(q.name, storage.NumberPart(number)), d),
+		storage.Add(q.tx, countPending+q.name, 1))
+}
+
+// limit drops the first rows if there are more than most.
+func (q queue) limit(most int) error {
+	pending, err := storage.Total(q.tx, countPending+q.name)
 	if err != nil || pending <= int64(most) {
 		return err
 	}
@@ -86,16 +107,14 @@ func (q queue) drop(rows []waiting) error {
 	if err := q.delete(rows); err != nil {
 		return err
 	}
-	if _, err := storage.Count(q.tx, countDropped+q.name, int64(len(rows))); err != nil {
+	if err := storage.Add(q.tx, countDropped+q.name, int64(len(rows))); err != nil {
 		return err
 	}
-	heirs, err := q.first(1)
-	if err != nil || len(heirs) == 0 {
+	left, err := q.first(1)
+	if err != nil || len(left) > 0 {
 		return err
 	}
-	heir, was := heirs[0], rows[0].Value
-	heir.Value.Due, heir.Value.Tries, heir.Value.Taken = was.Due, was.Tries, was.Taken
-	return q.put(heir)
+	return q.setState(storage.Delivery{}) // what comes is not kept waiting for what was
 }
 
 // due says when something may be sent; false if nothing waits.
@@ -104,7 +123,8 @@ func (q queue) due() (time.Time, bool, error) {
 	if err != nil || len(rows) == 0 {
 		return time.Time{}, false, err
 	}
-	return rows[0].Value.Due, true, nil
+	state, err := q.state()
+	return state.Due, err == nil, err
 }
 
 // take takes up to most rows to send them until a time, which must be one of whole
@@ -112,15 +132,20 @@ func (q queue) due() (time.Time, bool, error) {
 // made before oldest are dropped. There are none if it is too early, and there may be
 // none when some were dropped.
 func (q queue) take(now, until, oldest time.Time, most int) ([]waiting, error) {
+	state, err := q.state()
+	if err != nil || state.Due.After(now) {
+		return nil, err
+	}
 	rows, err := q.first(most)
-	if err != nil || len(rows) == 0 || rows[0].Value.Due.After(now) {
+	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
 	if rows[0].Value.Made.Before(oldest) {
 		return nil, q.dropOld(oldest)
 	}
-	rows[0].Value.Due, rows[0].Value.Taken = until, true
-	return rows, q.put(rows[0])
+	rows[0].Value.Tries = state.Tries
+	state.Due, state.Taken = until, true
+	return rows, q.setState(state)
 }
 
 // dropOld drops the first rows as long as they were made before oldest.
@@ -140,8 +165,8 @@ func (q queue) dropOld(oldest time.Time) error {
 // it is not due before retry; otherwise retry is zero. If somebody else has taken
 // them nothing changes, and they will be delivered again: done is false.
 func (q queue) giveBack(until time.Time, delivered []waiting, retry time.Time) (done bool, err error) {
-	rows, err := q.first(1)
-	if err != nil || len(rows) == 0 || !rows[0].Value.Taken || !rows[0].Value.Due.Equal(until) {
+	state, err := q.state()
+	if err != nil || !state.Taken || !state.Due.Equal(until) {
 		return false, err
 	}
 	there := delivered[:0:0]
@@ -157,31 +182,23 @@ func (q queue) giveBack(until time.Time, delivered []waiting, retry time.Time) (
 	if err := q.delete(there); err != nil {
 		return false, err
 	}
-	head, err := q.first(1)
-	if err != nil || len(head) == 0 {
-		return true, err
-	}
-	row := head[0]
 	if len(delivered) > 0 {
-		if retry.IsZero() && !row.Value.Taken {
-			return true, nil // it is as it was
-		}
-		row.Value.Tries = 0
+		state.Tries = 0
 	}
-	if row.Value.Due, row.Value.Taken = retry, false; !retry.IsZero() {
-		row.Value.Tries++
+	if state.Due, state.Taken = retry, false; !retry.IsZero() {
+		state.Tries++
 	}
-	return true, q.put(row)
+	return true, q.setState(state)
 }
 
 // free makes the first row due, if nobody has taken it or evenTaken.
 func (q queue) free(evenTaken bool) error {
-	rows, err := q.first(1)
-	if err != nil || len(rows) == 0 || rows[0].Value.Due.IsZero() || rows[0].Value.Taken && !evenTaken {
+	state, err := q.state()
+	if err != nil || state.Due.IsZero() || state.Taken && !evenTaken {
 		return err
 	}
-	rows[0].Value.Due, rows[0].Value.Taken = time.Time{}, false
-	return q.put(rows[0])
+	state.Due, state.Taken = time.Time{}, false
+	return q.setState(state)
 }
 
 // clear removes up to dropAtOnce rows, and says whether there may be more.
@@ -193,10 +210,10 @@ func (q queue) clear() (more bool, err error) {
 	if err := q.delete(rows); err != nil || len(rows) == dropAtOnce {
 		return true, err
 	}
-	if err := storage.Counters.Delete(q.tx, storage.Key(countPending+q.name)); err != nil {
-		return false, err
-	}
-	return false, storage.Counters.Delete(q.tx, storage.Key(countDropped+q.name))
+	return false, errors.Join(
+		q.setState(storage.Delivery{}),
+		storage.Counters.Delete(q.tx, storage.Key(countPending+q.name)),
+		storage.Counters.Delete(q.tx, storage.Key(countDropped+q.name)))
 }
 
 func (q queue) dropped() (int64, error) { return storage.Total(q.tx, countDropped+q.name) }
