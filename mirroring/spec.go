@@ -145,7 +145,7 @@ func (j *Job) readTags() error {
 		errs = append(errs, fmt.Errorf("semver: %w", err))
 	}
 	if len(j.Tags) == 0 && j.Match == "" && j.Semver == "" && j.Latest == 0 {
-		errs = append(errs, errors.New(`it selects no tags: say tags ("*" for all), match, semver or latest`))
+		errs = append(errs, errors.New(`it selects no tags: say tags ("*" for all), matching, semver or latest`))
 	}
 	return errors.Join(errs...)
 }
