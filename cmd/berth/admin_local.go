@@ -17,7 +17,6 @@ import (
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/internal/durable"
-	"github.com/berth-registry/berth/storage/bolt"
 )
 
 const (
@@ -80,6 +79,10 @@ func openData(ctx context.Context, cfg config.Config, create bool, stderr io.Wri
 	if err != nil {
 		return nil, err
 	}
+	fresh = fresh && !cfg.Storage.Postgres.On()
+	if err := durable.MkdirAll(dir); cfg.Storage.Postgres.On() && err != nil {
+		return nil, fmt.Errorf("cannot use the data directory: %w", err)
+	}
 	if fresh && !create {
 		return nil, fmt.Errorf("there is no data of a registry in %s: say where it is with --data or --config", dir)
 	}
@@ -92,7 +95,7 @@ func openData(ctx context.Context, cfg config.Config, create bool, stderr io.Wri
 	case err != nil:
 		return nil, fmt.Errorf("cannot use the data directory: %w", err)
 	}
-	err = usableData(ctx, dir)
+	err = usableStores(ctx, cfg.Storage)
 	var a *administration
 	if err == nil {
 		a, err = openStore(ctx, cfg)
@@ -139,20 +142,20 @@ const metaFile = "meta.db"
 
 // openStore makes an administration of the metadata, whose lock the caller has.
 func openStore(ctx context.Context, cfg config.Config) (a *administration, err error) {
-	meta, err := bolt.Open(filepath.Join(cfg.Storage.Data, metaFile))
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the metadata: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, meta.Close())
-		}
-	}()
-	store, err := accounts.New(ctx, meta, accounts.Options{})
+	data, err := openStores(ctx, cfg.Storage, nil)
 	if err != nil {
 		return nil, err
 	}
-	signer, err := tokens.New(ctx, meta, tokens.Options{
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, data.close())
+		}
+	}()
+	store, err := accounts.New(ctx, data.meta, accounts.Options{})
+	if err != nil {
+		return nil, err
+	}
+	signer, err := tokens.New(ctx, data.meta, tokens.Options{
 		Service: cfg.Auth.Tokens.Service, TTL: cfg.Auth.Tokens.TTL, RefreshTTL: cfg.Auth.Tokens.RefreshTTL, Rotate: cfg.Auth.Tokens.Rotate,
 	})
 	if err != nil {
@@ -162,7 +165,7 @@ func openStore(ctx context.Context, cfg config.Config) (a *administration, err e
 	if err != nil {
 		return nil, err
 	}
-	content, closeContent, err := openHealth(ctx, cfg, meta, record)
+	content, closeContent, err := openHealth(ctx, cfg, data, record)
 	if err != nil {
 		return nil, errors.Join(err, record.Close())
 	}
@@ -170,7 +173,7 @@ func openStore(ctx context.Context, cfg config.Config) (a *administration, err e
 	content.administer(&options)
 	return &administration{
 		Client: admin.NewHandlerClient(admin.Local(admin.New(options))), host: cfg.HTTP.Addr, local: true,
-		close: func() error { return errors.Join(closeContent(), record.Close(), meta.Close()) },
+		close: func() error { return errors.Join(closeContent(), record.Close(), data.close()) },
 	}, nil
 }
 

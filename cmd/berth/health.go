@@ -46,7 +46,7 @@ func newHealth(c config.Config, o healthOptions) *health {
 	h.scrub = newScrubber(c, o)
 	h.runs = append(h.runs, h.scrub.Run, h.scrub.firstLook)
 	h.retainer = newRetainer(o.local, o.meta, o.log)
-	h.runs = append(h.runs, as("berth collection", h.collector.Run), h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
+	h.runs = append(h.runs, as(collectionName, h.collector.Run), h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
 	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection}
 	h.runs = append(h.runs, h.noter.Run)
 	return h

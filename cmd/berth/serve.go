@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,8 +17,6 @@ import (
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/internal/telemetry"
 	"github.com/berth-registry/berth/registry"
-	"github.com/berth-registry/berth/storage/bolt"
-	"github.com/berth-registry/berth/storage/fs"
 )
 
 func newServeCmd() *cobra.Command {
@@ -83,20 +80,15 @@ func serve(ctx context.Context, load func() (config.Config, error), stdout, stde
 		return fmt.Errorf("cannot use the data directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if err := usableData(ctx, cfg.Storage.Data); err != nil {
+	if err := usableStores(ctx, cfg.Storage); err != nil {
 		return err
 	}
-	blobs, err := fs.Open(cfg.Storage.Data, log)
+	data, err := openStores(ctx, cfg.Storage, log)
 	if err != nil {
-		return fmt.Errorf("cannot use the data directory: %w", err)
+		return err
 	}
-	defer func() { err = errors.Join(err, blobs.Close()) }()
-	d.notes = blobs
-	d.meta, err = bolt.Open(filepath.Join(cfg.Storage.Data, metaFile))
-	if err != nil {
-		return fmt.Errorf("cannot open the metadata: %w", err)
-	}
-	defer func() { err = errors.Join(err, d.meta.Close()) }()
+	defer func() { err = errors.Join(err, data.close()) }()
+	d.notes, d.meta = data.notes, data.meta
 
 	metrics := telemetry.NewMetrics(version, func(ctx context.Context) (registry.Stats, error) { return d.local.Stats(ctx) })
 	var jsonLog io.Writer // where lines of JSON may be written too
@@ -104,7 +96,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stdout, stde
 		jsonLog = out
 	}
 	d.accessLog = telemetry.NewAccessLog(log, jsonLog)
-	if err := d.open(ctx, metrics, metrics.Blobs(blobs), stdout); err != nil {
+	if err := d.open(ctx, metrics, metrics.Blobs(data.blobs), stdout); err != nil {
 		return errors.Join(err, d.close())
 	}
 	defer func() { err = errors.Join(err, d.close()) }()

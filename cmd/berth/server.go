@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 
 	"github.com/berth-registry/berth/admin"
@@ -19,8 +20,8 @@ import (
 	"github.com/berth-registry/berth/internal/edge"
 	"github.com/berth-registry/berth/internal/telemetry"
 	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/registry/namespace"
 	"github.com/berth-registry/berth/storage"
-	"github.com/berth-registry/berth/storage/bolt"
 )
 
 // server is a registry with all that is around it: its callers, its listeners,
@@ -31,12 +32,14 @@ type server struct {
 	log       *slog.Logger
 	level     *slog.LevelVar
 	accessLog *telemetry.AccessLog
-	meta      *bolt.Meta
+	meta      storage.Meta
 	notes     storage.Notes
 	local     *registry.Local
 	auditLog  *audit.Log
 	outbox    *audit.Outbox
 	access    *access
+	others    *others
+	content   registry.Registry // what is stored here, behind what mirrors fetch
 	health    *health
 	edge      *edge.Edge
 	api       http.Handler // all that the main listener serves
@@ -62,8 +65,11 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 		return fmt.Errorf("webhooks: %w", err)
 	}
 	recorder := audit.Recorders(d.auditLog, metrics.Events())
+	if d.others, err = newOthers(c, meta, d.log); err != nil {
+		return err
+	}
 	d.local, err = registry.NewLocal(ctx, blobs, meta, registry.Options{
-		UploadExpiry: c.Storage.UploadExpiry, Journal: audit.NewJournal(recorder, d.outbox), Actor: actor, Log: d.log,
+		UploadExpiry: c.Storage.UploadExpiry, Journal: d.others.replicator.Journal(audit.NewJournal(recorder, d.outbox)), Actor: actor, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -78,6 +84,9 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	}); err != nil {
 		return err
 	}
+	if d.content, err = d.others.open(c, d.local, d.authority(), meta, d.log); err != nil {
+		return err
+	}
 	if err := d.apply(c); err != nil {
 		return err
 	}
@@ -85,12 +94,19 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	return nil
 }
 
+// authority says who may do what; nil if anybody may do anything.
+func (d *server) authority() auth.Authority {
+	if !d.cfg.Restricted() {
+		return nil
+	}
+	return d.access.policy
+}
+
 // handlers puts together what is served.
 func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
-	content := d.health.retainer.pulls.Wrap(audit.Pulls(d.local, d.outbox))
-	authority := auth.Authority(nil)
-	if d.cfg.Restricted() {
-		authority = d.access.policy
+	content := d.health.retainer.pulls.Wrap(audit.Pulls(d.content, d.outbox))
+	authority := d.authority()
+	if authority != nil {
 		content = auth.Restrict(content, authority, func(ctx context.Context, denied auth.Denial) {
 			recorder.Record(ctx, denialEvent(denied))
 		})
@@ -107,6 +123,8 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	options := admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Lasts: d.access.gate.Lasts, Audit: recorder, Log: d.log}
 	d.health.administer(&options)
 	d.health.measure(metrics)
+	d.others.administer(&options)
+	d.others.measure(metrics)
 	administration := admin.New(options)
 	d.admin = admin.Local(administration)
 	d.ops = metrics.Handler(d.ready)
@@ -123,7 +141,20 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	})
 	health := http.NewServeMux()
 	daemon.Health(health, d.ready)
-	d.api = d.edge.Handler(withHealth(health, d.access.routes(d.cfg, api, administration)))
+	d.api = d.edge.Handler(withHealth(health, d.named(d.access.routes(d.cfg, api, administration))))
+}
+
+// named has clients find what mirrors have by the upstream's names.
+func (d *server) named(next http.Handler) http.Handler {
+	o := namespace.Options{Mirrors: namespaces(d.cfg), Has: func(ctx context.Context, repo string) bool {
+		has, err := d.local.HasRepository(ctx, repo)
+		return has || err != nil // then it is not to be asked for elsewhere
+	}}
+	if u, err := url.Parse(d.cfg.HTTP.PublicURL); err == nil && u.Host != "" {
+		o.Own = append(o.Own, u.Host)
+	}
+	o.Own = append(o.Own, d.cfg.HTTP.TLS.ACME.Domains...)
+	return namespace.Handler(next, o)
 }
 
 // observe counts and logs a request.
@@ -149,6 +180,9 @@ func (d *server) close() (err error) {
 	if d.edge != nil {
 		err = d.edge.Close()
 	}
+	if d.others != nil {
+		err = errors.Join(err, d.others.close())
+	}
 	if d.local != nil {
 		d.local.Close()
 	}
@@ -172,6 +206,13 @@ func (d *server) apply(c config.Config) error {
 	applyHealth, err := d.health.prepare(c)
 	if err != nil {
 		return err
+	}
+	applyOthers, err := d.others.prepare(c)
+	if err != nil {
+		return err
+	}
+	if err := applyOthers(); err != nil {
+		return fmt.Errorf("sync: %w", err)
 	}
 	if err := d.outbox.SetHooks(hooks); err != nil {
 		return fmt.Errorf("webhooks: %w", err)

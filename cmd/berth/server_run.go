@@ -24,7 +24,7 @@ func (d *server) run(ctx context.Context, signals <-chan os.Signal) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	for _, run := range slices.Concat(d.access.runs, d.health.runs, []func(context.Context){d.outbox.Run}) {
+	for _, run := range slices.Concat(d.access.runs, d.health.runs, d.others.runs(), []func(context.Context){d.outbox.Run}) {
 		running.Go(func() { run(background) })
 	}
 	failed := make(chan error, 8)

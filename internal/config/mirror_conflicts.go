@@ -89,6 +89,7 @@ func (f *conflictsFound) syncs(c Config, mirrors map[string]bool) {
 		f.when(s.Mirror != "" && !mirrors[s.Mirror], "expected the name of one of mirrors, found "+settings.Quote(s.Mirror)+" for "+s.Name, "sync")
 		f.when(names[s.Name], "expected different names, found "+s.Name+" twice", "sync")
 		f.when((s.Every == 0) == (s.Cron == ""), "expected one of every and cron for "+s.Name, "sync")
+		f.when(len(s.Tags) == 0 && s.Matching == "" && s.Semver == "" && s.Latest == 0, `expected tags ("*" for all), matching, semver or latest for `+s.Name, "sync")
 		names[s.Name] = true
 	}
 }

@@ -46,7 +46,8 @@ type Sync struct {
 	Referrers    bool
 	Every        time.Duration
 	Cron         string
-	Prune        bool // tags that are gone upstream
+	TimeZone     string // of Cron
+	Prune        bool   // tags that are gone upstream
 	Jobs         int
 	Rate         int64 // bytes a second; 0 for any number
 }
@@ -57,6 +58,7 @@ type Replication struct {
 	Login     Login
 	Repos     []string // patterns
 	Tags      []string // patterns
+	Strip     string   // taken from the front of names
 	Prefix    string   // put before names
 	Deletes   bool
 	Jobs      int
@@ -161,7 +163,7 @@ const syncExample = `- name: base-images
   mirror: hub
   repos: [library/nginx, library/alpine]  # as the upstream calls them; or patterns, if
                               #   it lists what it has
-  tags: ["1.*", latest]       # patterns; by default all
+  tags: ["1.*", latest]       # patterns, "*" for all of them;
   matching: ""                # or a regular expression for the whole tag
   semver: ">=1.25.0"          # or a range of versions
   latest: 5                   # of the versions, only so many
@@ -169,7 +171,8 @@ const syncExample = `- name: base-images
   platforms: [linux/amd64, linux/arm64]   # by default all
   referrers: true             # signatures and the like come along
   every: 6h                   # or
-  cron: ""                    #   minute hour day month weekday, "0 3 * * *"
+  cron: ""                    #   minute hour day month weekday, "0 3 * * *",
+  time_zone: ""               #     by default UTC; or "Europe/Paris"
   prune: false                # remove tags that are gone upstream
   jobs: 2                     # images at once
   rate: 0                     # bytes a second; 0 for any number
@@ -199,6 +202,7 @@ func syncs(c *Config) *settings.Items {
 				{Name: "referrers", Value: settings.Boolean(&s.Referrers)},
 				{Name: "every", Value: settings.DurationOrZero(&s.Every)},
 				{Name: "cron", Value: line(&s.Cron, "five fields such as 0 3 * * *")},
+				{Name: "time_zone", Value: line(&s.TimeZone, "a time zone such as Europe/Paris")},
 				{Name: "prune", Value: settings.Boolean(&s.Prune)},
 				{Name: "jobs", Value: settings.Count(&s.Jobs, 1)},
 				{Name: "rate", Value: settings.SizeOrZero(&s.Rate)},
@@ -220,7 +224,8 @@ const replicationExample = `- name: paris
   proxy: ""
   repos: ["team/**"]
   tags: []                    # patterns; by default all, and what has no tag
-  prefix: ""                  # put before names there
+  strip: ""                   # taken from the front of names, with the slash
+  prefix: ""                  # and put there instead
   deletes: false              # whether what is deleted here is deleted there
   jobs: 2                     # images at once
   rate: 0                     # bytes a second; 0 for any number
@@ -243,6 +248,7 @@ func replication(c *Config) *settings.Items {
 			}, login(&r.Login)...),
 				settings.Field{Name: "repos", Value: list(&r.Repos, "a list of patterns such as team/**", repos.MatchString)},
 				settings.Field{Name: "tags", Value: list(&r.Tags, "a list of patterns such as v1.*", tagGlob.MatchString)},
+				settings.Field{Name: "strip", Value: settings.Match(&r.Strip, "the beginning of a name such as team", repoPrefix)},
 				settings.Field{Name: "prefix", Value: settings.Match(&r.Prefix, "the beginning of a name such as backup", repoPrefix)},
 				settings.Field{Name: "deletes", Value: settings.Boolean(&r.Deletes)},
 				settings.Field{Name: "jobs", Value: settings.Count(&r.Jobs, 1)},
