@@ -101,7 +101,7 @@ func orphanReferrers(tx *changing, repo string, d digest.Digest) error {
 		by = append(by, referrer)
 	}
 	for _, referrer := range by {
-		if err := watchedManifests.queue(tx, repo, referrer, tx.orphaned()); err != nil {
+		if err := tx.orphanManifest(repo, referrer, tx.orphaned()); err != nil {
 			return err
 		}
 	}
@@ -138,7 +138,7 @@ func orphan(tx *changing, repo string, d digest.Digest) error {
 			return err
 		}
 	}
-	return errors.Join(watchedManifests.queue(tx, repo, d, due), watchedLinks.queue(tx, repo, d, due))
+	return errors.Join(tx.orphanManifest(repo, d, due), watchedLinks.queue(tx, repo, d, due))
 }
 
 // deleteTags removes the tags that point to a manifest.

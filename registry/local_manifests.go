@@ -45,7 +45,7 @@ func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (D
 		l.tell(storage.ReviewManifest, repo, last)
 		desc, watch, err = l.stat(ctx, repo, ref)
 	}
-	if err == nil && l.stale(watch) && !l.quotas.Load().caches.has(repo) {
+	if err == nil && l.stale(watch) && !l.Cached(repo) {
 		err = leased(l.change(ctx, func(tx *changing) error {
 			if _, err := getManifest(tx, repo, desc.Digest); err != nil {
 				return err // it was removed meanwhile
@@ -79,7 +79,7 @@ func (l *Local) stat(ctx context.Context, repo string, ref Reference) (desc Desc
 		}
 		return err
 	})
-	if err == nil && (watch.Due == 0 || l.quotas.Load().caches.has(repo)) { // else it may need a lease each time
+	if err == nil && (watch.Due == 0 || l.Cached(repo)) { // else it may need a lease each time
 		l.known.put(version, repo, ref, desc)
 	}
 	return desc, watch, err
@@ -355,7 +355,7 @@ func moveTag(tx *changing, repo, tag string, d digest.Digest) error {
 		}
 		if err := errors.Join(
 			storage.Tagged.Delete(tx, storage.Key(repo, storage.DigestPart(was), tag)),
-			watchedManifests.queue(tx, repo, was, tx.afterGrace())); err != nil {
+			tx.orphanManifest(repo, was, tx.afterGrace())); err != nil {
 			return err
 		}
 	}

@@ -45,6 +45,9 @@ func (l *Local) SetCaches(caches []Cache) {
 	l.quotas.Store(newQuotaSet(l.wanted.quotas, set))
 }
 
+// Cached says whether a repository is a cache.
+func (l *Local) Cached(repo string) bool { return l.quotas.Load().caches.has(repo) }
+
 // of finds the cache that a repository is in.
 func (s cacheSet) of(repo string) (Cache, bool) {
 	for _, c := range s {
@@ -98,11 +101,15 @@ func (c *changing) cached(cache Cache, repo string, d digest.Digest, row *storag
 		why, until = "it was pulled lately", end.UnixMicro()
 	}
 	runs, err := c.runningNear(repo, d, row)
-	if runs > until {
+	if runs = min(runs, c.now.Add(runningAgain).UnixMicro()); runs > until {
 		why, until = "a node runs it", runs
 	}
 	return why, until, err
 }
+
+// runningAgain is how soon it is looked again whether a node runs what is near a
+// manifest: it does not say so when it no longer does.
+const runningAgain = 24 * time.Hour
 
 // used is when a manifest of a cache was fetched or pulled last, but for pullSlack.
 func (c *changing) used(repo string, d digest.Digest, row *storage.Manifest) (time.Time, error) {
@@ -200,6 +207,15 @@ func (c *changing) clearManifest(repo string, d digest.Digest) error {
 		return nil
 	}
 	return watchedManifests.clear(c, repo, d)
+}
+
+// orphanManifest queues a review of a manifest that may not be needed any more. In a
+// cache it has its own.
+func (c *changing) orphanManifest(repo string, d digest.Digest, due int64) error {
+	if c.quotas().caches.has(repo) {
+		return nil
+	}
+	return watchedManifests.queue(c, repo, d, due)
 }
 
 // fixed says whether a tag can be neither moved nor removed. That of a cache is as it
