@@ -2,9 +2,10 @@ package storage
 
 import "time"
 
+// The tables of stages, for a driver without files of its own.
 var (
-	// Stages: id of a stage. What a driver without files of its own must know to go
-	// on with a stage in another process.
+	// Stages: id of a stage. What there must be known to go on with it in another
+	// process.
 	Stages = Table[Staged]{"stages"}
 	// StageParts: id of a stage, number of the part (NumberPart, the first is 0).
 	StageParts = Table[StagedPart]{"stage-parts"}

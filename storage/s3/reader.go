@@ -141,7 +141,7 @@ func (r *reader) again(err error) error {
 	if r.fails > r.blobs.retries {
 		return r.blobs.failed("read", r.key, cause(err))
 	}
-	return sleep(r.ctx, pauseAfter(r.fails-1))
+	return sleep(r.ctx, r.blobs.pauseAfter(r.fails-1))
 }
 
 // align makes body be at pos.

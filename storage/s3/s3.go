@@ -103,6 +103,7 @@ type Blobs struct {
 	partSize int64
 	timeout  time.Duration
 	retries  int
+	pause    time.Duration // before the first of them, at most
 	temp     string
 	copyMost int64 // bytes that are copied in one request
 	copyPart int64 // bytes of a part of what is copied in several
@@ -123,7 +124,7 @@ func Open(ctx context.Context, o Options) (*Blobs, error) {
 		return nil, err
 	}
 	b := &Blobs{
-		bucket: o.Bucket, prefix: o.Prefix, expiry: o.RedirectExpiry, partSize: o.PartSize, timeout: o.Timeout, retries: o.Retries,
+		bucket: o.Bucket, prefix: o.Prefix, expiry: o.RedirectExpiry, partSize: o.PartSize, timeout: o.Timeout, retries: o.Retries, pause: firstPause,
 		temp: o.Temp, copyMost: 5 << 30, copyPart: 1 << 30, meta: o.Meta, log: o.Log, now: o.Now,
 	}
 	var err error

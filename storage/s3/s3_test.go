@@ -3,9 +3,12 @@ package s3
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/minio/minio-go/v7"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
 	"github.com/berth-registry/berth/storage"
@@ -31,7 +34,13 @@ func open(t testing.TB, o Options) *Blobs {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
+	b.pause = 2 * time.Millisecond
 	return b
+}
+
+func TestMain(m *testing.M) {
+	minio.DefaultRetryUnit = time.Millisecond //nolint:reassign // it waits after each error, although it does not try again
+	os.Exit(m.Run())
 }
 
 func TestBlobs(t *testing.T) {

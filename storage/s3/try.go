@@ -41,7 +41,7 @@ func (b *Blobs) try(ctx context.Context, op, key string, fn func(ctx context.Con
 		if ctx.Err() != nil {
 			return b.failed(op, key, ctx.Err())
 		}
-		pause := pauseAfter(attempt)
+		pause := b.pauseAfter(attempt)
 		if !passes(err) || attempt >= b.retries || time.Now().Add(pause).After(end) {
 			return b.failed(op, key, classify(cause(err)))
 		}
@@ -71,8 +71,8 @@ func (b *Blobs) failed(op, key string, err error) error {
 
 // pauseAfter is how long to wait after an attempt, the first is 0: at random, so
 // that those that failed at once do not come back at once.
-func pauseAfter(attempt int) time.Duration {
-	most := min(firstPause<<min(attempt, 16), mostPause)
+func (b *Blobs) pauseAfter(attempt int) time.Duration {
+	most := min(b.pause<<min(attempt, 16), mostPause)
 	return most/2 + rand.N(most/2) //nolint:gosec // it is no secret
 }
 
