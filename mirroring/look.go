@@ -135,12 +135,13 @@ func (r *run) missing(ctx context.Context, s Seen) {
 	}
 	for _, t := range r.job.Tags {
 		if !isPattern(t) && !listed[t] && !r.job.excludes(t) {
+			r.count(func(c *Counts) { c.Tags++ })
 			r.fail(ctx, s.Repo, []string{t}, errNoTag)
 		}
 	}
 }
 
-var errNoTag = errors.New("the upstream has no such tag")
+var errNoTag = &copying.SourceError{Err: errors.New("the upstream has no such tag")}
 
 func (r *run) list(ctx context.Context, repo string) (tags []string, err error) {
 	for tag, err := range r.up.Source.Tags(ctx, repo, "") {
@@ -167,6 +168,9 @@ func (r *run) heads(ctx context.Context, s *Seen, tags []string, gone bool) erro
 			var desc registry.Descriptor
 			err := r.question(ctx, func(ctx context.Context) (err error) {
 				desc, err = r.up.Source.StatManifest(ctx, s.From, registry.Reference{Tag: tag})
+				if errors.Is(err, registry.ErrMethod) { // it knows no HEAD
+					_, desc, err = r.up.Source.Manifest(ctx, s.From, registry.Reference{Tag: tag})
+				}
 				return err
 			})
 			switch {
@@ -179,6 +183,7 @@ func (r *run) heads(ctx context.Context, s *Seen, tags []string, gone bool) erro
 			case err == nil:
 				_, err = registry.ParseDigest(string(desc.Digest))
 			}
+			r.count(func(c *Counts) { c.Tags++ })
 			var here Local
 			if err == nil {
 				mu.Lock()

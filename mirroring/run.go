@@ -170,7 +170,7 @@ func (r *run) execute(ctx context.Context) (s RunStatus, again time.Time) {
 	case err != nil:
 		s.Outcome = Failed
 	case s.Counts.Failed > 0:
-		s.Outcome, s.Reason = Failed, fmt.Sprintf("%d of %d tags failed", s.Counts.Failed, max(s.Counts.Tags, s.Counts.Failed))
+		s.Outcome, s.Reason = Failed, failedOf(s.Counts)
 	default:
 		s.Outcome = Good
 	}
@@ -178,6 +178,13 @@ func (r *run) execute(ctx context.Context) (s RunStatus, again time.Time) {
 		s.Reason = clip(err.Error())
 	}
 	return s, again
+}
+
+func failedOf(c Counts) string {
+	if c.Failed > c.Tags { // repositories
+		return fmt.Sprintf("%d failed", c.Failed)
+	}
+	return fmt.Sprintf("%d of %d tags failed", c.Failed, c.Tags)
 }
 
 // repos goes through the repositories, some at once.
@@ -225,9 +232,6 @@ func (r *run) repo(ctx context.Context, from string) error {
 func (r *run) perform(ctx context.Context, plan []Step, manifests *digests) error {
 	r.mu.Lock()
 	for _, s := range plan {
-		if s.Action != Remove {
-			r.now.Counts.Tags += int64(len(s.Tags))
-		}
 		if s.Action != Keep {
 			r.steps++
 		}
