@@ -2,13 +2,16 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"strings"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/postgres/postgrestest"
@@ -23,7 +26,7 @@ func newSchema() string { return fmt.Sprintf("s%d", schemas.Add(1)) }
 func openMeta(t *testing.T, o Options) *Meta {
 	t.Helper()
 	if o.Log == nil {
-		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+		o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
 	m, err := Open(t.Context(), o)
 	if err != nil {
@@ -33,25 +36,62 @@ func openMeta(t *testing.T, o Options) *Meta {
 	return m
 }
 
-func TestMeta(t *testing.T) {
-	dsn := postgrestest.Start(t)
-	storagetest.TestMeta(t, func(t *testing.T) storage.Meta {
-		return openMeta(t, Options{DSN: dsn, Schema: newSchema()})
-	})
+// shared is a server for all tests that leave it running.
+var shared struct {
+	sync.Once
+	dsn   string
+	holds holder
 }
 
-func TestMetaReopen(t *testing.T) {
-	dsn := postgrestest.Start(t)
-	var mu sync.Mutex
-	schema := map[string]string{} // by directory
-	storagetest.TestMetaReopen(t, func(t *testing.T, dir string) storage.Meta {
-		mu.Lock()
-		defer mu.Unlock()
-		if schema[dir] == "" {
-			schema[dir] = newSchema()
-		}
-		return openMeta(t, Options{DSN: dsn, Schema: schema[dir]})
-	})
+// holder is the test that the shared server belongs to: the whole package.
+type holder struct {
+	testing.TB
+	cleanups []func()
+	failed   bool
+}
+
+func (h *holder) Helper()                   {}
+func (h *holder) Cleanup(f func())          { h.cleanups = append(h.cleanups, f) }
+func (h *holder) Failed() bool              { return h.failed }
+func (h *holder) Error(args ...any)         { h.failed = true; fmt.Fprintln(os.Stderr, args...) }
+func (h *holder) Errorf(f string, a ...any) { h.Error(fmt.Sprintf(f, a...)) }
+func (h *holder) Logf(f string, a ...any)   { fmt.Fprintf(os.Stderr, f+"\n", a...) }
+func (h *holder) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
+func (h *holder) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, f := range shared.holds.cleanups {
+		f()
+	}
+	os.Exit(max(code, map[bool]int{true: 1}[shared.holds.failed])) //revive:disable-line:deep-exit // it is TestMain
+}
+
+// sharedDSN is the DSN of a server that stays as it is.
+func sharedDSN(t *testing.T) string {
+	t.Helper()
+	shared.Do(func() { shared.dsn = postgrestest.Start(&shared.holds) })
+	if shared.dsn == "" {
+		t.Fatal("PostgreSQL did not start for an earlier test")
+	}
+	return shared.dsn
+}
+
+// fresh is an empty store on the shared server.
+func fresh(t *testing.T) *Meta {
+	t.Helper()
+	return openMeta(t, Options{DSN: sharedDSN(t), Schema: newSchema()})
+}
+
+// connect connects to a server beside a store.
+func connect(t *testing.T, dsn string) *pgx.Conn {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
+	return c
 }
 
 func must(t *testing.T, what string, err error) {
@@ -61,4 +101,49 @@ func must(t *testing.T, what string, err error) {
 	}
 }
 
-var _ = []any{context.Background, filepath.Join, strings.Cut}
+var (
+	table = storage.Tags.Name()
+	other = storage.Links.Name()
+)
+
+// putRow is an update that writes a row.
+func putRow(m storage.Meta, key, value string) error {
+	return m.Update(context.Background(), func(tx storage.Tx) error { return tx.Put(table, []byte(key), []byte(value)) })
+}
+
+func getRow(t *testing.T, m storage.Meta, key string) (value string) {
+	t.Helper()
+	must(t, "View", m.View(t.Context(), func(tx storage.Tx) error {
+		b, err := tx.Get(table, []byte(key))
+		if value = string(b); errors.Is(err, storage.ErrNotFound) {
+			value = "-"
+			return nil
+		}
+		return err
+	}))
+	return value
+}
+
+// soon waits until something is so.
+func soon(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func TestMeta(t *testing.T) {
+	storagetest.TestMeta(t, func(t *testing.T) storage.Meta { return fresh(t) })
+}
+
+func TestMetaReopen(t *testing.T) {
+	schema := map[string]string{} // by directory
+	storagetest.TestMetaReopen(t, func(t *testing.T, dir string) storage.Meta {
+		if schema[dir] == "" {
+			schema[dir] = newSchema()
+		}
+		return openMeta(t, Options{DSN: sharedDSN(t), Schema: schema[dir]})
+	})
+}

@@ -60,6 +60,9 @@ func (m *Meta) Update(ctx context.Context, fn func(storage.Tx) error) error {
 			again = unreached.again(ctx, &m.counts.lost)
 		case final:
 		}
+		if !again && why != final && ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
 		if !again {
 			return err
 		}
