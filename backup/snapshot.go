@@ -115,11 +115,14 @@ func writeSnapshot(ctx context.Context, w io.Writer, meta storage.Meta, head *He
 	return sums, z.Close()
 }
 
-// isLeftOut says that a row is about what a backup does not have: upload sessions, and
-// the count of them.
+// isLeftOut says that a row is about what a backup does not have: upload sessions, the
+// count of them, and what the processes of the registry are at.
 func isLeftOut(table string, key []byte) bool {
-	return table == storage.Uploads.Name() ||
-		table == storage.Counters.Name() && string(key) == storage.CountUploads
+	switch table {
+	case storage.Uploads.Name(), storage.Leases.Name(), storage.Holds.Name(), storage.Collecting.Name():
+		return true
+	}
+	return table == storage.Counters.Name() && string(key) == storage.CountUploads
 }
 
 // count adds up a row.

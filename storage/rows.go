@@ -85,6 +85,7 @@ func Tables() []string {
 		Usages.name, Tallies.name, Shares.name,
 		Damages.name, Scrubs.name,
 		Stages.name, StageParts.name,
+		Leases.name, Holds.name, Collecting.name,
 		Mirrored.name, MirrorJobs.name,
 		Replications.name, ReplicationsDue.name, Replicated.name,
 	}
