@@ -80,9 +80,6 @@ func openData(ctx context.Context, cfg config.Config, create bool, stderr io.Wri
 		return nil, err
 	}
 	fresh = fresh && !cfg.Storage.Postgres.On()
-	if err := durable.MkdirAll(dir); cfg.Storage.Postgres.On() && err != nil {
-		return nil, fmt.Errorf("cannot use the data directory: %w", err)
-	}
 	if fresh && !create {
 		return nil, fmt.Errorf("there is no data of a registry in %s: say where it is with --data or --config", dir)
 	}
@@ -173,7 +170,7 @@ func openStore(ctx context.Context, cfg config.Config) (a *administration, err e
 	content.administer(&options)
 	return &administration{
 		Client: admin.NewHandlerClient(admin.Local(admin.New(options))), host: cfg.HTTP.Addr, local: true,
-		close: func() error { return errors.Join(closeContent(), record.Close(), data.close()) },
+		close: func() error { closeContent(); return errors.Join(record.Close(), data.close()) },
 	}, nil
 }
 

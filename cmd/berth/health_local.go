@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/berth-registry/berth/audit"
@@ -13,7 +12,7 @@ import (
 
 // openHealth opens what is stored for a command, where no server runs. Its events
 // wait in the outbox until one does.
-func openHealth(ctx context.Context, cfg config.Config, data *stores, record audit.Recorder) (h *health, closeAll func() error, err error) {
+func openHealth(ctx context.Context, cfg config.Config, data *stores, record audit.Recorder) (h *health, closeAll func(), err error) {
 	hooks, err := webhookOptions(cfg)
 	if err != nil {
 		return nil, nil, err
@@ -28,10 +27,9 @@ func openHealth(ctx context.Context, cfg config.Config, data *stores, record aud
 	if err != nil {
 		return nil, nil, err
 	}
-	closeAll = func() error { local.Close(); return nil }
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll())
+			local.Close()
 		}
 	}()
 	immutable, err := auth.NewTagPatterns(cfg.Immutable)
@@ -45,5 +43,5 @@ func openHealth(ctx context.Context, cfg config.Config, data *stores, record aud
 		return nil, nil, err
 	}
 	apply()
-	return h, closeAll, nil
+	return h, local.Close, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/storage"
@@ -86,8 +87,8 @@ func (s *stores) openS3(ctx context.Context, c config.Storage, log *slog.Logger)
 
 // close closes what was opened, last first.
 func (s *stores) close() (err error) {
-	for i := len(s.closes) - 1; i >= 0; i-- {
-		err = errors.Join(err, s.closes[i]())
+	for _, closeOne := range slices.Backward(s.closes) {
+		err = errors.Join(err, closeOne())
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/url"
+	"slices"
 
 	"github.com/berth-registry/berth/internal/settings"
 )
@@ -39,12 +40,7 @@ func (m Mirror) Hub() bool {
 	case "registry-1.docker.io", "docker.io", "index.docker.io":
 		return true
 	}
-	for _, ns := range m.Namespaces {
-		if ns == "docker.io" {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(m.Namespaces, "docker.io")
 }
 
 // mirrorConflicts checks what concerns several fields of mirrors, sync and

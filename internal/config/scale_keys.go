@@ -109,7 +109,7 @@ var scaleKeys = []settings.Key[Config]{
 		},
 	}, {
 		Path:  "storage.postgres.dsn",
-		Doc:   "The PostgreSQL database that metadata are kept in, instead of in storage.data:\npostgres://USER:PASSWORD@HOST/DATABASE. With it and storage.s3 any number of\nberth serve can share them.",
+		Doc:   "The PostgreSQL database that metadata are kept in, instead of in storage.data: a\nURL postgres://… or host=… user=… password=… dbname=…. With it and storage.s3\nany number of berth serve can share them.",
 		Value: func(c *Config) *settings.Value { return settings.Secret(&c.Storage.Postgres.DSN) },
 	}, {
 		Path:  "storage.postgres.dsn_file",
