@@ -40,22 +40,22 @@ func (r *Registry) Blob(ctx context.Context, repo string, d digest.Digest) (io.R
 		f, err := r.fill(ctx, m, repo, d)
 		var reader *follower
 		if err == nil {
-			reader, err = f.follow(ctx)
+			reader, err = f.follow(ctx, repo)
 		}
 		switch {
 		case err == nil:
 			return reader, descriptor(d, reader.size), nil
 		case errors.Is(err, errDirect):
 			return r.direct(ctx, m, repo, d)
-		case !errors.Is(err, errCached):
+		case !errors.Is(err, errCached): // else it may be in the cache
 			return nil, registry.Descriptor{}, err
 		}
 	}
 	return nil, registry.Descriptor{}, registry.ErrUnavailable.With("mirror %s: blob %s comes and goes", m.Name, d)
 }
 
-// maxLooks is how often a blob is looked for that others say is in the cache.
-const maxLooks = 10
+// maxLooks is how often a blob is looked for that came for somebody else, or did not.
+const maxLooks = 32
 
 // sound opens a blob of the cache that has all its bytes.
 func (r *Registry) sound(ctx context.Context, repo string, d digest.Digest) (io.ReadSeekCloser, registry.Descriptor, error) {

@@ -38,8 +38,8 @@ type fill struct {
 }
 
 var (
-	// errCached says that the cache has the blob.
-	errCached = errors.New("the cache has the blob")
+	// errCached says that the cache may have the blob by now.
+	errCached = errors.New("the blob is to be looked for again")
 	// errDirect says that a blob cannot be shared, and each reader has to fetch it.
 	errDirect = errors.New("the blob does not fit on the disk")
 )

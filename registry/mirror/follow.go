@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+
+	"github.com/berth-registry/berth/registry"
 )
 
 // follower reads a blob while it comes. It reads where it likes, and waits for what is
@@ -19,9 +21,9 @@ type follower struct {
 	closed bool
 }
 
-// follow waits until the blob begins to come, and returns a reader of it. It fails
-// with errCached or errDirect if it is to be had elsewhere.
-func (f *fill) follow(ctx context.Context) (*follower, error) {
+// follow waits until the blob begins to come, and returns a reader of it for a
+// repository. It fails with errCached or errDirect if it is to be had elsewhere.
+func (f *fill) follow(ctx context.Context, repo string) (*follower, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// Of a blob that is held back whole, it can still be said that it did not come.
@@ -31,6 +33,8 @@ func (f *fill) follow(ctx context.Context) (*follower, error) {
 		}
 	}
 	switch {
+	case f.repo != repo && (isAbsent(f.err) || errors.Is(f.err, registry.ErrDenied)):
+		return nil, errCached // it was asked for as what does not have it
 	case f.err != nil:
 		return nil, f.err
 	case f.spool == nil:

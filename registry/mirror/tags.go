@@ -24,8 +24,6 @@ func (r *Registry) byTag(ctx context.Context, m *mirrored, repo, tag string, rea
 	case err == nil && cached && got.desc.Digest == have.desc.Digest:
 		m.counts.hits.Add(1)
 		return have, nil
-	case err == nil && got.data == nil: // it was cached already when the flight began
-		return read(ctx, repo, registry.Reference{Digest: got.desc.Digest})
 	case err == nil, ctx.Err() != nil, isAbsent(err):
 		return got, err
 	case cached:
@@ -73,7 +71,7 @@ func (r *Registry) checked(ctx context.Context, m *mirrored, q question, cached 
 // check asks the upstream for a tag, and has the cache's name the same.
 func (r *Registry) check(m *mirrored, q question) (found, error) {
 	repo, ref := q.repo, registry.Reference{Tag: q.ref}
-	have, err := r.described(r.ctx, repo, ref)
+	have, err := r.whole(r.ctx, repo, ref)
 	cached := err == nil
 	if cached && r.fresh(r.ctx, m, repo, q.ref) {
 		return have, nil // as another flight has just found
