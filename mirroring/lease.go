@@ -33,10 +33,14 @@ func (w *Worker) held(row storage.MirrorJob, now time.Time) bool {
 	return row.Owner != "" && row.Until.After(now) && (!w.alone || row.Owner == w.owner)
 }
 
-// take makes this process run the job, or fails with ErrRunning.
-func (w *Worker) take(ctx context.Context, name string) error {
+// errNotDue says that a job was run by another, just when this process was about to.
+var errNotDue = errors.New("the job is not due any more")
+
+// take makes this process run the job, or fails with ErrRunning, or with errNotDue if
+// it is to be run only when it is due.
+func (w *Worker) take(ctx context.Context, j *Job, due bool) error {
 	return w.meta.Update(ctx, func(tx storage.Tx) error {
-		row, err := getRow(tx, name)
+		row, err := getRow(tx, j.Name)
 		if err != nil {
 			return err
 		}
@@ -44,13 +48,16 @@ func (w *Worker) take(ctx context.Context, name string) error {
 		if w.held(row, now) {
 			return ErrRunning
 		}
+		if at := w.due(j, row, now); due && (at.IsZero() || at.After(now)) {
+			return errNotDue
+		}
 		if row.Owner != "" {
 			row.Last = row.Now
 			row.Last.Outcome, row.Last.Reason = CutOff, "the server that ran it died"
 		}
 		row.Owner, row.Until, row.Again = w.owner, now.Add(leaseTime), time.Time{}
 		row.Now = storage.MirrorRun{Began: now}
-		return storage.MirrorJobs.Put(tx, storage.Key(name), row)
+		return storage.MirrorJobs.Put(tx, storage.Key(j.Name), row)
 	})
 }
 

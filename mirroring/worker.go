@@ -149,7 +149,7 @@ func (w *Worker) Run(ctx context.Context) {
 				switch {
 				case err == nil, errors.As(err, &ended):
 					notify(w.changed)
-				case !errors.Is(err, ErrRunning) && ctx.Err() == nil: // it is tried again when it is looked again
+				case !errors.Is(err, ErrRunning) && !errors.Is(err, errNotDue) && ctx.Err() == nil: // it is tried again when it is looked again
 					w.log.ErrorContext(ctx, "images cannot be mirrored", "job", j.Name, "error", err)
 				}
 			})
@@ -235,9 +235,9 @@ func (w *Worker) RunNow(ctx context.Context, name string, dryRun bool, progress 
 	return asError(ctx, status)
 }
 
-// run runs a job, unless it runs already. resume has it run again soon if ctx ends
-// before it does.
-func (w *Worker) run(ctx context.Context, j Job, resume bool, progress func(Event)) error {
+// run runs a job, unless it runs already. scheduled has it run only if it is due, and
+// again soon if ctx ends before it does.
+func (w *Worker) run(ctx context.Context, j Job, scheduled bool, progress func(Event)) error {
 	_, sources := w.all()
 	r := newRun(j, sources[j.Mirror], w, progress)
 	ctx, stop := context.WithCancelCause(ctx)
@@ -256,7 +256,7 @@ func (w *Worker) run(ctx context.Context, j Job, resume bool, progress func(Even
 		delete(w.running, j.Name)
 		w.mu.Unlock()
 	}()
-	if err := w.take(ctx, j.Name); err != nil {
+	if err := w.take(ctx, &j, scheduled); err != nil {
 		return err
 	}
 	keeping, kept := context.WithCancel(ctx)
@@ -265,7 +265,7 @@ func (w *Worker) run(ctx context.Context, j Job, resume bool, progress func(Even
 	status, again := r.execute(ctx)
 	kept()
 	keeper.Wait()
-	if status.Outcome == Interrupted && resume {
+	if status.Outcome == Interrupted && scheduled {
 		again = status.Ended
 	}
 	if err := w.end(j.Name, status, again); err != nil {
