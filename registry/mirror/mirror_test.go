@@ -195,8 +195,8 @@ func TestTagGoes(t *testing.T) {
 	_, _, err := o.Manifest(t.Context(), "hub/app", tagged("v1"))
 	is(t, "a tag that is gone", err, registry.ErrManifestUnknown)
 	has(t, o, "hub/app", digested(a.desc.Digest), a)
-	for tag := range o.cache.Tags(t.Context(), "hub/app", "") {
-		t.Errorf("the cache still has the tag %s", tag)
+	for tag, err := range o.cache.Tags(t.Context(), "hub/app", "") {
+		t.Errorf("the cache still has the tag %s, %v", tag, err)
 	}
 	if up, err := o.cache.Upstreamed(t.Context(), "hub/app", "v1"); err != nil || up != (registry.Upstreamed{}) {
 		t.Errorf("still known of the tag: %v, %v", up, err)
