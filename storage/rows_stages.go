@@ -25,6 +25,9 @@ type (
 		Digest   string    `cbor:"8,keyasint,omitempty"` // of the blob that Key is of, if it is one's
 		Rev      string    `cbor:"9,keyasint"`           // another one each time the row is written
 		Updated  time.Time `cbor:"10,keyasint"`
+		// Sealed says that the parts are all there are, the last one may be a short one,
+		// and the server was or will be asked to make them the object.
+		Sealed bool `cbor:"11,keyasint,omitempty"`
 	}
 	// StagedPart is a part.
 	StagedPart struct {

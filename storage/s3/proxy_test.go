@@ -37,7 +37,10 @@ func newProxy(t *testing.T, s *berthtest.S3) *proxy {
 		t.Fatal(err)
 	}
 	p := &proxy{forward: &httputil.ReverseProxy{
-		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = u.Scheme, u.Host; r.Out.Host = r.In.Host },
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = u.Scheme, u.Host
+			r.Out.Host = r.In.Host
+		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { cut(w) },
 	}}
 	p.Server = httptest.NewServer(p)

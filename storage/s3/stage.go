@@ -67,6 +67,9 @@ func (b *Blobs) Stage(ctx context.Context, id string, off int64) (storage.Stage,
 	}
 	s := b.newStage(ctx, id, digest.Digest(state.Digest))
 	s.state, s.parts, s.saved, s.unread = state, parts, len(parts), state.Tail != ""
+	if err := s.unseal(); err != nil {
+		return nil, err
+	}
 	if size > off {
 		// At once: rows that say more than the stage holds would make what others wrote
 		// behind off part of it.
@@ -76,6 +79,19 @@ func (b *Blobs) Stage(ctx context.Context, id string, off int64) (storage.Stage,
 		}
 	}
 	return s, nil
+}
+
+// unseal looks what became of a stage whose process asked for its completion.
+func (s *stage) unseal() error {
+	if !s.state.Sealed {
+		return nil
+	}
+	whole, err := s.isWhole()
+	if whole {
+		s.toWhole()
+	}
+	s.state.Sealed = false
+	return err
 }
 
 // StageFor implements storage.DigestStager.
@@ -111,6 +127,9 @@ func (s *stage) size() int64 {
 
 // Write implements storage.Stage.
 func (s *stage) Write(p []byte) (int, error) {
+	if len(p) == 0 && s.err == nil {
+		return 0, nil
+	}
 	if err := s.writable(); err != nil {
 		return 0, s.fail(err)
 	}
@@ -141,12 +160,23 @@ func (s *stage) writable() error {
 		return s.err
 	case s.ended:
 		return errEnded
-	case s.state.Whole:
-		return s.reopen(s.state.Size)
 	case s.unread:
 		return s.fetchTail()
+	case s.endsShort():
+		if err := s.freeze(); err != nil {
+			return err
+		}
+	}
+	if s.state.Whole {
+		return s.reopen(s.state.Size)
 	}
 	return nil
+}
+
+// endsShort says whether the last part is too small to be followed by another: it was
+// to be the last.
+func (s *stage) endsShort() bool {
+	return len(s.parts) > 0 && s.parts[len(s.parts)-1].Size < minPart
 }
 
 func (s *stage) fetchTail() error {
@@ -197,8 +227,6 @@ func (s *stage) Reader() (io.ReadCloser, error) {
 		return nil, s.err
 	case s.ended:
 		return nil, errEnded
-	case s.state.Upload != "" && s.final != "":
-		return nil, errors.New("a stage of a known digest cannot be read: its parts would become a blob that nobody has checked")
 	case s.state.Upload != "":
 		if err := s.freeze(); err != nil {
 			return nil, s.fail(err)

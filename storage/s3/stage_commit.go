@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/minio/minio-go/v7"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/storage"
@@ -51,8 +50,10 @@ func (s *stage) become(d digest.Digest) error {
 // object. If the upload is gone, they became it before, by a process that did not
 // live to tell, or by an attempt whose answer was lost.
 func (s *stage) complete() error {
-	size := s.size()
-	c, err := s.completeParts()
+	if err := s.seal(); err != nil {
+		return err
+	}
+	c, err := s.blobs.complete(s.ctx, s.state.Key, s.state.Upload, s.parts)
 	if !c.lost {
 		return err
 	}
@@ -61,29 +62,44 @@ func (s *stage) complete() error {
 	if s.final == "" && s.wrote && !c.asked {
 		return err
 	}
-	o, herr := s.blobs.head(s.ctx, s.state.Key)
-	switch {
-	case errors.Is(herr, storage.ErrNotFound), herr == nil && o.Size != size:
-		return fmt.Errorf("stage %s has lost its parts: %w", s.id, err)
+	switch whole, herr := s.isWhole(); {
 	case herr != nil:
 		return herr
+	case !whole:
+		return fmt.Errorf("stage %s has lost its parts: %w", s.id, err)
 	}
-	s.state.Size = size
 	return nil
 }
 
-func (s *stage) completeParts() (completion, error) {
+// seal makes all that the stage holds be parts. If the stage has rows, they say so
+// from then on: so an object that is found in the place of the upload is made of what
+// they name, and by nobody who went on with the stage before another did.
+func (s *stage) seal() error {
 	if s.unread {
 		if err := s.fetchTail(); err != nil {
-			return completion{}, err
+			return err
 		}
 	}
 	if s.buf.n > 0 {
 		if err := s.flush(); err != nil {
-			return completion{lost: isCode(err, minio.NoSuchUpload)}, err
+			return err
 		}
 	}
-	return s.blobs.complete(s.ctx, s.state.Key, s.state.Upload, s.parts)
+	if s.state.Rev == "" || s.final != "" {
+		return nil
+	}
+	s.dropTail()
+	s.state.Sealed = true
+	return s.save()
+}
+
+// isWhole says whether the parts have become the object.
+func (s *stage) isWhole() (bool, error) {
+	o, err := s.blobs.head(s.ctx, s.state.Key)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return o.Size == s.state.Size, err
 }
 
 // clear removes what a stage was that has become a blob. The blob is there in any
@@ -109,6 +125,9 @@ func (s *stage) clear() {
 
 // freeze has the parts, and what is behind them, become an object of the stage.
 func (s *stage) freeze() error {
+	if s.final != "" {
+		return errors.New("a stage of a known digest cannot be read: its parts would become a blob that nobody has checked")
+	}
 	if err := s.complete(); err != nil {
 		return err
 	}
@@ -120,7 +139,7 @@ func (s *stage) toWhole() {
 	if s.state.Tail != "" {
 		s.garbage = append(s.garbage, s.state.Tail)
 	}
-	s.state.Upload, s.state.Tail, s.state.TailSize, s.state.Whole = "", "", 0, true
+	s.state.Upload, s.state.Tail, s.state.TailSize, s.state.Whole, s.state.Sealed = "", "", 0, true, false
 	s.parts, s.saved, s.unread, s.dirty = nil, 0, false, true
 	s.buf.reset()
 }
