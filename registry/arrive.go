@@ -13,6 +13,10 @@ import (
 // errDeleting says that bytes are just being deleted, or moved away.
 var errDeleting = ErrUnavailable.With("the registry is just removing what it had of this content; push it again")
 
+// errLate says that bytes were stored so long after it was seen to that they stay that
+// they may be gone.
+var errLate = ErrUnavailable.With("the registry took too long to store this content; push it again")
+
 const (
 	// deletingTime is how long a push waits until bytes are deleted that it has
 	// again.
@@ -21,35 +25,51 @@ const (
 	deletingPause = 5 * time.Millisecond
 )
 
-// arrive makes content that is about to be stored safe from a collection that
-// found the same bytes to be garbage: it gives them a lease, or waits until they
-// are gone. It also waits while damaged ones are moved away. The caller has them among
-// the arrivals.
-func (l *Local) arrive(ctx context.Context, d digest.Digest) error {
+// arrival is bytes that a push is about to store, or has stored and not made known
+// yet. A collection that finds the same bytes to be garbage leaves them: one of this
+// process as they are among the arrivals, one of another process because of the lease
+// in their row. If there is no row, whoever writes one gives it a lease.
+type arrival struct {
+	local  *Local
+	digest digest.Digest
+	safe   time.Time // when it was last seen to that they stay
+	end    func()    // must be called
+}
+
+// arriving begins the arrival of bytes.
+func (l *Local) arriving(d digest.Digest) *arrival {
+	return &arrival{local: l, digest: d, end: l.arrivals.begin(d)}
+}
+
+// prepare makes bytes that are about to be stored safe from a collection that found
+// the same bytes to be garbage: it gives them a lease, or waits until they are gone. It
+// also waits while damaged ones are moved away.
+func (a *arrival) prepare(ctx context.Context) error {
 	end := time.Now().Add(deletingTime)
 	for {
+		a.safe = a.local.now() // or later
 		var row storage.Blob
 		get := func(tx storage.Tx) (err error) {
-			row, err = storage.Stored.Get(tx, storage.Key(storage.DigestPart(d)))
+			row, err = storage.Stored.Get(tx, storage.Key(storage.DigestPart(a.digest)))
 			if err == nil && !row.Deleting {
-				row.Deleting, err = isMoving(tx, d) // nothing else is made of the row
+				row.Deleting, err = isMoving(tx, a.digest) // nothing else is made of the row
 			}
 			return err
 		}
-		err := l.meta.View(ctx, get)
+		err := a.local.meta.View(ctx, get)
 		switch {
 		case isNotFound(err):
 			return nil
 		case err != nil:
 			return err
-		case !row.Deleting && !l.shared() && row.Due == 0:
-			return nil // arrivals keep it
+		case !row.Deleting && !a.local.stale(row.Watch):
+			return nil
 		case !row.Deleting:
-			err = l.change(ctx, func(tx *changing) error {
+			err = a.local.change(ctx, func(tx *changing) error {
 				if err := get(tx); err != nil || row.Deleting {
 					return err
 				}
-				return watchedBlobs.touch(tx, "", d)
+				return watchedBlobs.touch(tx, "", a.digest)
 			})
 			if !row.Deleting && !isNotFound(err) {
 				return err
@@ -61,33 +81,48 @@ func (l *Local) arrive(ctx context.Context, d digest.Digest) error {
 	}
 }
 
-// stored runs fn, a transaction that makes the bytes d needed which were just
-// stored. If a collection deletes them at the same time, or a scrub moves what was
-// damaged away, it waits until that is done and runs fn again, if the bytes are still
-// there.
-func (l *Local) stored(ctx context.Context, d digest.Digest, fn func(*changing) error) error {
+// isLate says that prepare was so long ago that other processes may have deleted the
+// bytes since: a part of the lease is left for the transaction that asks.
+func (a *arrival) isLate(now time.Time) bool {
+	lease, _ := a.local.leaseTime()
+	return a.local.shared() && now.Sub(a.safe) > lease/4
+}
+
+// stored runs fn, a transaction that makes the bytes needed which were just stored. If a
+// collection deletes them at the same time, or a scrub moves what was damaged away, or
+// it took very long to store them, it waits until that is done and runs fn again, if
+// the bytes are still there.
+func (a *arrival) stored(ctx context.Context, fn func(*changing) error) error {
 	end := time.Now().Add(deletingTime)
 	seen := false // the bytes, after what was damaged of them was moved away
 	for {
-		err := l.change(ctx, func(tx *changing) error {
+		err := a.local.change(ctx, func(tx *changing) error {
+			if a.isLate(tx.now) {
+				return errLate
+			}
 			tx.seen = seen
 			return fn(tx)
 		})
 		if !isPassing(err) {
-			return l.refused(ctx, d, err)
+			return a.local.refused(ctx, a.digest, err)
 		}
 		if seen = errors.Is(err, errDamaged); !seen {
 			if err := pause(ctx, end); err != nil {
 				return err
 			}
-			if err := l.arrive(ctx, d); err != nil {
+			if err := a.prepare(ctx); err != nil {
 				return err
 			}
 		}
-		if _, serr := l.blobs.Size(ctx, d); serr != nil {
+		if _, serr := a.local.blobs.Size(ctx, a.digest); serr != nil {
 			return err // they went with the old ones
 		}
 	}
+}
+
+// isPassing says that an error of a transaction that makes bytes needed passes.
+func isPassing(err error) bool {
+	return errors.Is(err, errDeleting) || errors.Is(err, errDamaged) || errors.Is(err, errLate)
 }
 
 // pause waits a little, but no longer than until end.

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"iter"
 
 	"github.com/opencontainers/go-digest"
@@ -214,6 +213,3 @@ func (c *changing) heal(d digest.Digest) error {
 	}
 	return storage.Damages.Delete(c, storage.Key(storage.DigestPart(d)))
 }
-
-// isPassing says that an error of a transaction that makes bytes needed passes.
-func isPassing(err error) bool { return errors.Is(err, errDeleting) || errors.Is(err, errDamaged) }

@@ -191,10 +191,12 @@ func putStored(tx *changing, d digest.Digest, size int64) error {
 	case !isNotFound(err):
 		return err
 	}
+	row = storage.Blob{Size: size, Created: tx.now}
+	tx.keep(&row.Watch) // others may be about to store the same bytes; see arrive
 	return errors.Join(
 		storage.Add(tx, storage.CountBlobs, 1),
 		storage.Add(tx, storage.CountBytes, size),
-		storage.Stored.Put(tx, key, storage.Blob{Size: size, Created: tx.now}))
+		storage.Stored.Put(tx, key, row))
 }
 
 // putLink makes a stored blob readable in a repository. Until a manifest needs it
@@ -208,6 +210,7 @@ func putLink(tx *changing, repo string, d digest.Digest, size int64) error {
 	}
 	if link != (storage.Link{}) { // what becomes of it is not this client's alone
 		tx.local.tell(storage.ReviewLink, repo, d)
+		tx.keep(&link.Watch)
 	}
 	link.Size = size
 	needed, err := hasAny(storage.Parents.Scan(tx, storage.Key(repo, part, ""), nil))

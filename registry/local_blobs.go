@@ -101,9 +101,10 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 	if err == nil {
 		err = l.room(ctx, repo, d, size)
 	}
-	defer l.arrivals.begin(d)()
+	arrival := l.arriving(d)
+	defer arrival.end()
 	if err == nil {
-		err = l.arrive(ctx, d)
+		err = arrival.prepare(ctx)
 	}
 	if err == nil {
 		err = stage.Commit(d)
@@ -114,7 +115,7 @@ func (l *Local) PushBlob(ctx context.Context, repo string, d digest.Digest, r io
 	if err != nil {
 		return Descriptor{}, errors.Join(err, l.blobs.Discard(context.WithoutCancel(ctx), id))
 	}
-	err = l.stored(ctx, d, func(tx *changing) error { return linkNew(tx, repo, d, size) })
+	err = arrival.stored(ctx, func(tx *changing) error { return linkNew(tx, repo, d, size) })
 	return blobDescriptor(d, size), err
 }
 

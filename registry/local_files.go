@@ -45,14 +45,15 @@ func (l *Local) PushVerified(ctx context.Context, repo string, d digest.Digest, 
 	if err := l.room(ctx, repo, d, size); err != nil {
 		return desc, false, err
 	}
-	defer l.arrivals.begin(d)()
-	if err := l.arrive(ctx, d); err != nil {
+	arrival := l.arriving(d)
+	defer arrival.end()
+	if err := arrival.prepare(ctx); err != nil {
 		return desc, false, err
 	}
 	if linked, err = adopter.Adopt(ctx, d, f); err != nil {
 		return desc, false, err
 	}
-	err = l.stored(ctx, d, func(tx *changing) error { return linkNew(tx, repo, d, size) })
+	err = arrival.stored(ctx, func(tx *changing) error { return linkNew(tx, repo, d, size) })
 	return blobDescriptor(d, size), linked, err
 }
 

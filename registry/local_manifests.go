@@ -129,11 +129,12 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 			return ManifestPushed{}, err
 		}
 	}
-	defer l.arrivals.begin(push.Digest)()
-	if err := l.store(ctx, push.Digest, push.Data); err != nil {
+	arrival := l.arriving(push.Digest)
+	defer arrival.end()
+	if err := l.store(ctx, arrival, push.Data); err != nil {
 		return ManifestPushed{}, err
 	}
-	err = l.stored(ctx, push.Digest, func(tx *changing) error {
+	err = arrival.stored(ctx, func(tx *changing) error {
 		if err := w.checkRefs(tx); err != nil {
 			return err
 		}
@@ -147,18 +148,18 @@ func (l *Local) PushManifest(ctx context.Context, repo string, push ManifestPush
 	return ManifestPushed{Descriptor: desc, Subject: m.Subject}, nil
 }
 
-// store makes data durable as the blob d.
-func (l *Local) store(ctx context.Context, d digest.Digest, data []byte) error {
+// store makes data durable as the blob that arrives.
+func (l *Local) store(ctx context.Context, a *arrival, data []byte) error {
 	id := "manifest-" + rand.Text()
-	stage, err := storage.StageFor(ctx, l.blobs, id, d)
+	stage, err := storage.StageFor(ctx, l.blobs, id, a.digest)
 	if err != nil {
 		return err
 	}
 	if _, err = stage.Write(data); err == nil {
-		err = l.arrive(ctx, d)
+		err = a.prepare(ctx)
 	}
 	if err == nil {
-		err = stage.Commit(d)
+		err = stage.Commit(a.digest)
 	}
 	if cerr := stage.Close(); err == nil {
 		err = cerr
@@ -291,6 +292,7 @@ func (w *manifestWrite) putParent(tx *changing, d digest.Digest, part string) er
 func (w *manifestWrite) watch(tx *changing, row *storage.Manifest, known bool) error {
 	if known { // what becomes of it is not this client's alone
 		tx.local.tell(storage.ReviewManifest, w.repo, w.Digest)
+		tx.keep(&row.Watch)
 	}
 	why, until, err := tx.needed(w.repo, w.Digest, row)
 	if err == nil && until != 0 && tx.quotas().caches.has(w.repo) {

@@ -277,15 +277,16 @@ func (u *upload) commit(ctx context.Context, repo string, d digest.Digest) (Desc
 	if err := u.local.room(ctx, repo, d, u.row.Size); err != nil {
 		return Descriptor{}, errors.Join(err, u.endRefused(ctx, err))
 	}
-	defer u.local.arrivals.begin(d)()
-	if err := u.local.arrive(ctx, d); err != nil {
+	arrival := u.local.arriving(d)
+	defer arrival.end()
+	if err := arrival.prepare(ctx); err != nil {
 		return Descriptor{}, err
 	}
 	if err := u.stage.Commit(d); err != nil {
 		return Descriptor{}, err
 	}
 	size := u.row.Size
-	err = u.local.stored(ctx, d, func(tx *changing) error {
+	err = arrival.stored(ctx, func(tx *changing) error {
 		return errors.Join(
 			linkNew(tx, repo, d, size),
 			u.put(tx, storage.Upload{State: storage.UploadCommitted, Digest: string(d)}))

@@ -19,6 +19,11 @@ import (
 // it is absent. What no review is queued of can come to be garbage within that time,
 // and somebody may ask for its collection at once: see told.
 //
+// Where several processes share the metadata, all that keeps something is in its row:
+// whoever is told of something has its lease written there, once in half the time that
+// it holds at most, and bytes have one from the moment that their row is written. A
+// lease holds for clockSkew longer there, so that clocks may differ by that.
+//
 // Bytes are deleted behind a tombstone: a transaction marks their row, which
 // nothing can come to need from then on (putStored), before they are deleted, and
 // another one removes the row after that. A crash leaves a review that is done
@@ -60,8 +65,36 @@ func (c *changing) afterGrace() int64 {
 	return c.now.Add(grace + jitter(grace)).UnixMicro()
 }
 
+const (
+	// clockSkew is by how much the clocks of processes may differ that share a store.
+	clockSkew = 30 * time.Second
+	// minLease is how long a lease holds there at least, as a push relies on it.
+	minLease = time.Minute
+)
+
+// leaseTime is for how long something is kept that a client was told of, and how much
+// longer a lease holds because of other clocks.
+func (l *Local) leaseTime() (lease, skew time.Duration) {
+	lease = l.keeping.Load().Lease
+	if l.shared() {
+		return max(lease, minLease), clockSkew
+	}
+	return lease, 0
+}
+
 // lease is until when something is kept that a client is told of now.
-func (c *changing) lease() int64 { return c.now.Add(c.local.keeping.Load().Lease).UnixMicro() }
+func (c *changing) lease() int64 {
+	lease, skew := c.local.leaseTime()
+	return c.now.Add(lease + skew).UnixMicro()
+}
+
+// keep gives a row a lease that the caller has to write in any case, if other processes
+// have to know that somebody was told of it.
+func (c *changing) keep(w *storage.Watch) {
+	if c.local.shared() {
+		w.Lease = max(w.Lease, c.lease())
+	}
+}
 
 // queue makes a review due at a time, in place of one that is queued, and notes
 // that in w, which the caller has to write.
@@ -139,7 +172,9 @@ func (w watched[V]) clear(c *changing, repo string, d digest.Digest) error {
 		if watch.Due == 0 {
 			return nil
 		}
-		watch.Lease = 0
+		if !c.local.shared() { // else whoever needs it now may not need it for long
+			watch.Lease = 0
+		}
 		return c.unqueue(w.kind, repo, d, watch)
 	})
 }
@@ -149,10 +184,10 @@ func (w watched[V]) clear(c *changing, repo string, d digest.Digest) error {
 func (w watched[V]) touch(c *changing, repo string, d digest.Digest) error {
 	return w.change(c, repo, d, func(watch *storage.Watch) error {
 		switch {
-		case watch.Due == 0 && c.local.shared():
-			watch.Lease = max(watch.Lease, c.lease())
+		case !c.local.stale(*watch): // somebody else has just done it
 			return nil
 		case watch.Due == 0:
+			c.keep(watch)
 			return nil
 		}
 		return c.queue(w.kind, repo, d, watch, max(watch.Due, c.afterGrace()), c.lease())
@@ -162,11 +197,13 @@ func (w watched[V]) touch(c *changing, repo string, d digest.Digest) error {
 // stale says whether a lease that a client needs now must be written: not each
 // time that it asks.
 func (l *Local) stale(w storage.Watch) bool {
-	k, now := l.keeping.Load(), l.now()
-	if w.Due == 0 && l.shared() {
-		return w.Lease < now.Add(k.Lease/2).UnixMicro()
+	now, grace := l.now(), l.keeping.Load().Grace
+	lease, skew := l.leaseTime()
+	ends := w.Lease < now.Add(lease/2+skew).UnixMicro()
+	if w.Due == 0 {
+		return ends && l.shared()
 	}
-	return w.Due != 0 && (w.Due < now.Add(k.Grace/2).UnixMicro() || w.Lease < now.Add(k.Lease/2).UnixMicro())
+	return ends || w.Due < now.Add(grace/2).UnixMicro()
 }
 
 // shared says that other processes may change the metadata, too.

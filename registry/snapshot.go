@@ -191,6 +191,11 @@ func (l *Local) note(ctx context.Context, notes storage.Notes, repo string) erro
 // AdoptBlob makes bytes that are in the blob store already a blob of a repository,
 // or fails with ErrBlobUnknown. That they are d it takes for granted.
 func (l *Local) AdoptBlob(ctx context.Context, repo string, d digest.Digest) (Descriptor, error) {
+	arrival := l.arriving(d)
+	defer arrival.end()
+	if err := arrival.prepare(ctx); err != nil {
+		return Descriptor{}, err
+	}
 	size, err := l.blobs.Size(ctx, d)
 	if isNotFound(err) {
 		return Descriptor{}, ErrBlobUnknown.With("blob %s is not in the blob store", d)
@@ -198,7 +203,7 @@ func (l *Local) AdoptBlob(ctx context.Context, repo string, d digest.Digest) (De
 	if err != nil {
 		return Descriptor{}, err
 	}
-	err = l.stored(ctx, d, func(tx *changing) error { return linkNew(tx, repo, d, size) })
+	err = arrival.stored(ctx, func(tx *changing) error { return linkNew(tx, repo, d, size) })
 	return blobDescriptor(d, size), err
 }
 

@@ -62,9 +62,9 @@ func (t *told) get(k toldKey) int64 {
 	return max(t.all, t.until[maphash.Comparable(t.seed, k)])
 }
 
-// arrivals are the bytes that pushes are about to store, or have stored and not made
-// known yet. What was known of the same bytes before stays until then: otherwise the
-// new ones would be deleted for the old ones.
+// arrivals are the bytes that pushes of this process are about to store, or have stored
+// and not made known yet. What was known of the same bytes before stays until then:
+// otherwise the new ones would be deleted for the old ones.
 type arrivals struct {
 	mu sync.Mutex
 	n  map[digest.Digest]int
