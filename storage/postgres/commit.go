@@ -21,34 +21,47 @@ const (
 // sessionTime is how long a commit may take, whoever has gone.
 const sessionTime = time.Minute
 
+// How a commit is found out whose answer was lost
+//
+// Each transaction that writes also notes in sessions that it is the n-th one of its
+// connection. When the answer to its COMMIT does not come, another connection gives the
+// session up: it reads the note, waiting for the transaction if it has just written it,
+// and if it is another one's makes sure that the session never commits again. So there
+// is an answer however the connection ended, and if the message is still on its way.
+//
+// pg_xact_status cannot tell: a server that crashes forgets the numbers of
+// transactions that had not committed, and gives them to others.
+
 // commit writes what is to be written and commits, in one message. From then on the
 // caller's context is not asked: whether it was done must be found out.
 func (t *txn) commit() error {
-	batch := &pgx.Batch{}
-	t.queueRows(batch)
-	t.queueCounters(batch)
-	if t.conn == nil {
-		if batch.Len() == 0 {
-			return nil // nothing was read, nothing written
-		}
-		if err := t.begin(nil, ""); err != nil {
-			return t.failed
-		}
-	}
 	if err := t.ctx.Err(); err != nil {
 		return err
 	}
+	batch := &pgx.Batch{}
+	if t.conn == nil {
+		batch = t.starting()
+	}
+	begun := batch.Len()
+	t.queueRows(batch)
+	t.queueCounters(batch)
+	writes := batch.Len() > begun
+	if t.conn == nil {
+		if !writes {
+			return nil // nothing was read, nothing written
+		}
+		if err := t.acquire(); err != nil {
+			return err
+		}
+	}
+	who := t.conn.Conn().PgConn().CustomData()[sessionKey].(*identity)
+	if writes {
+		who.n++
+		batch.Queue(t.meta.sql.note, who.id, who.n)
+	}
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(t.ctx), sessionTime, errSlow)
 	defer cancel()
-	var tag pgconn.CommandTag
-	batch.Queue("COMMIT").Exec(func(ct pgconn.CommandTag) error {
-		tag = ct
-		return nil
-	})
-	err := slow(ctx, t.conn.SendBatch(ctx, batch).Close())
-	if err == nil && tag.String() != "COMMIT" {
-		err = fmt.Errorf("PostgreSQL answered COMMIT with %q", tag)
-	}
+	err := t.send(ctx, batch)
 	if answer := new(pgconn.PgError); err == nil || errors.As(err, &answer) && !ended(answer) {
 		t.end()
 		if err == nil {
@@ -56,88 +69,95 @@ func (t *txn) commit() error {
 		}
 		return err
 	}
-	return t.resolve(ctx, err)
+	closing, cancel := context.WithTimeout(ctx, connectTime)
+	_ = t.conn.Conn().Close(closing)
+	cancel()
+	t.end()
+	if !writes {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	return t.resolve(ctx, *who, err)
+}
+
+// send sends what is to be written, and COMMIT behind it.
+func (t *txn) send(ctx context.Context, batch *pgx.Batch) error {
+	var tag pgconn.CommandTag
+	batch.Queue("COMMIT").Exec(func(ct pgconn.CommandTag) error {
+		tag = ct
+		return nil
+	})
+	err := slow(ctx, t.conn.SendBatch(ctx, batch).Close())
+	if err == nil && tag.String() != "COMMIT" {
+		err = &pgconn.PgError{Severity: "ERROR", Code: "25000", Message: fmt.Sprintf("COMMIT was answered by %q", tag)}
+	}
+	return err
 }
 
 // resolve finds out whether a commit was done whose answer is lost: if not, it is as if
 // the connection had been lost before.
-func (t *txn) resolve(ctx context.Context, why error) error {
-	conn := t.conn.Conn()
-	from := origin{xid: t.xid, pid: conn.PgConn().PID()}
-	from.timeline, _ = conn.PgConn().CustomData()[timelineKey].(string)
-	closing, cancel := context.WithTimeout(ctx, connectTime)
-	_ = conn.Close(closing)
-	cancel()
-	t.end()
-	committed, err := t.meta.outcome(ctx, from)
-	switch {
-	case err != nil:
-		t.meta.log.WarnContext(ctx, "a commit was lost, and nobody can tell whether it was done", "error", told(err))
+func (t *txn) resolve(ctx context.Context, who identity, why error) error {
+	committed, err := t.meta.outcome(ctx, who)
+	if err != nil {
+		t.meta.log.WarnContext(ctx, "a commit was lost, and it cannot be found out whether it was done", "error", told(err))
 		return fmt.Errorf("%w: %w", ErrUnknown, told(err))
-	case committed:
-		t.meta.counts.resolved.Add(1)
-		t.meta.log.InfoContext(ctx, "the answer to a commit was lost, but it was done", "error", told(why))
-		t.meta.added(len(t.adds))
-		return nil
 	}
 	t.meta.counts.resolved.Add(1)
-	return fmt.Errorf("%w: %w", errGone, why)
+	if !committed {
+		return fmt.Errorf("%w: %w", errGone, why)
+	}
+	t.meta.log.InfoContext(ctx, "the answer to a commit was lost, but it was done", "error", told(why))
+	t.meta.added(len(t.adds))
+	return nil
 }
 
 // errGone says that a transaction has ended without being committed.
 var errGone = errors.New("the connection to PostgreSQL was lost")
 
-// origin is where a transaction was committed.
-type origin struct {
-	xid, timeline string
-	pid           uint32
-}
+// patientLooks is how often it is looked for a note that is just being written before its
+// session is ended: usually that ends by itself.
+const patientLooks = 3
 
-var errNotTold = errors.New("PostgreSQL does not know the transaction any more")
-
-// patientLooks is how often a transaction whose connection is gone is found running
-// before it is ended: it usually ends by itself.
-const patientLooks = 8
-
-// outcome says whether a transaction was committed, once it has ended.
-func (m *Meta) outcome(ctx context.Context, from origin) (committed bool, err error) {
+// outcome says whether the last transaction of a session was committed. If not, it never
+// will be.
+func (m *Meta) outcome(ctx context.Context, who identity) (committed bool, err error) {
 	for t := m.newTries(); ; {
-		var status string
-		status, err = m.status(ctx, from, t.n > patientLooks)
-		switch {
-		case err != nil && meaning(err) != lost:
-			return false, err
-		case err == nil && status == "committed":
-			return true, nil
-		case err == nil && status == "aborted":
-			return false, nil
-		case err == nil && status != "in progress":
-			return false, errNotTold
+		committed, err = m.giveUp(ctx, who)
+		if err == nil {
+			return committed, nil
 		}
-		if !t.again(ctx, &m.counts.lost) {
-			return false, errors.Join(err, errors.New("it has not ended in time"))
+		why := meaning(err)
+		if why == conflict && t.n >= patientLooks {
+			err = m.terminate(ctx, who)
+			why = max(meaning(err), conflict)
+		}
+		if why == final || !t.again(ctx, &m.counts.lost) {
+			return false, errors.Join(errors.New("it has not ended in time"), err)
 		}
 	}
 }
 
-// status asks for the status of a transaction, and may end it if it runs. A server that
-// has taken over from another one may have given the transaction's number to
-// another transaction, so it is not asked.
-func (m *Meta) status(ctx context.Context, from origin, end bool) (status string, err error) {
+// giveUp reads the note of a session, and sees to it that there is no other one.
+func (m *Meta) giveUp(ctx context.Context, who identity) (committed bool, err error) {
 	ctx, cancel := m.answer(ctx)
 	defer cancel()
-	var timeline string
-	if err := m.side.QueryRow(ctx, "SELECT "+timelineNow).Scan(&timeline); err != nil {
-		return "", err
-	}
-	if timeline != from.timeline {
-		return "", errNotTold
-	}
-	err = m.side.QueryRow(ctx, "SELECT coalesce(pg_xact_status($1::text::xid8), '')", from.xid).Scan(&status)
-	if err == nil && end && status == "in progress" {
-		_, err = m.side.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_xid = $2::text::xid8::xid", int32(from.pid), from.xid)
-	}
-	return status, err
+	err = pgx.BeginTxFunc(ctx, m.side, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout TO '200ms'"); err != nil {
+			return err
+		}
+		var n int64
+		err := tx.QueryRow(ctx, m.sql.found, who.id, who.n).Scan(&n)
+		committed = n == who.n
+		return err
+	})
+	return committed && err == nil, slow(ctx, err)
+}
+
+// terminate ends a session.
+func (m *Meta) terminate(ctx context.Context, who identity) error {
+	ctx, cancel := m.answer(ctx)
+	defer cancel()
+	_, err := m.side.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2", int32(who.pid), who.started)
+	return slow(ctx, err)
 }
 
 // queueRows queues what writes rows, in the order of their tables and keys, so that two
@@ -187,7 +207,7 @@ func (r *rowsOf) add(w storage.Write) {
 // connections are closed, so that the next ones look for the server that leads.
 func (t *txn) refused(err error) error {
 	answer := new(pgconn.PgError)
-	if errors.As(err, &answer) && (answer.Code == "25006" || answer.Code == "0A000" && t.xid == "") {
+	if errors.As(err, &answer) && (answer.Code == "25006" || answer.Code == "0A000") {
 		t.end()
 		t.meta.pool.Reset()
 		return fmt.Errorf("PostgreSQL: %w: %w", storage.ErrReadOnly, answer)

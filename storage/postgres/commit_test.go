@@ -95,41 +95,59 @@ func TestLostCommitCanceled(t *testing.T) {
 	}
 }
 
-// TestOutcome asks for transactions that nobody knows.
+// TestOutcome gives up sessions: one that has noted something, one that has not, and one
+// that is just about to.
 func TestOutcome(t *testing.T) {
 	m := fresh(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var timeline string
-	must(t, "timeline", m.side.QueryRow(ctx, "SELECT "+timelineNow).Scan(&timeline))
-	if len(timeline) != 8 {
-		t.Errorf("timeline %q", timeline)
+	if committed, err := m.outcome(ctx, identity{id: "unheard of", n: 1}); err != nil || committed {
+		t.Errorf("a session that has noted nothing: %v, %v", committed, err)
 	}
-	for _, from := range []origin{
-		{xid: "1", timeline: "0000FFFF"},          // another server
-		{xid: "99999999999", timeline: timeline},  // none yet
-		{xid: "not a number", timeline: timeline}, // nonsense
-		{xid: "", timeline: timeline},             // none
-	} {
-		if committed, err := m.outcome(ctx, from); err == nil || committed {
-			t.Errorf("%+v: %v, %v; want an error", from, committed, err)
+	conn, err := m.pool.Acquire(ctx)
+	must(t, "Acquire", err)
+	defer conn.Release()
+	who := *conn.Conn().PgConn().CustomData()[sessionKey].(*identity)
+	who.n = 7
+	_, err = conn.Exec(ctx, m.sql.note, who.id, who.n)
+	must(t, "note", err)
+	for range 2 {
+		if committed, err := m.outcome(ctx, who); err != nil || !committed {
+			t.Errorf("a session that has noted it: %v, %v", committed, err)
 		}
+	}
+	// The next one is noted, and not committed: who looks waits for it, and ends it.
+	_, err = conn.Exec(ctx, "BEGIN")
+	must(t, "BEGIN", err)
+	who.n++
+	_, err = conn.Exec(ctx, m.sql.note, who.id, who.n)
+	must(t, "note", err)
+	if committed, err := m.outcome(ctx, who); err != nil || committed {
+		t.Errorf("a session that does not end: %v, %v", committed, err)
+	}
+	if _, err = conn.Exec(ctx, "COMMIT"); err == nil {
+		t.Error("it can commit")
+	}
+	// A message that is still on its way comes too late.
+	if _, err = m.side.Exec(ctx, m.sql.note, who.id, who.n+1); err == nil {
+		t.Error("a session that was given up can commit")
 	}
 }
 
-// TestErrUnknown has a commit lost whose server is another one then.
+// TestErrUnknown has a commit lost, and then everything.
 func TestErrUnknown(t *testing.T) {
 	server := postgrestest.New(t, postgrestest.Options{TCP: true})
 	p := newProxy(t, server.Addr())
-	m := openMeta(t, Options{DSN: server.TCP(p.addr()), MaxConns: 1})
+	m := openMeta(t, Options{DSN: server.TCP(p.addr()), Patience: 500 * time.Millisecond})
 	must(t, "Update", putRow(m, "a", "v"))
-	conn, err := m.pool.Acquire(t.Context())
-	must(t, "Acquire", err)
-	conn.Conn().PgConn().CustomData()[timelineKey] = "0000FFFF"
-	conn.Release()
 	p.next(cutAnswer)
+	p.refuse(true)
 	if err := putRow(m, "b", "v"); !errors.Is(err, ErrUnknown) || strings.Contains(err.Error(), "user=") {
 		t.Errorf("Update: %v, want ErrUnknown", err)
 	}
+	p.refuse(false)
 	must(t, "the next Update", putRow(m, "c", "v"))
+	if got := getRow(t, m, "b"); got != "v" {
+		t.Errorf("the row is %q", got)
+	}
 }

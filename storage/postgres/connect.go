@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"regexp"
@@ -78,19 +79,25 @@ const prepareSession = `SELECT
 	set_config('enable_seqscan', 'off', false),
 	set_config('enable_bitmapscan', 'off', false),
 	set_config('jit', 'off', false),
-	` + timelineNow
+	(SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())`
 
-// timelineNow is the timeline that the server writes: it is another one when a
-// replica has taken over, which need not know every transaction.
-const timelineNow = `CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END`
+// sessionKey is where a connection keeps its session's identity.
+const sessionKey = "session"
 
-// timelineKey is where a connection remembers its timeline.
-const timelineKey = "timeline"
+// identity is how a session is known to others: where it runs, and by what it notes that
+// it has committed.
+type identity struct {
+	id      string
+	n       int64 // of its last commit
+	pid     uint32
+	started time.Time
+}
 
 func prepareConn(ctx context.Context, conn *pgx.Conn) error {
-	var timeline, ignored string
+	who := &identity{id: rand.Text(), pid: conn.PgConn().PID()}
+	var ignored string
 	err := conn.QueryRow(ctx, prepareSession, pgx.QueryExecModeExec).
-		Scan(&ignored, &ignored, &ignored, &ignored, &ignored, &ignored, &ignored, &timeline)
-	conn.PgConn().CustomData()[timelineKey] = timeline
+		Scan(&ignored, &ignored, &ignored, &ignored, &ignored, &ignored, &ignored, &who.started)
+	conn.PgConn().CustomData()[sessionKey] = who
 	return err
 }

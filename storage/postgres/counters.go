@@ -57,7 +57,6 @@ func newCounterSQL(in string) counterSQL {
 
 // counter is a counter as the server has it.
 type counter struct {
-	name   string
 	base   *int64
 	hidden bool // it was deleted, with whatever its sequence was at
 	deltas *int64
@@ -89,7 +88,7 @@ func counterRow(n int64) ([]byte, error) { return cbor.Marshal(storage.Counter{N
 
 // counter returns what a counter comes to in the transaction, but for what was Put.
 func (s *session) counter(name string) (n int64, shown bool, err error) {
-	c := counter{name: name}
+	var c counter
 	sql := s.meta.sql.counter.get
 	if last := s.meta.sql.counter.last[name]; last != "" {
 		sql += ", " + last
@@ -97,7 +96,7 @@ func (s *session) counter(name string) (n int64, shown bool, err error) {
 		sql += ", 0::bigint"
 	}
 	err = s.query(func(rows pgx.Rows) error {
-		c = counter{name: name}
+		c = counter{}
 		for rows.Next() {
 			if err := rows.Scan(&c.base, &c.hidden, &c.deltas, &c.last); err != nil {
 				return err
@@ -163,7 +162,9 @@ func (s *session) listCounters() (counters map[string]counter, err error) {
 		return nil, err
 	}
 	for name := range s.adds {
-		counters[name] = counters[name] // so that it is shown
+		if _, known := counters[name]; !known {
+			counters[name] = counter{} // so that it is shown
+		}
 	}
 	for name, last := range s.meta.sql.counter.last {
 		c := counters[name]

@@ -85,9 +85,10 @@ func told(err error) error {
 		answer  *pgconn.PgError
 		connect *pgconn.ConnectError
 		parse   *pgconn.ParseConfigError
+		step    *migrationError
 	)
 	switch {
-	case err == nil, errors.Is(err, ErrUnknown):
+	case err == nil, errors.Is(err, ErrUnknown), errors.As(err, &step):
 		return err
 	case errors.As(err, &parse):
 		return errors.New("the DSN of PostgreSQL cannot be read")

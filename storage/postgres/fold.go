@@ -45,8 +45,8 @@ func (m *Meta) foldAlways(ctx context.Context) {
 	}
 }
 
-// fold replaces deltas by what they come to, unless another process does. It is not
-// serializable, so no transaction can meet it but those that set a counter.
+// fold replaces deltas by what they come to, and removes the notes of sessions of long
+// ago, unless another process does. It is not serializable, so no transaction can meet it but those that set a counter.
 func (m *Meta) fold(ctx context.Context) error {
 	ctx, cancel := m.answer(ctx)
 	defer cancel()
@@ -56,6 +56,9 @@ func (m *Meta) fold(ctx context.Context) error {
 			return err
 		}
 		_, err := tx.Exec(ctx, m.sql.counter.fold)
+		if err == nil {
+			_, err = tx.Exec(ctx, m.sql.forget)
+		}
 		return err
 	})
 }

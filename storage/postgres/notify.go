@@ -41,10 +41,19 @@ func (m *Meta) Notify(ctx context.Context, topic string) error {
 	if len(topic) == 0 || len(topic) > maxTopic {
 		return fmt.Errorf("topic of %d bytes, want 1 to %d", len(topic), maxTopic)
 	}
+	for t := m.newTries(); ; {
+		err := m.notify(ctx, topic)
+		if err == nil || meaning(err) != lost || !t.again(ctx, &m.counts.lost) {
+			return told(err)
+		}
+	}
+}
+
+func (m *Meta) notify(ctx context.Context, topic string) error {
 	ctx, cancel := m.answer(ctx)
 	defer cancel()
-	_, err = m.side.Exec(ctx, "SELECT pg_notify($1, $2)", m.channel(), topic)
-	return told(slow(ctx, err))
+	_, err := m.side.Exec(ctx, "SELECT pg_notify($1, $2)", m.channel(), topic)
+	return slow(ctx, err)
 }
 
 // Listen implements storage.Notifier.

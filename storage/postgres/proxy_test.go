@@ -19,6 +19,7 @@ type proxy struct {
 	mu    sync.Mutex
 	mode  cut
 	cuts  int
+	shut  bool // new connections are cut
 	conns map[net.Conn]struct{}
 	ends  sync.WaitGroup
 }
@@ -65,6 +66,20 @@ func (p *proxy) next(mode cut) {
 	p.mode = mode
 }
 
+// refuse has all connections cut, those that come and, at their next message, those that
+// are there but for one that commits.
+func (p *proxy) refuse(shut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shut = shut
+}
+
+func (p *proxy) refuses() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shut
+}
+
 // take is what to do with a COMMIT.
 func (p *proxy) take() (mode cut) {
 	p.mu.Lock()
@@ -102,6 +117,10 @@ func (p *proxy) serve(client net.Conn) {
 	if err != nil {
 		return
 	}
+	if p.refuses() {
+		_ = server.Close()
+		return
+	}
 	p.keep(client)
 	p.keep(server)
 	swallow := make(chan struct{})
@@ -127,6 +146,9 @@ func (p *proxy) requests(client, server net.Conn, swallow chan struct{}) (silent
 			return false
 		}
 		isCommit := false
+		if p.refuses() && (m[0] == 'Q' || m[0] == 'P') {
+			return false
+		}
 		switch body := m[5:]; m[0] {
 		case 'P':
 			name, rest, _ := bytes.Cut(body, []byte{0})

@@ -116,7 +116,7 @@ func (m *Meta) migrateOnce(ctx context.Context, known []migration) error {
 	}
 	for ; at < len(known); at++ {
 		if err := m.apply(ctx, conn, known[at]); err != nil {
-			return fmt.Errorf("migration %d (%s): %w", known[at].version, known[at].name, told(err))
+			return &migrationError{known[at], err}
 		}
 		m.log.InfoContext(ctx, "the schema of the metadata was brought up to date", "version", known[at].version)
 	}
@@ -163,6 +163,18 @@ type SchemaError struct {
 func (e *SchemaError) Error() string {
 	return fmt.Sprintf("the metadata in PostgreSQL has version %d, which programs that know version %d or later can use; this one knows %d: start a later version of berth", e.Version, e.Least, e.Known)
 }
+
+// migrationError says which migration failed.
+type migrationError struct {
+	of  migration
+	err error
+}
+
+func (e *migrationError) Error() string {
+	return fmt.Sprintf("migration %d (%s) of the metadata: %v", e.of.version, e.of.name, told(e.err))
+}
+
+func (e *migrationError) Unwrap() error { return e.err }
 
 // migrationTime is how long a migration may take, and wait for locks.
 const migrationTime = 10 * time.Minute

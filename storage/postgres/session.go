@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,7 +23,6 @@ type session struct {
 	tries  *tries
 
 	conn   *pgxpool.Conn // nil until it has begun, and when it has ended
-	xid    string        // of an update
 	failed error         // of the first statement that failed
 	adds   map[string]int64
 	taking int // rows are taken, that many; see Take
@@ -88,13 +86,19 @@ func slow(ctx context.Context, err error) error {
 // nothing has been read yet it can be tried on one connection after the other.
 func (s *session) begin(read func(pgx.Rows) error, sql string, args ...any) error {
 	for {
-		conn, err := s.acquire()
+		err := s.acquire()
 		if err == nil {
-			if err = s.first(conn, read, sql, args...); err == nil {
-				s.conn = conn
+			batch := s.starting()
+			if sql != "" {
+				batch.Queue(sql, args...).Query(read)
+			}
+			ctx, cancel := s.meta.answer(s.ctx)
+			err = slow(ctx, s.conn.SendBatch(ctx, batch).Close())
+			cancel()
+			if err == nil {
 				return nil
 			}
-			leave(conn)
+			s.end()
 		}
 		if meaning(err) != lost || !s.tries.again(s.ctx, &s.meta.counts.lost) {
 			return s.fail(err)
@@ -102,38 +106,33 @@ func (s *session) begin(read func(pgx.Rows) error, sql string, args ...any) erro
 	}
 }
 
+// starting is a message that begins with what begins the transaction.
+func (s *session) starting() *pgx.Batch {
+	batch := &pgx.Batch{}
+	if !s.update {
+		batch.Queue(s.meta.sql.beginView)
+		batch.Queue("SELECT 1") // with it the snapshot is taken
+		return batch
+	}
+	batch.Queue(s.meta.sql.beginUpdate)
+	if s.alone {
+		batch.Queue(s.meta.sql.alone)
+	} else {
+		batch.Queue(s.meta.sql.join)
+	}
+	return batch
+}
+
 // acquire takes a connection.
-func (s *session) acquire() (*pgxpool.Conn, error) {
+func (s *session) acquire() error {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, s.tries.left(), errBusy)
 	defer cancel()
 	conn, err := s.meta.pool.Acquire(ctx)
 	if err != nil {
-		return nil, slow(ctx, err)
+		return slow(ctx, err)
 	}
-	return conn, nil
-}
-
-// first sends the first statement, behind what begins the transaction.
-func (s *session) first(conn *pgxpool.Conn, read func(pgx.Rows) error, sql string, args ...any) error {
-	ctx, cancel := s.meta.answer(s.ctx)
-	defer cancel()
-	batch := &pgx.Batch{}
-	if s.update {
-		lock := s.meta.sql.join
-		if s.alone {
-			lock = s.meta.sql.alone
-		}
-		batch.Queue(s.meta.sql.beginUpdate)
-		batch.Queue(lock)
-		batch.Queue("SELECT pg_current_xact_id()::text").QueryRow(func(row pgx.Row) error { return row.Scan(&s.xid) })
-	} else {
-		batch.Queue(s.meta.sql.beginView)
-		batch.Queue("SELECT 1") // with it the snapshot is taken
-	}
-	if sql != "" {
-		batch.Queue(sql, args...).Query(read)
-	}
-	return slow(ctx, conn.SendBatch(ctx, batch).Close())
+	s.conn = conn
+	return nil
 }
 
 // leave gives a connection back, without a transaction.
@@ -189,72 +188,6 @@ func notNil(b []byte) []byte {
 		return []byte{}
 	}
 	return b
-}
-
-const (
-	firstPage = 16
-	lastPage  = 1024
-	pageBytes = 4 << 20 // a page is smaller where the rows of the last one were large
-)
-
-// Scan implements storage.Tx. It reads page by page, so that the server has nothing
-// open meanwhile.
-func (s *session) Scan(table string, prefix, after []byte) iter.Seq2[storage.Row, error] {
-	return func(yield func(storage.Row, error) bool) {
-		if table == storage.Counters.Name() {
-			s.scanCounters(prefix, after, yield)
-			return
-		}
-		last, start, end, n := prefix, from, successor(prefix), firstPage
-		if bytes.Compare(after, prefix) >= 0 && len(after) > 0 {
-			last, start = after, behind
-		}
-		for {
-			if s.taking > 0 {
-				n = s.taking
-			}
-			rows, size, err := s.page(table, last, start, end, n)
-			if err != nil {
-				yield(storage.Row{}, err)
-				return
-			}
-			for _, row := range rows {
-				if !yield(row, nil) {
-					return
-				}
-			}
-			if len(rows) < n {
-				return
-			}
-			last, start = rows[n-1].Key, behind
-			n = min(lastPage, 2*n, max(1, n*pageBytes/(size+1)))
-		}
-	}
-}
-
-// page reads up to n rows, and says how many bytes they have.
-func (s *session) page(table string, last []byte, start int, end []byte, n int) (list []storage.Row, size int, err error) {
-	t, err := s.table(table)
-	if err != nil {
-		return nil, 0, err
-	}
-	pages, bound, args := &t.scan, endless, []any{notNil(last), n}
-	if s.taking > 0 {
-		pages = &t.take
-	}
-	if end != nil {
-		bound, args = ends, append(args, end)
-	}
-	err = s.query(func(rows pgx.Rows) error {
-		list, size = nil, 0
-		for rows.Next() {
-			raw := rows.RawValues()
-			row := storage.Row{Key: bytes.Clone(raw[0]), Value: bytes.Clone(raw[1])}
-			list, size = append(list, row), size+len(row.Key)+len(row.Value)
-		}
-		return nil
-	}, pages[start][bound], args...)
-	return list, size, err
 }
 
 // Put and Delete are for what stands on the session; it writes nothing itself.

@@ -6,6 +6,7 @@ import "github.com/berth-registry/berth/storage"
 type statements struct {
 	beginUpdate, beginView string
 	join, alone            string // LOCK
+	note, found, forget    string // of sessions
 	table                  map[string]*tableSQL
 	counter                counterSQL
 }
@@ -31,11 +32,17 @@ func newStatements(schema string) statements {
 	in := quoted(schema) + "."
 	s := statements{
 		beginUpdate: "BEGIN ISOLATION LEVEL SERIALIZABLE",
-		beginView:   "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+		beginView:   "BEGIN READ ONLY, ISOLATION LEVEL REPEATABLE READ",
 		// A lock of the table turns is taken before the transaction's snapshot, as
 		// LOCK takes none: who has waited for it sees what the others did.
-		join:    "LOCK TABLE " + in + "turns IN ROW SHARE MODE",
-		alone:   "LOCK TABLE " + in + "turns IN EXCLUSIVE MODE",
+		join:  "LOCK TABLE " + in + "turns IN ROW SHARE MODE",
+		alone: "LOCK TABLE " + in + "turns IN EXCLUSIVE MODE",
+		// It fails for a session that was given up.
+		note: "INSERT INTO " + in + "sessions AS s (id, n) VALUES ($1, $2)" +
+			" ON CONFLICT (id) DO UPDATE SET n = excluded.n / (s.n >= 0)::int, at = now()",
+		found: "INSERT INTO " + in + "sessions AS s (id, n) VALUES ($1, -1)" +
+			" ON CONFLICT (id) DO UPDATE SET n = CASE s.n WHEN $2 THEN s.n ELSE -1 END RETURNING n",
+		forget:  "DELETE FROM " + in + "sessions WHERE at < now() - interval '1 day'",
 		table:   map[string]*tableSQL{},
 		counter: newCounterSQL(in),
 	}

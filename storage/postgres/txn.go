@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -47,7 +48,7 @@ func (m *Meta) Update(ctx context.Context, fn func(storage.Tx) error) error {
 		return err
 	}
 	defer leave()
-	met, unreached := m.newTries(), m.newTries()
+	met, unreached, refused := m.newTries(), m.newTries(), false
 	for {
 		why, err := m.try(ctx, fn, met.n >= together, unreached)
 		again := false
@@ -59,6 +60,9 @@ func (m *Meta) Update(ctx context.Context, fn func(storage.Tx) error) error {
 		case lost:
 			again = unreached.again(ctx, &m.counts.lost)
 		case final:
+			// Once, as perhaps the connection was to a server that leads no more.
+			again = errors.Is(err, storage.ErrReadOnly) && !refused
+			refused = true
 		}
 		if !again && why != final && ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -3,6 +3,9 @@
 -- Locked by updates: see "turns" in statements.go.
 CREATE TABLE turns ();
 
+-- What each connection has committed last: see commit.go.
+CREATE TABLE sessions (id text PRIMARY KEY, n bigint NOT NULL, at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 50);
+
 -- Counters: see counters.go.
 CREATE TABLE counters (key bytea PRIMARY KEY, n bigint NOT NULL, hidden boolean NOT NULL DEFAULT false);
 CREATE TABLE counter_deltas (
