@@ -87,23 +87,8 @@ With --watch, each is on one line.`,
 		defer stop()
 		return f.with(ctx, false, func(a *administration) error {
 			s := &mirrorScreen{w: cmd.OutOrStdout(), json: f.json, again: *watch}
-			for {
-				jobs, err := oneMirror(ctx, a, args)
-				if ctx.Err() != nil {
-					return nil // it was interrupted, as it should be
-				}
-				if err != nil {
-					return explainMirror(a, err, "cannot show how the jobs are")
-				}
-				if err := s.show(jobs); err != nil || !*watch {
-					return err
-				}
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-time.After(watchEvery):
-				}
-			}
+			err := s.run(ctx, func() ([]admin.MirrorJob, error) { return oneMirror(ctx, a, args) })
+			return explainMirror(a, err, "cannot show how the jobs are")
 		})
 	}
 	return cmd
@@ -134,6 +119,8 @@ func oneMirror(ctx context.Context, a *administration, args []string) ([]admin.M
 // explainMirror says what to do about an error.
 func explainMirror(a *administration, err error, what string) error {
 	switch {
+	case err == nil:
+		return nil
 	case a.local && errors.Is(err, registry.ErrRouteUnknown):
 		return fmt.Errorf("%s: no server runs that has jobs: start it with 'berth serve', with this --data or --config", what)
 	case errors.Is(err, admin.ErrMirrorUnknown):
@@ -170,6 +157,24 @@ type mirrorScreen struct {
 	json  bool
 	again bool
 	last  string
+}
+
+// run shows them once, or again and again until ctx ends.
+func (s *mirrorScreen) run(ctx context.Context, look func() ([]admin.MirrorJob, error)) error {
+	for {
+		jobs, err := look()
+		if err == nil {
+			err = s.show(jobs)
+		}
+		if err != nil && ctx.Err() == nil || !s.again {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil // it was interrupted, as it should be
+		case <-time.After(watchEvery):
+		}
+	}
 }
 
 func (s *mirrorScreen) show(jobs []admin.MirrorJob) error {

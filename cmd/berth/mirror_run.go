@@ -72,12 +72,6 @@ func (f *adminFlags) mirror(ctx context.Context, a *administration, name string,
 			return err
 		}
 	}
-	switch {
-	case err == nil && list.counts.Failed > 0: // of what is only planned
-		err = fmt.Errorf("%d failed", list.counts.Failed)
-	case err == nil:
-		return nil
-	}
 	return explainMirror(a, err, "cannot mirror all of "+name)
 }
 
