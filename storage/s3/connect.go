@@ -59,24 +59,14 @@ func (b *Blobs) connect(ctx context.Context, o Options) error {
 // check looks for what a registry needs of the bucket, but for writing to it: a
 // bucket that is full can be read.
 func (b *Blobs) check(ctx context.Context) error {
-	var found bool
-	err := b.try(ctx, "look for the bucket", "", func(ctx context.Context) (err error) {
-		found, err = b.core.BucketExists(ctx, b.bucket)
-		return err
-	})
-	if err == nil && !found {
-		err = errors.New("there is no such bucket: create it")
-	}
-	if err != nil {
-		return err
-	}
+	// Not by HEAD, whose answer says of no error what it is.
 	for _, err := range b.list(ctx, b.prefix+"blobs/", "") {
 		if err != nil {
 			return err
 		}
 		break
 	}
-	_, err = b.multipartPage(ctx, b.prefix, "", "")
+	_, err := b.multipartPage(ctx, b.prefix, "", "")
 	return err
 }
 
@@ -85,16 +75,18 @@ func advice(err error) string {
 	var unknown x509.UnknownAuthorityError
 	response, _ := errors.AsType[minio.ErrorResponse](err)
 	switch {
+	case response.Code == minio.NoSuchBucket:
+		return ": create it"
 	case errors.As(err, &unknown):
 		return ": set the CA that has signed the server's certificate"
-	case response.Code == minio.SignatureDoesNotMatch, response.Code == minio.InvalidAccessKeyID:
-		return ": check access key and secret key"
 	case response.Code == minio.AccessDenied:
 		return ": allow s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts"
 	case response.Code == minio.AuthorizationHeaderMalformed, response.Code == minio.InvalidRegion:
 		return ": check the region"
 	case response.StatusCode == 0:
 		return ": check the endpoint"
+	case response.StatusCode < 500: // servers have several codes for it
+		return ": check access key and secret key"
 	}
 	return ""
 }
@@ -146,9 +138,12 @@ func (o *Options) encryption() (encrypt.ServerSide, error) {
 }
 
 func transport(o Options) (*http.Transport, error) {
+	if o.dial == nil {
+		o.dial = (&net.Dialer{Timeout: min(o.Timeout, 10*time.Second), KeepAlive: 30 * time.Second}).DialContext
+	}
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: min(o.Timeout, 10*time.Second), KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           o.dial,
 		MaxIdleConns:          512,
 		MaxIdleConnsPerHost:   256,
 		IdleConnTimeout:       time.Minute,

@@ -283,9 +283,14 @@ func TestErrors(t *testing.T) {
 	if _, err := b.Size(t.Context(), digest.FromString("x")); err == nil || errors.Is(err, storage.ErrReadOnly) || errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("what may not be read: error %v", err)
 	}
-	p.set(always(answer(http.StatusNotFound, "NoSuchBucket")))
-	if _, err := b.Open(t.Context(), digest.FromString("x")); err == nil || errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("a bucket that is gone: error %v, which must not say that the blob is", err)
+	for _, code := range []string{"NoSuchBucket", "InvalidAccessKeyId"} {
+		p.set(always(answer(http.StatusNotFound, code)))
+		if _, err := b.Open(t.Context(), digest.FromString("x")); err == nil || errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("%s: Open: error %v, which must not say that there is no such blob", code, err)
+		}
+		if _, err := b.Size(t.Context(), digest.FromString("x")); err == nil || errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("%s: Size: error %v, which must not say that there is no such blob", code, err)
+		}
 	}
 }
 

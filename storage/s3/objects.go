@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -21,9 +22,27 @@ const contentType = "application/octet-stream"
 func (b *Blobs) head(ctx context.Context, key string) (o minio.ObjectInfo, err error) {
 	err = b.try(ctx, "ask for", key, func(ctx context.Context) error {
 		o, err = b.core.StatObject(ctx, b.bucket, key, minio.StatObjectOptions{})
+		if isCode(err, minio.NoSuchKey) {
+			return b.confirm(ctx, key)
+		}
 		return err
 	})
 	return o, err
+}
+
+// confirm is the reason why there seems to be no object. An answer to HEAD has no
+// body, so that a bucket that is gone, or credentials that a server does not find,
+// look like an object that is gone. Who is told so may forget a blob.
+func (b *Blobs) confirm(ctx context.Context, key string) error {
+	o := minio.GetObjectOptions{}
+	if err := o.SetRange(0, 0); err != nil {
+		return err
+	}
+	body, _, _, err := b.core.GetObject(ctx, b.bucket, key, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(errAnswer, body.Close()) // it has come since
 }
 
 // put makes an object. The server compares what it receives with its hash.

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"path"
 	"strings"
@@ -81,6 +82,8 @@ type Options struct {
 	Log *slog.Logger
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil for TCP
 }
 
 const (

@@ -65,3 +65,10 @@ func TestBlobsReopen(t *testing.T) {
 	o := options(t, s)
 	storagetest.TestBlobsReopen(t, func(t *testing.T, _ string) storage.Blobs { return open(t, o) })
 }
+
+func writeFile(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
