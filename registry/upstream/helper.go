@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,13 +66,13 @@ func askHelper(ctx context.Context, path, key string) (auth.Credential, error) {
 		return auth.EmptyCredential, errors.New("it writes more than any answer has")
 	case ctx.Err() != nil:
 		return auth.EmptyCredential, errors.New("it did not answer in time")
-	case strings.TrimSpace(out.String()) == "credentials not found in native keychain":
+	case strings.TrimSpace(string(out.kept)) == "credentials not found in native keychain":
 		return auth.EmptyCredential, errors.New("it has no credentials for " + key)
 	case err != nil:
 		return auth.EmptyCredential, fmt.Errorf("it failed: %w", err)
 	}
 	var answer struct{ Username, Secret string }
-	if json.Unmarshal(out.Bytes(), &answer) != nil || answer.Secret == "" {
+	if json.Unmarshal(out.kept, &answer) != nil || answer.Secret == "" {
 		return auth.EmptyCredential, errors.New("what it answered is not valid")
 	}
 	if answer.Username == identityUser {
@@ -84,18 +83,18 @@ func askHelper(ctx context.Context, path, key string) (auth.Credential, error) {
 
 // output keeps the first bytes of a program's, and ends it when there are more.
 type output struct {
-	bytes.Buffer
-
+	kept []byte // not a buffer's own ReadFrom, which knows no limit
 	full func()
 	over bool
 }
 
 // Write implements io.Writer.
 func (o *output) Write(p []byte) (int, error) {
-	if o.Len()+len(p) > maxHelperOutput {
+	if len(o.kept)+len(p) > maxHelperOutput {
 		o.over = true
 		o.full()
 		return 0, errors.New("too long")
 	}
-	return o.Buffer.Write(p)
+	o.kept = append(o.kept, p...)
+	return len(p), nil
 }

@@ -4,9 +4,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -27,10 +31,10 @@ func freeAddr(t *testing.T) string {
 // getJSON gets an answer as hatter.
 func getJSON(t *testing.T, ca *berthtest.CA, url string, answer any) {
 	t.Helper()
-	pem, err := os.ReadFile(ca.File)
+	data, err := os.ReadFile(ca.File)
 	ok(t, err)
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(pem)
+	pool.AppendCertsFromPEM(data)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -40,4 +44,45 @@ func getJSON(t *testing.T, ca *berthtest.CA, url string, answer any) {
 	ok(t, err)
 	defer resp.Body.Close()
 	ok(t, json.NewDecoder(resp.Body).Decode(answer))
+}
+
+// writeCertificate writes a server's certificate to a file.
+func writeCertificate(t *testing.T, s *httptest.Server) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	ok(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600))
+	return file
+}
+
+// connectProxy is a proxy that knows CONNECT, and connects everybody to one
+// address. It returns its URL.
+func connectProxy(t *testing.T, addr string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			t.Errorf("the proxy was asked to %s %s", r.Method, r.URL)
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		there, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", addr)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer there.Close()
+		w.WriteHeader(http.StatusOK)
+		here, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer here.Close()
+		go func() {
+			_, _ = io.Copy(there, here)
+			there.Close()
+		}()
+		_, _ = io.Copy(here, there)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
 }
