@@ -252,6 +252,7 @@ func (w *manifestWrite) write(tx *changing) error {
 	size := int64(len(w.Data))
 	row := storage.Manifest{
 		MediaType: w.manifest.MediaType, Size: size, Pushed: tx.now, Subject: string(w.manifest.Subject), Watch: old.Watch,
+		Sparse: w.Sparse && (!known || old.Sparse),
 	}
 	for _, d := range w.manifest.Refs {
 		row.Refs = append(row.Refs, storage.DigestPart(d.Digest)...)

@@ -18,7 +18,8 @@ import (
 // What the metadata says of a repository is written to a note beside the blobs a
 // little later, so that it can be made anew if the metadata is lost (Rebuild): which
 // manifests there are, and where the tags point. What those need is in the
-// manifests. Accounts, the history of tags and leases are in the metadata alone.
+// manifests; what sparse ones need is not made anew, but fetched again. Accounts, the
+// history of tags and leases are in the metadata alone.
 
 // notePrefix is how the names of such notes start; a repository's name follows.
 const notePrefix = "repositories/"
@@ -30,6 +31,7 @@ const snapshotBatch = 256
 type noteLine struct {
 	Manifest digest.Digest `json:"manifest,omitempty"`
 	Media    string        `json:"mediaType,omitempty"`
+	Sparse   bool          `json:"sparse,omitempty"`
 	Tag      string        `json:"tag,omitempty"`
 	Digest   digest.Digest `json:"digest,omitempty"`
 	Moved    time.Time     `json:"moved,omitzero"`
@@ -165,7 +167,7 @@ func (l *Local) note(ctx context.Context, notes storage.Notes, repo string) erro
 			if err != nil {
 				return err
 			}
-			if err := w.Encode(noteLine{Manifest: d, Media: e.Value.MediaType}); err != nil {
+			if err := w.Encode(noteLine{Manifest: d, Media: e.Value.MediaType, Sparse: e.Value.Sparse}); err != nil {
 				return err
 			}
 		}
@@ -231,7 +233,7 @@ func (l *Local) Rebuild(ctx context.Context, notes storage.Notes, done func(Rebu
 		if err != nil {
 			return err
 		}
-		r := rebuild{local: l, Rebuilt: Rebuilt{Repo: repo}, media: map[digest.Digest]string{}, made: map[digest.Digest]error{}}
+		r := rebuild{local: l, Rebuilt: Rebuilt{Repo: repo}, media: map[digest.Digest]string{}, loose: map[digest.Digest]bool{}, made: map[digest.Digest]error{}}
 		if err := r.run(ctx, data); err != nil {
 			return err
 		}
@@ -245,6 +247,7 @@ type rebuild struct {
 	Rebuilt
 	local *Local
 	media map[digest.Digest]string // of the manifests of the repository
+	loose map[digest.Digest]bool   // of them, those that are sparse
 	made  map[digest.Digest]error  // those that are done, and how that ended
 }
 
@@ -268,6 +271,7 @@ func (r *rebuild) run(ctx context.Context, data []byte) error {
 			tags = append(tags, line)
 		default:
 			order, r.media[d] = append(order, d), line.Media
+			r.loose[d] = line.Sparse
 		}
 	}
 	for _, d := range order {
@@ -313,6 +317,11 @@ func (r *rebuild) manifest(ctx context.Context, d digest.Digest) (err error) {
 	if err != nil {
 		return err
 	}
+	push := ManifestPush{Data: data, Digest: d, MediaType: r.media[d], Sparse: r.loose[d]}
+	if push.Sparse {
+		// Bytes that others have are no cache's because another registry names them.
+		m.Refs = nil
+	}
 	for _, ref := range m.Refs {
 		if _, isManifest := r.media[ref.Digest]; m.Index && isManifest {
 			err = r.manifest(ctx, ref.Digest)
@@ -323,7 +332,7 @@ func (r *rebuild) manifest(ctx context.Context, d digest.Digest) (err error) {
 			return fmt.Errorf("needs %s: %w", ref.Digest, err)
 		}
 	}
-	_, err = r.local.PushManifest(ctx, r.Repo, ManifestPush{Data: data, Digest: d, MediaType: r.media[d]})
+	_, err = r.local.PushManifest(ctx, r.Repo, push)
 	return err
 }
 

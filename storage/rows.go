@@ -147,6 +147,7 @@ type (
 		Pushed    time.Time `cbor:"3,keyasint"`
 		Subject   string    `cbor:"4,keyasint,omitempty"` // digest of what it refers to
 		Refs      []byte    `cbor:"5,keyasint,omitempty"` // DigestParts of what must be present, joined
+		Sparse    bool      `cbor:"6,keyasint,omitempty"` // Refs may be absent
 		Watch
 	}
 	// Referrer is what a list of referrers shows of a manifest with a subject.
