@@ -144,3 +144,31 @@ func TestStores(t *testing.T) {
 	storagetest.TestBlobs(t, func(*testing.T) storage.Blobs { return m.Blobs(mem.NewBlobs()) })
 	storagetest.TestMeta(t, func(*testing.T) storage.Meta { return m.Meta(mem.NewMeta()) })
 }
+
+// stager is told what a stage is to become.
+type stager struct {
+	*mem.Blobs
+	told digest.Digest
+}
+
+func (s *stager) StageFor(ctx context.Context, id string, d digest.Digest) (storage.Stage, error) {
+	s.told = d
+	return s.Stage(ctx, id, 0)
+}
+
+// What a store can do besides, it can when it is measured.
+func TestDigestStager(t *testing.T) {
+	m := telemetry.NewMetrics("v1", nil)
+	told := &stager{Blobs: mem.NewBlobs()}
+	d := digest.FromString("x")
+	s, err := storage.StageFor(t.Context(), m.Blobs(told), "id", d)
+	if err == nil {
+		err = errors.Join(s.Commit(d), s.Close())
+	}
+	if err != nil || told.told != d {
+		t.Errorf("StageFor: %v; the store was told of %q", err, told.told)
+	}
+	if _, ok := m.Blobs(mem.NewBlobs()).(storage.DigestStager); ok {
+		t.Error("a store can do what it could not")
+	}
+}

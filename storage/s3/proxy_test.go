@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -153,9 +154,7 @@ func silent(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 func half(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 	rec := httptest.NewRecorder()
 	forward.ServeHTTP(rec, r)
-	for k, v := range rec.Header() {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), rec.Header())
 	w.WriteHeader(rec.Code)
 	_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
 	cut(w)

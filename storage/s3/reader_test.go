@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,9 +26,7 @@ func pieces(n int) fault {
 	return func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 		rec := httptest.NewRecorder()
 		forward.ServeHTTP(rec, r)
-		for k, v := range rec.Header() {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), rec.Header())
 		w.WriteHeader(rec.Code)
 		_, _ = w.Write(rec.Body.Bytes()[:min(n, rec.Body.Len())])
 		_ = http.NewResponseController(w).Flush()

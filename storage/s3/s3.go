@@ -15,7 +15,9 @@
 // A stage has one part in memory, which Berth sends when it is full. Every request
 // is given up if no byte moves for some time, and tried again within limits.
 //
-// It does not list versions, set lifecycle rules or make the bucket.
+// It does not list versions, set lifecycle rules or make the bucket. Where a server
+// lists multipart uploads by their whole key only, as MinIO does, those that a killed
+// process left without a row are for the server's own clean-up.
 package s3
 
 import (

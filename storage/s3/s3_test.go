@@ -39,7 +39,7 @@ func open(t testing.TB, o Options) *Blobs {
 }
 
 func TestMain(m *testing.M) {
-	minio.DefaultRetryUnit = time.Millisecond //nolint:reassign // it waits after each error, although it does not try again
+	minio.DefaultRetryUnit = time.Millisecond // it waits after each error, although it does not try again
 	os.Exit(m.Run())
 }
 

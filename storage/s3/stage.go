@@ -118,13 +118,6 @@ func (s *stage) newKey(kind string) string {
 	return s.blobs.stageDir(s.id) + kind + strings.ToLower(rand.Text())
 }
 
-func (s *stage) size() int64 {
-	if s.unread {
-		return s.state.Size + s.state.TailSize
-	}
-	return s.state.Size + s.buf.n
-}
-
 // Write implements storage.Stage.
 func (s *stage) Write(p []byte) (int, error) {
 	if len(p) == 0 && s.err == nil {

@@ -32,6 +32,7 @@ func TestBlobs(t *testing.T, open func(t *testing.T) storage.Blobs) {
 		{"close keeps", testCloseKeeps},
 		{"start again", testStartAgain},
 		{"read while writing", testReadWhileWriting},
+		{"known digest", testKnownDigest},
 		{"discard", testDiscard},
 		{"stages", testStages},
 		{"at once", testStagesAtOnce},

@@ -115,6 +115,41 @@ func testReadWhileWriting(t *testing.T, b storage.Blobs) {
 	checkBlob(t, b, digest.FromBytes(data), data)
 }
 
+// testKnownDigest checks stages that are told from the start what they become.
+func testKnownDigest(t *testing.T, b storage.Blobs) {
+	for i, size := range []int{0, 1000, 3_000_001, 12_000_000} {
+		data := noise(size, uint64(i))
+		d := digest.FromBytes(data)
+		open := func() storage.Stage {
+			s, err := storage.StageFor(context.Background(), b, stageID(i), d)
+			must(t, "StageFor", err)
+			return s
+		}
+		s := open() // given up
+		write(t, s, noise(size, 9))
+		must(t, "Close", s.Close())
+		checkNoBlob(t, b, d)
+		must(t, "Discard", b.Discard(context.Background(), stageID(i)))
+
+		s = open() // saved halfway
+		write(t, s, data[:size/2])
+		must(t, "Sync and Close", errors.Join(s.Sync(), s.Close()))
+		s = openStage(t, b, stageID(i), int64(size/2))
+		write(t, s, data[size/2:])
+		must(t, "Commit and Close", errors.Join(s.Commit(d), s.Close()))
+		checkBlob(t, b, d, data)
+		must(t, "Delete", b.Delete(context.Background(), d))
+
+		s = open() // at once
+		write(t, s, data)
+		must(t, "Commit and Close", errors.Join(s.Commit(d), s.Close()))
+		checkBlob(t, b, d, data)
+	}
+	if got := stages(t, b); len(got) > 0 {
+		t.Errorf("after the commits there are the stages %q", got)
+	}
+}
+
 func testDiscard(t *testing.T, b storage.Blobs) {
 	ctx := context.Background()
 	must(t, "Discard of nothing", b.Discard(ctx, stageID(0)))
