@@ -37,7 +37,7 @@ type Source struct {
 	Blobs storage.Blobs
 	// Hold keeps stored bytes from being deleted until release is called
 	// (registry.Local's HoldCollection). Nil if nobody deletes anything.
-	Hold func() (release func())
+	Hold func(context.Context) (release func(), err error)
 }
 
 // Options are what a backup can be told.
@@ -94,7 +94,11 @@ func Backup(ctx context.Context, src Source, to Target, o Options) (res Result, 
 		o.Now = time.Now
 	}
 	if src.Hold != nil {
-		defer src.Hold()()
+		release, err := src.Hold(ctx)
+		if err != nil {
+			return res, err
+		}
+		defer release()
 	}
 	spool, err := newSpool(o.Temp)
 	if err != nil {

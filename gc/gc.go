@@ -3,8 +3,7 @@
 //
 // It promises that one process runs one collection at a time, that a failure is
 // only a delay, and that stopping it loses nothing: what a collection has not done
-// stays queued. Two workers of two processes over one store do no harm, they only
-// do some of the work twice.
+// stays queued. Workers of several processes over one store share the work.
 //
 // What is garbage it does not know: that is for package registry (registry.Local's
 // Collect), whose transactions no push or pull waits for.

@@ -232,10 +232,12 @@ func TestNowCanceled(t *testing.T) {
 // while somebody pushes.
 func TestReplicas(t *testing.T) {
 	blobs, meta := mem.NewBlobs(), mem.NewMeta()
+	var ahead atomic.Int64 // of the time, so that no push is so lately that its bytes stay
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	var workers []*gc.Worker
 	var locals []*registry.Local
 	for range 2 {
-		l, err := registry.NewLocal(t.Context(), blobs, meta, registry.Options{})
+		l, err := registry.NewLocal(t.Context(), blobs, meta, registry.Options{Now: now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,6 +253,7 @@ func TestReplicas(t *testing.T) {
 	for i := range 500 {
 		push(locals[i%2], strings.Repeat("x", i))
 	}
+	ahead.Add(int64(time.Hour))
 	var all sync.WaitGroup
 	for i, w := range workers {
 		all.Go(func() {
@@ -263,6 +266,10 @@ func TestReplicas(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if s := workers[0].Stats().Removed + workers[1].Stats().Removed; s != 2*500 {
+		t.Errorf("%d links and blobs were removed while others were pushed", s)
+	}
+	ahead.Add(int64(time.Hour))
 	if err := workers[0].Now(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

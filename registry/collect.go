@@ -30,7 +30,8 @@ type Collected struct {
 // Collect does the reviews that are due, and removes what nothing needs. With all
 // set it does those too that are not due yet, but for what has a lease, and
 // whatever comes to be garbage by that. It waits for a collection that runs in this
-// process; one in another process does no harm. progress, if not nil, is called again and
+// process; with those of other processes it shares the work, and leaves to them what
+// they have begun. progress, if not nil, is called again and
 // again, with what was done since the last call. An error leaves what was not done
 // for later.
 func (l *Local) Collect(ctx context.Context, all bool, progress func(Collected)) error {
@@ -78,17 +79,37 @@ func (l *Local) collectPass(ctx context.Context, all bool, failed map[digest.Dig
 
 // collectSome does the reviews behind the key after, as b says.
 func (l *Local) collectSome(ctx context.Context, b batch, after []byte) (done batch, err error) {
+	if l.shared() {
+		if b.due, err = l.countDue(ctx, b, after); err != nil || b.due == 0 {
+			return b, err
+		}
+	}
 	l.holds.mu.Lock()
 	defer l.holds.mu.Unlock()
 	b.held = l.holds.n > 0
+	begin := time.Now()
 	err = l.write(ctx, func(tx *changing) error {
 		done = b
+		if l.shared() {
+			return done.runBesideOthers(tx, after)
+		}
 		return done.run(tx, after)
 	})
 	if err == nil {
-		err = l.deleteBytes(ctx, &done)
+		err = l.deleteBytes(ctx, &done, begin)
 	}
 	return done, err
+}
+
+// countDue counts what a batch has before it, in a snapshot: where nothing is, nothing
+// is written, and transactions that queue reviews are not met.
+func (l *Local) countDue(ctx context.Context, b batch, after []byte) (n int, err error) {
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		reviews, err := b.scan(tx, after)
+		n = len(reviews)
+		return err
+	})
+	return n, err
 }
 
 // Plan says what Collect would remove, in their order, and changes nothing.
@@ -120,6 +141,7 @@ type batch struct {
 	all   bool
 	until int64 // what is due by then
 	limit int   // reviews; -1 for any number
+	due   int   // of these, that there were; where other processes collect, too
 	held  bool  // bytes stay; see HoldCollection
 	done  Collected
 	bytes []tombstone // whose bytes are to be deleted now
@@ -145,13 +167,35 @@ type queued struct {
 
 // run does the reviews behind the key after.
 func (b *batch) run(tx *changing, after []byte) error {
-	tx.cascade = tx.lease() // who was told of what is garbage now can still use it
-	if b.all {
-		tx.cascade = tx.now.UnixMicro()
+	reviews, err := b.scan(tx, after)
+	if err != nil {
+		return err
 	}
+	return b.do(tx, reviews)
+}
+
+// runBesideOthers does reviews behind the key after that no other process is at.
+func (b *batch) runBesideOthers(tx *changing, after []byte) error {
 	reviews, err := b.take(tx, after)
 	if err != nil {
 		return err
+	}
+	if !b.held {
+		if b.held, err = tx.held(); err != nil {
+			return err
+		}
+	}
+	if err := b.do(tx, reviews); err != nil || len(b.bytes) == 0 {
+		return err
+	}
+	return tx.collects()
+}
+
+// do does reviews.
+func (b *batch) do(tx *changing, reviews []queued) error {
+	tx.cascade = tx.lease() // who was told of what is garbage now can still use it
+	if b.all {
+		tx.cascade = tx.now.UnixMicro()
 	}
 	for _, r := range reviews {
 		if err := b.review(tx, r); err != nil {
@@ -162,8 +206,30 @@ func (b *batch) run(tx *changing, after []byte) error {
 	return nil
 }
 
-// take reads reviews from the queue.
+// take takes reviews from the queue, so that other processes leave them.
 func (b *batch) take(tx *changing, after []byte) (reviews []queued, err error) {
+	rows, err := storage.Reviews.Take(tx, nil, after, b.due)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range rows {
+		due, err := storage.CutNumber(e.Key)
+		if err != nil {
+			return nil, err
+		}
+		if due > b.until && !b.all {
+			break // those before it are taken by others
+		}
+		reviews = append(reviews, queued{e.Value, append([]byte(nil), e.Key...), due})
+	}
+	if len(reviews) == b.limit {
+		b.last = reviews[b.limit-1].key
+	}
+	return reviews, nil
+}
+
+// scan reads reviews from the queue.
+func (b *batch) scan(tx storage.Tx, after []byte) (reviews []queued, err error) {
 	for e, err := range storage.Reviews.Scan(tx, nil, after) {
 		if err != nil {
 			return nil, err
@@ -294,13 +360,14 @@ func (c *changing) claim(t *tombstone, w *storage.Watch) error {
 	return c.queue(storage.ReviewBlob, "", t.Digest, w, end, end)
 }
 
-// deleteBytes deletes the bytes of what has a tombstone, and then its row.
-func (l *Local) deleteBytes(ctx context.Context, b *batch) error {
+// deleteBytes deletes the bytes of what has a tombstone since begin, or a little later,
+// and then its row.
+func (l *Local) deleteBytes(ctx context.Context, b *batch, begin time.Time) error {
 	if len(b.bytes) == 0 {
 		return nil
 	}
 	var failed, gone []tombstone
-	for i, deleted := range l.deleteEach(ctx, b.bytes) {
+	for i, deleted := range l.deleteEach(ctx, b.bytes, begin) {
 		t := b.bytes[i]
 		if !deleted {
 			b.failed[t.Digest] = true

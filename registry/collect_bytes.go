@@ -11,10 +11,12 @@ import (
 const deleters = 16
 
 // deleteEach deletes the bytes of tombstones, and says which of them are gone. It
-// leaves those that it has not come to when half of the claim on them is over.
-func (l *Local) deleteEach(ctx context.Context, bytes []tombstone) (gone []bool) {
+// leaves those that it has not come to when half of the claim on them is over, which
+// began at begin, and gives up what lasts for much longer.
+func (l *Local) deleteEach(ctx context.Context, bytes []tombstone, begin time.Time) (gone []bool) {
 	gone = make([]bool, len(bytes))
-	begin := time.Now()
+	ctx, cancel := context.WithDeadline(ctx, begin.Add(claimTime*3/4))
+	defer cancel()
 	var done sync.WaitGroup
 	for first := range min(deleters, len(bytes)) {
 		done.Go(func() {

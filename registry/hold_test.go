@@ -15,7 +15,8 @@ func TestHoldCollection(t *testing.T) {
 	c := newCollected(t)
 	ctx := t.Context()
 	d := c.blob("a", "some bytes")
-	first, second := c.HoldCollection(), c.HoldCollection()
+	first := must[func()](t)(c.HoldCollection(ctx))
+	second := must[func()](t)(c.HoldCollection(ctx))
 	c.pass(48 * time.Hour)
 	collect := func() (kinds []storage.ReviewKind) {
 		t.Helper()

@@ -100,9 +100,11 @@ func (c *modelClient) collect() {
 	case 0:
 		_, err = c.Plan(c.ctx, all)
 	case 1:
-		release := c.HoldCollection()
-		err = c.Collect(c.ctx, all, c.collected)
-		release()
+		var release func()
+		if release, err = c.HoldCollection(c.ctx); err == nil {
+			err = c.Collect(c.ctx, all, c.collected)
+			release()
+		}
 	default:
 		err = c.Collect(c.ctx, all, c.collected)
 	}

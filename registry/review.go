@@ -33,7 +33,8 @@ import (
 type Keeping struct {
 	// Grace is how long something must have been garbage before it is removed.
 	Grace time.Duration
-	// Lease is how long a client that was told of something may take to use it.
+	// Lease is how long a client that was told of something may take to use it: half of
+	// it at least. It is a minute at least where several processes share the metadata.
 	Lease time.Duration
 	// Untagged keeps manifests that nothing names, for ever.
 	Untagged bool

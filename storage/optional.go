@@ -44,6 +44,22 @@ func Take(tx Tx, table string, prefix, after []byte, limit int) (rows []Row, err
 	return rows, nil
 }
 
+// Take takes rows as storage.Take does.
+func (t Table[V]) Take(tx Tx, prefix, after []byte, limit int) ([]Entry[V], error) {
+	rows, err := Take(tx, t.name, prefix, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Entry[V], len(rows))
+	for i, row := range rows {
+		list[i].Key, list[i].Rest = row.Key, row.Key[len(prefix):]
+		if err := t.decode(row.Value, &list[i].Value); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 // Wrapper is a Tx around another one that changes nothing about it: what that one can
 // do beyond a Tx is its own, too.
 type Wrapper interface {

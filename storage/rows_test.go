@@ -84,6 +84,8 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, storage.Uploads, storage.Upload{}, storage.Upload{
 		State: storage.UploadCommitted, Size: 7, Hash: []byte("state"), Updated: at, Digest: d,
 	})
+	roundTrip(t, storage.Leases, storage.Lease{Holder: "h", Owner: "host 7", Beat: 3, TTL: time.Minute, Since: at})
+	roundTrip(t, storage.Holds, storage.Hold{Until: at})
 }
 
 func TestTables(t *testing.T) {
@@ -178,6 +180,28 @@ func TestCount(t *testing.T) {
 		n, err := storage.Total(tx, storage.CountBlobs)
 		if err != nil || n != 0 {
 			t.Errorf("Total of another counter = %d, %v", n, err)
+		}
+		return nil
+	})
+}
+
+// TestTakeRows takes rows of a table behind a key, with what their keys end in.
+func TestTakeRows(t *testing.T) {
+	update(t, mem.NewMeta(), func(tx storage.Tx) error {
+		for i := range 4 {
+			if err := storage.Counters.Put(tx, storage.Key("n", fmt.Sprint(i)), storage.Counter{N: int64(i)}); err != nil {
+				return err
+			}
+		}
+		rows, err := storage.Counters.Take(tx, storage.Key("n", ""), storage.Key("n", "0"), 2)
+		if err != nil || len(rows) != 2 || string(rows[0].Rest) != "1" || rows[1].Value.N != 2 {
+			t.Errorf("Take = %+v, %v", rows, err)
+		}
+		if err := tx.Put(storage.Counters.Name(), storage.Key("n", "1"), []byte("damaged")); err != nil {
+			return err
+		}
+		if _, err := storage.Counters.Take(tx, storage.Key("n", ""), nil, 2); err == nil {
+			t.Error("Take gives a damaged row")
 		}
 		return nil
 	})

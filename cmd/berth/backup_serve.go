@@ -20,7 +20,7 @@ const maxBackupJobs = 64
 type backuper struct {
 	healthOptions
 	data string // directory
-	hold func() (release func())
+	hold func(context.Context) (release func(), err error)
 	busy sync.Mutex
 }
 
