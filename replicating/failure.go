@@ -1,7 +1,6 @@
 package replicating
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -32,7 +31,7 @@ type kind int
 
 const (
 	passing kind = iota // soon: it may be the target or the network
-	absent              // the target could not be asked at all
+	absent              // the target could not be asked
 	broken              // seldom: another try would end the same
 )
 
@@ -51,14 +50,9 @@ const missingTries = 2
 
 // judge says what kind of failure an error is, after so many tries that failed before.
 func judge(err error, tries int) kind {
-	var told interface{ Header() http.Header }
 	var op *net.OpError
-	switch {
-	case errors.As(err, &told), errors.As(err, &op) && op.Op == "dial", errors.Is(err, errNoTarget):
+	if errors.As(err, &op) && op.Op == "dial" || errors.Is(err, registry.ErrTooMany) || errors.Is(err, errNoTarget) {
 		return absent
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return passing
 	}
 	var source *copying.SourceError
 	if errors.As(err, &source) && (errors.Is(err, registry.ErrManifestUnknown) || errors.Is(err, registry.ErrBlobUnknown)) {
@@ -157,10 +151,14 @@ func text(err error) string {
 			s = strings.ReplaceAll(s, u.URL, parsed.Scheme+"://"+parsed.Host+parsed.EscapedPath())
 		}
 	}
-	return clip(strings.Map(func(r rune) rune {
+	const most = 1000
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return ' '
-	}, s))
+	}, s)
 }

@@ -146,6 +146,18 @@ func (q queue) add(i item, deleted bool, now, due time.Time) error {
 		storage.Replications.Put(q.tx, q.key(i), v))
 }
 
+// want notes something that somebody waits for: it is due now, whatever has failed.
+func (q queue) want(i item, deleted bool, now time.Time) error {
+	if err := q.add(i, deleted, now, now); err != nil {
+		return err
+	}
+	r, _, err := q.get(i)
+	if err != nil || r.Taken != "" {
+		return err
+	}
+	return q.put(r, func(v *storage.Replication) { v.Due, v.Tries, v.Broken = now.UnixMicro(), 0, false })
+}
+
 // brokenPause is for how long something that cannot be replicated is left alone at
 // least, however often it changes.
 const brokenPause = time.Minute

@@ -276,7 +276,7 @@ func (s *resync) queue(ctx context.Context, items []item, deleted bool) error {
 	if !s.dry && len(items) > 0 {
 		err := s.r.meta.Update(ctx, func(tx storage.Tx) error {
 			for _, i := range items {
-				if err := (queue{tx, s.t.name}).add(i, deleted, now, now); err != nil {
+				if err := (queue{tx, s.t.name}).want(i, deleted, now); err != nil {
 					return err
 				}
 			}
@@ -309,27 +309,14 @@ func (s *resync) wait(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		var waiting []item
-		broken := 0
 		for at := 0; at < len(s.differ); at += batch {
-			err := s.r.meta.View(ctx, func(tx storage.Tx) error {
-				for _, i := range s.differ[at:min(at+batch, len(s.differ))] {
-					w, there, err := queue{tx, s.t.name}.get(i)
-					switch {
-					case err != nil:
-						return err
-					case there && w.Broken && w.Taken == "":
-						broken++
-					case there:
-						waiting = append(waiting, i)
-					}
-				}
-				return nil
-			})
+			some, broken, err := s.look(ctx, s.differ[at:min(at+batch, len(s.differ))])
 			if err != nil {
 				return err
 			}
+			waiting = append(waiting, some...)
+			s.done.Broken += broken
 		}
-		s.done.Broken += broken
 		s.done.Waiting, s.differ = len(waiting), waiting
 		s.tell(s.done)
 		if len(waiting) == 0 {
@@ -341,4 +328,24 @@ func (s *resync) wait(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// look says which items wait still, and how many have failed for good.
+func (s *resync) look(ctx context.Context, items []item) (waiting []item, broken int, err error) {
+	err = s.r.meta.View(ctx, func(tx storage.Tx) error {
+		waiting, broken = nil, 0
+		for _, i := range items {
+			w, there, err := queue{tx, s.t.name}.get(i)
+			switch {
+			case err != nil:
+				return err
+			case there && w.Broken && w.Taken == "":
+				broken++
+			case there:
+				waiting = append(waiting, i)
+			}
+		}
+		return nil
+	})
+	return waiting, broken, err
 }
