@@ -29,10 +29,8 @@ type (
 		// Taken is who works on it, until Due at most; empty for nobody.
 		Taken string `cbor:"9,keyasint,omitempty"`
 	}
-	// ReplicationSum is what a rule of replication has done.
+	// ReplicationSum is what a rule of replication has done, beside its counters.
 	ReplicationSum struct {
-		Done  int64     `cbor:"1,keyasint"`           // tags and manifests
-		Bytes int64     `cbor:"2,keyasint"`           // sent
-		Last  time.Time `cbor:"3,keyasint,omitempty"` // when it did something last
+		Last time.Time `cbor:"1,keyasint"` // when it did something last, to within a minute
 	}
 )
