@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/audit"
@@ -132,9 +133,28 @@ func (o *others) sources() map[string]mirroring.Upstream {
 	all := map[string]mirroring.Upstream{}
 	for _, m := range o.mirrors {
 		u := o.upstreams[m.Name]
-		all[m.Name] = mirroring.Upstream{Source: u.Client(), Unavailable: u.Unavailable, Repo: theirName(m)}
+		all[m.Name] = mirroring.Upstream{Source: u.Client(), Unavailable: func() error { return spare(u, time.Now()) }, Repo: theirName(m)}
 	}
 	return all
+}
+
+// lookAgain is how long what an upstream has said of its limit is believed.
+const lookAgain = 15 * time.Minute
+
+// spare says that an upstream is not to be asked for what nobody waits for: the last
+// tenth of what it allows is for those who pull.
+func spare(u *upstream.Upstream, now time.Time) error {
+	if err := u.Unavailable(); err != nil {
+		return err
+	}
+	l := u.Stats().RateLimit
+	if until := l.At.Add(lookAgain); l.Known && l.Remaining <= l.Limit/10 && now.Before(until) {
+		return &upstream.Unavailable{
+			Name: u.Name(), Until: until, Limited: true,
+			Reason: fmt.Sprintf("%d of the %d pulls that it allows are left, for those who wait for them", l.Remaining, l.Limit),
+		}
+	}
+	return nil
 }
 
 // mirrored says whether a repository is a mirror's, and below which prefix.

@@ -51,10 +51,14 @@ func (e *Unavailable) Unwrap() []error {
 // Header is what an answer made of e has besides: Retry-After in seconds, if it
 // is known.
 func (e *Unavailable) Header() http.Header {
-	if e.wait <= 0 {
+	wait := e.wait
+	if wait == 0 && !e.Until.IsZero() {
+		wait = time.Until(e.Until)
+	}
+	if wait <= 0 {
 		return http.Header{}
 	}
-	seconds := (e.wait + time.Second - 1) / time.Second
+	seconds := (wait + time.Second - 1) / time.Second
 	return http.Header{"Retry-After": {strconv.FormatInt(int64(seconds), 10)}}
 }
 
