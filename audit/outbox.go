@@ -158,7 +158,7 @@ func (o *Outbox) Append(tx storage.Tx, e Event) error {
 		}
 		q := queue{tx: tx, name: h.name}
 		err := q.add(number, storage.Delivery{ID: id, Body: body, Made: o.now()})
-		if err == nil && (!o.shared || mathrand.IntN(checkLimit) == 0) {
+		if err == nil && (!o.shared || mathrand.IntN(checkLimit) == 0) { //nolint:gosec // any one will do
 			err = q.limit(o.o.MaxPending)
 		}
 		if err != nil {

@@ -45,6 +45,7 @@ debian='
 	tini            tini
 
 	/usr/lib/cni/bridge containernetworking-plugins
+	/usr/lib/postgresql/15/bin/postgres postgresql-15
 '
 
 # A Go program, its package, its version.

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/postgres/postgrestest"
 )
 
 // pair opens one schema twice, as two servers do.
 func pair(t *testing.T) [2]*Meta {
 	t.Helper()
-	o := Options{DSN: sharedDSN(t), Schema: newSchema(), MaxConns: 6}
+	o := Options{DSN: postgrestest.Shared(t), Schema: newSchema(), MaxConns: 6}
 	return [2]*Meta{openMeta(t, o), openMeta(t, o)}
 }
 

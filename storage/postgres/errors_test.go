@@ -22,7 +22,7 @@ const secret = "hush-hush"
 // TestOpenErrors opens what cannot be opened: the error says why, and never tells a
 // password.
 func TestOpenErrors(t *testing.T) {
-	dsn := sharedDSN(t)
+	dsn := postgrestest.Shared(t)
 	for name, c := range map[string]struct {
 		o    Options
 		want string
@@ -130,7 +130,7 @@ func TestReadOnly(t *testing.T) {
 // TestNoHang has transactions wait for what does not come: a connection, a lock, an
 // answer. Contexts are obeyed, and there is an end without them.
 func TestNoHang(t *testing.T) {
-	dsn, schema := sharedDSN(t), newSchema()
+	dsn, schema := postgrestest.Shared(t), newSchema()
 	m := openMeta(t, Options{DSN: dsn, Schema: schema, MaxConns: 1, Patience: 200 * time.Millisecond})
 	must(t, "Update", putRow(m, "a", "v"))
 

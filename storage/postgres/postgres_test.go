@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,51 +34,12 @@ func openMeta(t *testing.T, o Options) *Meta {
 	return m
 }
 
-// shared is a server for all tests that leave it running.
-var shared struct {
-	sync.Once
-	dsn   string
-	holds holder
-}
-
-// holder is the test that the shared server belongs to: the whole package.
-type holder struct {
-	testing.TB
-	cleanups []func()
-	failed   bool
-}
-
-func (h *holder) Helper()                   {}
-func (h *holder) Cleanup(f func())          { h.cleanups = append(h.cleanups, f) }
-func (h *holder) Failed() bool              { return h.failed }
-func (h *holder) Error(args ...any)         { h.failed = true; fmt.Fprintln(os.Stderr, args...) }
-func (h *holder) Errorf(f string, a ...any) { h.Error(fmt.Sprintf(f, a...)) }
-func (h *holder) Logf(f string, a ...any)   { fmt.Fprintf(os.Stderr, f+"\n", a...) }
-func (h *holder) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
-func (h *holder) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	for _, f := range shared.holds.cleanups {
-		f()
-	}
-	os.Exit(max(code, map[bool]int{true: 1}[shared.holds.failed])) //revive:disable-line:deep-exit // it is TestMain
-}
-
-// sharedDSN is the DSN of a server that stays as it is.
-func sharedDSN(t *testing.T) string {
-	t.Helper()
-	shared.Do(func() { shared.dsn = postgrestest.Start(&shared.holds) })
-	if shared.dsn == "" {
-		t.Fatal("PostgreSQL did not start for an earlier test")
-	}
-	return shared.dsn
-}
+func TestMain(m *testing.M) { postgrestest.Main(m) }
 
 // fresh is an empty store on the shared server.
 func fresh(t *testing.T) *Meta {
 	t.Helper()
-	return openMeta(t, Options{DSN: sharedDSN(t), Schema: newSchema()})
+	return openMeta(t, Options{DSN: postgrestest.Shared(t), Schema: newSchema()})
 }
 
 // connect connects to a server beside a store.
@@ -144,6 +103,6 @@ func TestMetaReopen(t *testing.T) {
 		if schema[dir] == "" {
 			schema[dir] = newSchema()
 		}
-		return openMeta(t, Options{DSN: sharedDSN(t), Schema: schema[dir]})
+		return openMeta(t, Options{DSN: postgrestest.Shared(t), Schema: schema[dir]})
 	})
 }

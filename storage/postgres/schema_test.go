@@ -10,6 +10,7 @@ import (
 	"testing/fstest"
 
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/postgres/postgrestest"
 )
 
 // TestTables has the migrations make a table for each one of storage, and a sequence
@@ -44,7 +45,7 @@ func TestTables(t *testing.T) {
 
 // TestOpenAtOnce opens a schema that is not there by many at once.
 func TestOpenAtOnce(t *testing.T) {
-	o := Options{DSN: sharedDSN(t), Schema: newSchema(), MaxConns: 2}
+	o := Options{DSN: postgrestest.Shared(t), Schema: newSchema(), MaxConns: 2}
 	var mu sync.Mutex
 	var all []*Meta
 	atOnce(t, 8, func(i int) error {
@@ -70,7 +71,7 @@ func TestOpenAtOnce(t *testing.T) {
 // TestUpgrade has servers of three versions: the second one adds what the first one can
 // do without knowing, the third one removes what the first one needs.
 func TestUpgrade(t *testing.T) {
-	o := Options{DSN: sharedDSN(t), Schema: newSchema()}
+	o := Options{DSN: postgrestest.Shared(t), Schema: newSchema()}
 	first := migrations()
 	n := len(first)
 	second := append(slices.Clone(first), migration{version: n + 1, compatible: n, name: "more", sql: "CREATE TABLE more (key bytea PRIMARY KEY)"})
@@ -124,7 +125,7 @@ func TestUpgrade(t *testing.T) {
 func TestNoRights(t *testing.T) {
 	m := fresh(t)
 	must(t, "Update", putRow(m, "a", "v"))
-	admin := connect(t, sharedDSN(t))
+	admin := connect(t, postgrestest.Shared(t))
 	in := quoted(m.schema)
 	for _, sql := range []string{
 		"CREATE ROLE " + in + " LOGIN",
@@ -135,7 +136,7 @@ func TestNoRights(t *testing.T) {
 		_, err := admin.Exec(t.Context(), sql)
 		must(t, sql, err)
 	}
-	guest := openMeta(t, Options{DSN: sharedDSN(t) + " user=" + m.schema, Schema: m.schema})
+	guest := openMeta(t, Options{DSN: postgrestest.Shared(t) + " user=" + m.schema, Schema: m.schema})
 	must(t, "Update", guest.Update(t.Context(), func(tx storage.Tx) error {
 		_, err := storage.Next(tx, storage.CountMoves)
 		return errors.Join(err, storage.Add(tx, storage.CountBytes, 1), tx.Put(table, []byte("b"), []byte("w")))
@@ -144,7 +145,7 @@ func TestNoRights(t *testing.T) {
 		t.Errorf("the row is %q", got)
 	}
 	must(t, "fold", guest.fold(t.Context()))
-	if _, err := Open(t.Context(), Options{DSN: sharedDSN(t) + " user=" + m.schema, Schema: newSchema()}); err == nil || !strings.Contains(err.Error(), "own the schema") {
+	if _, err := Open(t.Context(), Options{DSN: postgrestest.Shared(t) + " user=" + m.schema, Schema: newSchema()}); err == nil || !strings.Contains(err.Error(), "own the schema") {
 		t.Errorf("Open of a schema that cannot be created: %v", err)
 	}
 }

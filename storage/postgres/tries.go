@@ -27,7 +27,7 @@ func (t *tries) left() time.Duration { return max(time.Until(t.until), time.Mill
 // whether to try again.
 func (t *tries) again(ctx context.Context, count *atomic.Int64) bool {
 	limit := min(lastPause, firstPause<<min(t.n, 20))
-	pause := time.NewTimer(limit/2 + rand.N(limit))
+	pause := time.NewTimer(limit/2 + rand.N(limit)) //nolint:gosec // it only spreads those who wait
 	defer pause.Stop()
 	t.n++
 	if time.Now().After(t.until) {

@@ -44,7 +44,6 @@ type Server struct {
 
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
-	log  *os.File
 }
 
 // patience is how long a server may take to start or to end.
@@ -61,7 +60,7 @@ func New(tb testing.TB, o Options) *Server {
 	tb.Helper()
 	// Not in TempDir, whose paths may be longer than that of a socket, and which others
 	// than root may not enter.
-	dir, err := os.MkdirTemp("/tmp", "berth-pg-")
+	dir, err := os.MkdirTemp("/tmp", "berth-pg-") //nolint:usetesting // as above
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -176,7 +175,7 @@ func (s *Server) Start() {
 
 // try starts the server.
 func (s *Server) try(args []string, deadline time.Time) error {
-	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
