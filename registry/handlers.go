@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -86,9 +87,13 @@ const sendPiece = 1 << 20
 // than it should be, the connection is broken off.
 func (x *exchange) send(f io.Reader, n int64) error {
 	control := x.body.control
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the next answer has its own
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()                     // the next answer has its own
+	more := func() { _ = control.SetWriteDeadline(time.Now().Add(x.o.BodyTimeout)) } // a recorder in a test has none
+	if _, plain := f.(*os.File); !plain {
+		f = &source{r: f, most: x.o.BodyTimeout / 4, more: more}
+	}
 	for n > 0 {
-		_ = control.SetWriteDeadline(time.Now().Add(x.o.BodyTimeout)) // a recorder in a test has none
+		more()
 		sent, err := io.CopyN(&x.w, f, min(n, sendPiece))
 		n -= sent
 		if errors.Is(err, io.EOF) {
@@ -101,6 +106,24 @@ func (x *exchange) send(f io.Reader, n int64) error {
 		}
 	}
 	return nil
+}
+
+// source is content that may have to be waited for: that is not its reader's time.
+type source struct {
+	r      io.Reader
+	waited time.Duration
+	most   time.Duration // before the reader gets more time
+	more   func()
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	begun := time.Now()
+	n, err := s.r.Read(p)
+	if s.waited += time.Since(begun); s.waited > s.most {
+		s.waited = 0
+		s.more()
+	}
+	return n, err
 }
 
 // notModified answers with 304 if the client has the content already (RFC 9110,

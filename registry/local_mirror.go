@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -38,5 +39,31 @@ func (l *Local) SetUpstreamed(ctx context.Context, repo, tag string, u Upstreame
 			return storage.Mirrored.Delete(tx, key)
 		}
 		return storage.Mirrored.Put(tx, key, storage.MirroredTag{Digest: string(u.Digest), Checked: u.Checked})
+	})
+}
+
+// CachedIn lists the repositories below a prefix that have the blob d.
+func (l *Local) CachedIn(ctx context.Context, prefix string, d digest.Digest) iter.Seq2[string, error] {
+	return sequence(ctx, l, func(tx storage.Tx, yield func(string) bool) error {
+		part := storage.DigestPart(d)
+		damaged, err := isDamaged(tx, d)
+		if damaged || err != nil {
+			return err
+		}
+		below := append(storage.Key(part, ""), prefix+"/"...)
+		for holder, err := range storage.Holders.Scan(tx, below, nil) {
+			if err != nil {
+				return err
+			}
+			repo := prefix + "/" + string(holder.Rest)
+			linked, err := storage.Links.Has(tx, storage.Key(repo, part)) // else it is a manifest there
+			if err != nil {
+				return err
+			}
+			if linked && !yield(repo) {
+				break
+			}
+		}
+		return nil
 	})
 }

@@ -181,21 +181,36 @@ func (f *fill) cached(ctx context.Context) error {
 		_ = b.Close() // it was not even read
 		return errCached
 	}
-	blob, ok, err := f.r.cache.StoredBlob(ctx, f.d)
-	if err != nil || !ok || blob.Damaged {
-		return nil //nolint:nilerr // the upstream has it, whatever is wrong with the cache
+	from := f.elsewhere(ctx)
+	if from == "" {
+		return nil
 	}
 	if _, err := f.r.stat(ctx, f.m, f.repo, f.d); err != nil {
 		return err
 	}
-	if _, err := f.r.cache.MountBlob(ctx, f.repo, "", f.d); err != nil {
-		return nil //nolint:nilerr // it may be a manifest, or just gone
+	if _, err := f.r.cache.MountBlob(ctx, f.repo, from, f.d); err != nil {
+		return nil //nolint:nilerr // it has just gone
 	}
 	if b, _, err := f.r.sound(ctx, f.repo, f.d); err == nil {
 		_ = b.Close() // it was not even read
 		return errCached
 	}
 	return nil
+}
+
+// elsewhere is another repository with the blob, or empty. It is one of the same
+// upstream: that another registry says to have what somebody has pushed here proves
+// nothing.
+func (f *fill) elsewhere(ctx context.Context) string {
+	for repo, err := range f.r.cache.CachedIn(ctx, f.m.Prefix, f.d) {
+		if err != nil {
+			return "" // it can be fetched all the same
+		}
+		if f.r.find(repo) == f.m {
+			return repo
+		}
+	}
+	return ""
 }
 
 // keep puts what has come into the cache.

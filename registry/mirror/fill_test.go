@@ -230,6 +230,29 @@ func TestFirstByte(t *testing.T) {
 	}
 }
 
+// TestSlowTransfer: that an upstream is slow does not count as a client's slowness.
+func TestSlowTransfer(t *testing.T) {
+	u := newTheirs(t)
+	o := newOurs(t, u)
+	a := push(t, u, "app", "v1", 1, 1<<20)
+	s := httptest.NewServer(registry.NewServer(o, registry.ServerOptions{BodyTimeout: 200 * time.Millisecond}))
+	defer s.Close()
+	u.fail(onBlobs(func(w http.ResponseWriter, r *http.Request) bool {
+		data, ok := u.data(r)
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+		for i := 0; i < len(data); i += 1 << 17 {
+			_, _ = w.Write(data[i:min(len(data), i+1<<17)])
+			w.(*counting).flush()
+			time.Sleep(100 * time.Millisecond) // the upstream is slow
+		}
+		return ok
+	}))
+	c := client{url: s.URL}
+	if got, err := c.believe("hub/app", a.layer()); err != nil || !bytes.Equal(got, a.blobs[a.layer()]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
 // TestNobodyWaits: a transfer that nobody waits for any more goes on to its end.
 func TestNobodyWaits(t *testing.T) {
 	u := newTheirs(t)

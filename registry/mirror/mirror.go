@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"os"
 	"slices"
@@ -41,8 +42,8 @@ type Cache interface {
 	registry.Registry
 	// PushVerified makes a file whose size bytes are d the blob d of a repository.
 	PushVerified(ctx context.Context, repo string, d digest.Digest, f *os.File, size int64) (desc registry.Descriptor, linked bool, err error)
-	// StoredBlob describes bytes that some repository has; ok is false if none has.
-	StoredBlob(ctx context.Context, d digest.Digest) (blob registry.StoredBlob, ok bool, err error)
+	// CachedIn lists the repositories below a prefix that have a blob.
+	CachedIn(ctx context.Context, prefix string, d digest.Digest) iter.Seq2[string, error]
 	// Upstreamed is what SetUpstreamed has remembered of a tag, which goes with the
 	// tag.
 	Upstreamed(ctx context.Context, repo, tag string) (registry.Upstreamed, error)

@@ -447,6 +447,30 @@ func TestOtherRepository(t *testing.T) {
 	}
 }
 
+// TestLies: an upstream that says to have what was pushed here gets nobody to see it.
+func TestLies(t *testing.T) {
+	u := newTheirs(t)
+	o := newOurs(t, u)
+	secret := noise(300_000, 1)
+	d := digest.FromBytes(secret)
+	if _, err := o.PushBlob(t.Context(), "mine", d, bytes.NewReader(secret)); err != nil {
+		t.Fatal(err)
+	}
+	u.fail(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Length", "300000") // and there is nothing behind it
+		return true
+	})
+	if desc, err := o.StatBlob(t.Context(), "hub/app", d); err != nil || desc.Size != 300_000 {
+		t.Errorf("%v, %v", desc, err) // as the upstream says
+	}
+	if got, err := read(o, "hub/app", d); err == nil {
+		t.Errorf("the upstream had %d bytes shown that it does not have", len(got))
+	}
+	if _, err := o.cache.StatBlob(t.Context(), "hub/app", d); !errors.Is(err, registry.ErrBlobUnknown) {
+		t.Errorf("the cache: %v", err)
+	}
+}
+
 // TestRefused: what the cache does not take is served all the same.
 func TestRefused(t *testing.T) {
 	u := newTheirs(t)
