@@ -23,6 +23,13 @@ func retries() []time.Duration {
 	return []time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute}
 }
 
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // ErrRunning says that a job runs already.
 var ErrRunning = errors.New("the job runs already")
 
@@ -112,6 +119,9 @@ func (w *Worker) end(name string, s RunStatus, again time.Time) error {
 		switch wait := retries(); {
 		case s.Outcome == Good:
 			row.Good, row.Tries = s.Ended, 0
+		case s.Outcome == Postponed: // not before the upstream says, and less and less often
+			row.Again = later(again, s.Ended.Add(wait[min(row.Tries, len(wait)-1)]))
+			row.Tries++
 		case s.Outcome != Failed:
 		case row.Tries < len(wait):
 			row.Again = s.Ended.Add(wait[row.Tries])

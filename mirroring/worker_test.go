@@ -372,6 +372,29 @@ func TestLost(t *testing.T) {
 	})
 }
 
+// A server whose job another has taken over, as it was taken for dead, stops, and
+// leaves what the other has written.
+func TestTakenOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.up.held(true)
+		worker, stop := w.start(Spec{Every: 4 * time.Hour})
+		theirs := storage.MirrorJob{Owner: "other", Until: time.Now().Add(time.Hour), Now: storage.MirrorRun{Began: time.Now()}}
+		if err := w.meta.Update(t.Context(), func(tx storage.Tx) error {
+			return storage.MirrorJobs.Put(tx, storage.Key("job"), theirs)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(leaseTime)
+		if w.runs(worker) != 0 {
+			t.Error("it runs on")
+		}
+		if s := w.status(worker); !s.Running || !s.Last.Began.IsZero() {
+			t.Errorf("status: %+v, want that of the other", s)
+		}
+		stop()
+	})
+}
+
 // flakyMeta is a shared store that is out of reach at times.
 type flakyMeta struct {
 	storage.Meta

@@ -3,6 +3,7 @@ package copying
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -44,7 +45,10 @@ func (w *completeness) manifest(ctx context.Context, d digest.Digest, depth int)
 	if err != nil {
 		return false, err
 	}
-	kept, _ := doc.kept(w.platforms)
+	kept, left := doc.kept(w.platforms)
+	if left && depth == 0 && !slices.ContainsFunc(kept, hasPlatform) {
+		return false, nil // Copy fails
+	}
 	for _, ref := range kept {
 		if ok, err := w.reference(ctx, ref, &doc, depth); !ok || err != nil {
 			return false, err

@@ -99,11 +99,8 @@ func TestPlatforms(t *testing.T) {
 		if !has(none) {
 			t.Errorf("%v: what is of no platform is not there", tt.want)
 		}
-		for what, some := range map[string]bool{"those": true, "all": len(tt.want) == 0} {
-			list := o.Platforms
-			if what == "all" {
-				list = nil
-			}
+		for what, some := range map[string]bool{"those": true, "all": len(tt.want) == 0, "others": false} {
+			list := map[string][]copying.Platform{"those": o.Platforms, "others": platforms(t, "linux/mips")}[what]
 			if whole, err := copying.Complete(t.Context(), dst, to, res.Root.Digest, list); err != nil || whole != some {
 				t.Errorf("%v: complete for %s is %v, %v", tt.want, what, whole, err)
 			}
