@@ -101,7 +101,7 @@ func (c *changing) reviewBy(k toldKey, due int64) error {
 
 // reviewDue is when a review of content of a cache is to be due; 0 for none.
 func (c *changing) reviewDue(kind storage.ReviewKind, repo string, d digest.Digest) (due int64, err error) {
-	why := ""
+	var why string
 	if kind == storage.ReviewManifest {
 		row, err := storage.Manifests.Get(c, storage.Key(repo, storage.DigestPart(d)))
 		if isNotFound(err) {

@@ -277,3 +277,36 @@ func TestRules(t *testing.T) {
 		w.pull("hub/a", registry.Reference{Tag: tag})
 	}
 }
+
+// TestPulledAgain counts pulls that are not written down, as there was one within the
+// hour: by this process, or by one before.
+func TestPulledAgain(t *testing.T) {
+	for name, pulls := range map[string]int{"one process": 2, "several": 3} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, mem.NewMeta(), hub(2*day, 0))
+			restarts := pulls == 3
+			d := w.fetch("hub/a", []string{"one"})
+			last := w.Now()
+			for _, after := range []time.Duration{0, 49 * time.Minute, 49 * time.Minute}[:pulls] {
+				w.pass(after)
+				w.pull("hub/a", registry.Reference{Digest: d})
+				if last = w.Now(); restarts {
+					if err := w.pulls.Flush(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if restarts && after == 0 {
+					w.pulls = retention.NewPulls(w.meta, retention.PullOptions{Now: w.Now})
+					w.pulls.SetCached(w.Cached)
+					w.served = w.pulls.Wrap(w.Local)
+				}
+			}
+			w.pass(2*day - time.Minute)
+			w.collect()
+			w.want("to the last minute", "hub/a", []digest.Digest{d})
+			w.pass(last.Add(2*day + slack + time.Minute).Sub(w.Now()))
+			w.collect()
+			w.want("an hour later", "hub/a", nil, d)
+		})
+	}
+}

@@ -143,7 +143,8 @@ func (m *model) step() {
 			m.run()
 		}
 	}
-	m.pass(time.Duration(m.Int64N(int64(3 * time.Hour))))
+	most := []time.Duration{3 * time.Hour, 20 * time.Minute}[m.IntN(2)]
+	m.pass(time.Duration(m.Int64N(int64(most))))
 	if m.IntN(50) == 0 { // as if the server was started anew
 		if err := m.pulls.Flush(m.t.Context()); err != nil {
 			m.t.Fatal(err)
@@ -217,7 +218,7 @@ func TestModelKeep(t *testing.T) {
 	models(t, func(t *testing.T, seed uint64, meta storage.Meta) {
 		m := newModel(t, seed, meta, 5*day, 0)
 		for n := range 40 {
-			for range 15 {
+			for range 25 {
 				m.step()
 			}
 			m.collect()

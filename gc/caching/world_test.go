@@ -58,6 +58,7 @@ type world struct {
 
 // Write and Done implement registry.Journal.
 func (w *world) Write(context.Context, storage.Tx, []registry.Change) error { return nil }
+
 func (w *world) Done(_ context.Context, changes []registry.Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -295,20 +295,16 @@ func (p *Pulls) forget(some []pull) {
 	}
 }
 
-// write writes some pulls, those of what is still there. What a cache does not have
-// yet counts with the next pull.
+// write writes some pulls, those of what is still there.
 func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) error {
-	var absent []pull
 	written := map[pull]time.Time{} // lately, by somebody else
 	err := p.meta.Update(ctx, func(tx storage.Tx) error {
-		absent = nil
 		clear(written)
 		for _, what := range some {
 			table, key, there := storage.PulledTags, storage.Key(what.repo, what.ref.Tag), tagged
-			cached := p.isCached(what.repo)
 			if what.ref.Tag == "" {
 				table, key, there = storage.PulledDigests, storage.Key(what.repo, storage.DigestPart(what.ref.Digest)), named
-				if cached {
+				if p.isCached(what.repo) {
 					there = held
 				}
 			}
@@ -323,9 +319,6 @@ func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) e
 			if is, err := there(tx, what); err != nil {
 				return err
 			} else if !is {
-				if cached {
-					absent = append(absent, what)
-				}
 				continue
 			}
 			if err := table.Put(tx, key, storage.Pull{At: at[what]}); err != nil {
@@ -335,7 +328,6 @@ func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) e
 		return nil
 	})
 	if err == nil {
-		p.forget(absent)
 		p.know(written)
 	}
 	return err

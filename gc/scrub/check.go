@@ -179,7 +179,13 @@ func (s *Scrub) again(ctx context.Context, d digest.Digest, size int64) (found, 
 func (s *Scrub) moveAway(ctx context.Context, d digest.Digest, size int64, f found) error {
 	kept := false
 	if f.kind != storage.DamageMissing {
-		err := s.blobs.Quarantine(ctx, d)
+		until, ok, err := s.registry.Moves(ctx, d)
+		if err != nil || !ok {
+			return err
+		}
+		moving, cancel := context.WithDeadline(ctx, until)
+		err = s.blobs.Quarantine(moving, d)
+		cancel()
 		kept = err == nil
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			s.log.WarnContext(ctx, "cannot move damaged bytes away; a push will replace them", "digest", d, "error", err)

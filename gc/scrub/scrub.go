@@ -42,6 +42,9 @@ type Registry interface {
 	// Suspect marks a blob, so that nobody relies on its bytes, and says whether it
 	// did.
 	Suspect(ctx context.Context, d digest.Digest, kind storage.DamageKind) (bool, error)
+	// Moves says whether it is still for this process to move a blob away that is
+	// marked, and until when it has to be done with that.
+	Moves(ctx context.Context, d digest.Digest) (until time.Time, ok bool, err error)
 	// Settle says what became of a blob that is marked.
 	Settle(ctx context.Context, d digest.Digest, kind storage.DamageKind, kept bool) error
 	// Sound takes a mark back.
@@ -65,6 +68,9 @@ type Options struct {
 	// who has them is not to be reached: with errors.ErrUnsupported if nobody has
 	// them. repos are some of the repositories, if there are many.
 	Heal func(ctx context.Context, d digest.Digest, repos []string) error
+	// Lead, if set, has fn run while this is the one of several processes that does
+	// rounds, until ctx ends. The others check what is doubted.
+	Lead func(ctx context.Context, fn func(context.Context))
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
 	// Log receives what is damaged; nil is none.
@@ -72,6 +78,8 @@ type Options struct {
 }
 
 const (
+	// lookEvery is how often it is looked whether another process has asked for a round.
+	lookEvery = time.Minute
 	// saveEvery is how often it is written down how far a round is.
 	saveEvery = 10 * time.Second
 	// firstRetry and lastRetry are how long a round that failed is put off.
@@ -103,6 +111,8 @@ type Scrub struct {
 	doubts   chan digest.Digest // to be checked out of turn
 	healer   func(context.Context, digest.Digest, []string) error
 	hurt     chan struct{} // there is something new to be healed
+	lead     func(context.Context, func(context.Context))
+	others   bool // there may be other processes
 
 	confirming sync.Mutex // held from a mark to what became of it
 	inRow      int        // blobs that could not be read, after the last that could; guarded by confirming
@@ -128,6 +138,9 @@ func New(blobs storage.Blobs, meta storage.Meta, reg Registry, o Options) *Scrub
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.lead, s.others = o.Lead, o.Lead != nil; s.lead == nil {
+		s.lead = func(ctx context.Context, fn func(context.Context)) { fn(ctx) }
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -171,7 +184,8 @@ func (s *Scrub) Doubt(d digest.Digest) {
 	}
 }
 
-// Start begins a round now, or as soon as Run runs. It says whether it did: not if a
+// Start begins a round now, or as soon as Run runs, within a minute if another process
+// does the rounds. It says whether it did: not if a
 // round goes on already. One that waits, after a failure or for Run, goes on then
 // whatever it finds.
 func (s *Scrub) Start(ctx context.Context) (started bool, err error) {
@@ -198,6 +212,13 @@ func (s *Scrub) Run(ctx context.Context) {
 	var besides sync.WaitGroup
 	defer besides.Wait()
 	besides.Go(func() { s.checkDoubts(ctx) })
+	s.lead(ctx, s.rounds)
+}
+
+// rounds does rounds, and has healed what they find, until ctx ends.
+func (s *Scrub) rounds(ctx context.Context) {
+	var besides sync.WaitGroup
+	defer besides.Wait()
 	besides.Go(func() { s.heal(ctx) })
 	for failures := 0; ctx.Err() == nil; {
 		wait, err := s.next(ctx)
@@ -251,6 +272,9 @@ func (s *Scrub) next(ctx context.Context) (wait time.Duration, err error) {
 // sleep waits, for ever if wait is less than 0, or until there is something new.
 func (s *Scrub) sleep(ctx context.Context, wait time.Duration) {
 	var passed <-chan time.Time
+	if s.others && (wait < 0 || wait > lookEvery) {
+		wait = lookEvery
+	}
 	if wait >= 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
