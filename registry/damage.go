@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,6 +21,14 @@ import (
 // them, and moved away; then Moving is taken back. Whoever pushes after that has
 // to see that the bytes are there before the mark goes: theirs may be what was
 // moved away.
+//
+// Of several processes one moves bytes away: a second one that had found the old ones to
+// be damaged would move away what was pushed since. So the mark says which one does,
+// and the others leave it alone for movingTime after it was heard of.
+
+// movingTime is for how long a process has it to itself to move bytes away, from when it
+// has asked for it last. It does that in half of it, or leaves it.
+const movingTime = 15 * time.Minute
 
 // errDamaged says that bytes were damaged before they were pushed again.
 var errDamaged = ErrUnavailable.With("what was stored of this content was damaged, and is just moved away; push it again")
@@ -96,8 +106,8 @@ func (l *Local) StoredBlob(ctx context.Context, d digest.Digest) (blob StoredBlo
 }
 
 // Suspect marks bytes that seem to be damaged, so that they can be checked once more
-// and moved away. It says whether they were marked: not if they are about to be
-// deleted, or known to be damaged.
+// and moved away by this process. It says whether they were marked: not if they are
+// about to be deleted, known to be damaged, or just moved away by another process.
 func (l *Local) Suspect(ctx context.Context, d digest.Digest, kind storage.DamageKind) (marked bool, err error) {
 	key := storage.Key(storage.DigestPart(d))
 	err = l.change(ctx, func(tx *changing) error {
@@ -111,13 +121,47 @@ func (l *Local) Suspect(ctx context.Context, d digest.Digest, kind storage.Damag
 		}
 		old, err := storage.Damages.Get(tx, key)
 		if !isNotFound(err) {
-			marked = err == nil && old.Moving // a crash has left it like that
-			return err
+			if marked = err == nil && old.Moving && !tx.movedByOther(old); !marked { // else a crash has left it like that
+				return err
+			}
+			return tx.putMoving(key, old)
 		}
 		marked = true
-		return storage.Damages.Put(tx, key, storage.Damage{Kind: kind, Since: tx.now, Size: row.Size, Moving: true})
+		return tx.putMoving(key, storage.Damage{Kind: kind, Since: tx.now, Size: row.Size, Moving: true})
 	})
 	return marked && err == nil, err
+}
+
+// putMoving marks bytes that this process moves away from now on.
+func (c *changing) putMoving(key []byte, row storage.Damage) error {
+	if c.local.shared() {
+		row.Mover, row.Until = c.local.id, c.now.Add(movingTime)
+	}
+	return storage.Damages.Put(c, key, row)
+}
+
+// movedByOther says that it is for another process to move bytes away.
+func (c *changing) movedByOther(row storage.Damage) bool {
+	return row.Moving && c.local.shared() && row.Mover != c.local.id && c.now.Before(row.Until.Add(clockSkew))
+}
+
+// Moves says whether it is still for this process to move bytes away that Suspect has
+// marked. If so, it has until then to do that.
+func (l *Local) Moves(ctx context.Context, d digest.Digest) (until time.Time, ok bool, err error) {
+	key := storage.Key(storage.DigestPart(d))
+	until = time.Now().Add(movingTime / 2)
+	err = l.change(ctx, func(tx *changing) error {
+		ok = false
+		row, err := storage.Damages.Get(tx, key)
+		if isNotFound(err) || err == nil && (!row.Moving || l.shared() && row.Mover != l.id) {
+			return nil
+		}
+		if ok = err == nil; ok && l.shared() {
+			return tx.putMoving(key, row)
+		}
+		return err
+	})
+	return until, ok && err == nil, err
 }
 
 // Settle says what became of bytes that Suspect has marked: they are damaged, and
@@ -132,7 +176,11 @@ func (l *Local) Settle(ctx context.Context, d digest.Digest, kind storage.Damage
 		if err != nil {
 			return err
 		}
+		if !row.Moving || l.shared() && row.Mover != l.id {
+			return nil // another process has done it
+		}
 		row.Kind, row.Moving, row.Kept = kind, false, kept
+		row.Mover, row.Until = "", time.Time{}
 		return storage.Damages.Put(tx, key, row)
 	})
 }
@@ -140,8 +188,13 @@ func (l *Local) Settle(ctx context.Context, d digest.Digest, kind storage.Damage
 // Sound takes the mark of damaged bytes back, which turned out to be as they should
 // be.
 func (l *Local) Sound(ctx context.Context, d digest.Digest) error {
+	key := storage.Key(storage.DigestPart(d))
 	return l.change(ctx, func(tx *changing) error {
-		return storage.Damages.Delete(tx, storage.Key(storage.DigestPart(d)))
+		row, err := storage.Damages.Get(tx, key)
+		if isNotFound(err) || err == nil && tx.movedByOther(row) {
+			return nil
+		}
+		return errors.Join(err, storage.Damages.Delete(tx, key))
 	})
 }
 

@@ -38,6 +38,7 @@ type Local struct {
 	quotas   atomic.Pointer[quotaSet]
 	wanted   wantedQuotas
 	key      []byte // signs ids of upload sessions
+	id       string // of this process, or of this part of it; random
 	cache    *cache
 	known    known
 	sessions sessions
@@ -77,7 +78,7 @@ type Limits struct {
 // NewLocal makes a registry over blobs and meta, which stay the caller's to
 // close, after Close.
 func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Options) (*Local, error) {
-	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes), collecting: make(chan struct{}, 1), told: newTold()}
+	l := &Local{blobs: blobs, meta: meta, journal: o.Journal, log: o.Log, cache: newCache(cacheBytes), collecting: make(chan struct{}, 1), told: newTold(), id: rand.Text()}
 	l.actor, l.now = o.Actor, o.Now
 	if l.now == nil {
 		l.now = time.Now

@@ -25,6 +25,10 @@ type (
 		Moving bool `cbor:"4,keyasint,omitempty"`
 		// Kept says that the bytes can be looked at, in the quarantine.
 		Kept bool `cbor:"5,keyasint,omitempty"`
+		// Mover is the process that moves the bytes away, if there are several, and Until
+		// is how long others leave that to it.
+		Mover string    `cbor:"6,keyasint,omitempty"`
+		Until time.Time `cbor:"7,keyasint,omitempty"`
 	}
 	// Scrub is a round of the scrub that goes on, and what the last one found.
 	Scrub struct {
