@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,7 @@ type watch struct {
 	limit   time.Duration
 	cancel  context.CancelCauseFunc
 	stalled func() bool // whether it was broken off
+	unread  atomic.Bool // what was to be sent could not be read
 }
 
 func (w *watch) timer() *time.Timer {
@@ -99,7 +101,7 @@ func (w *watch) sending(req *http.Request) *http.Request {
 	if req.Body == nil || req.Body == http.NoBody {
 		return req
 	}
-	wrap := func(r io.ReadCloser) io.ReadCloser { return &sent{r: r, timer: w.timer(), limit: w.limit} }
+	wrap := func(r io.ReadCloser) io.ReadCloser { return &sent{r: r, timer: w.timer(), w: w} }
 	req.Body = wrap(req.Body)
 	if again := req.GetBody; again != nil {
 		req.GetBody = func() (io.ReadCloser, error) {
@@ -117,15 +119,18 @@ func (w *watch) sending(req *http.Request) *http.Request {
 type sent struct {
 	r     io.ReadCloser
 	timer *time.Timer
-	limit time.Duration
+	w     *watch
 }
 
 // Read reads on. The time that the reader takes is not the upstream's.
 func (s *sent) Read(p []byte) (int, error) {
 	s.timer.Stop()
 	n, err := s.r.Read(p)
-	if err == nil {
-		s.timer.Reset(s.limit)
+	switch {
+	case err == nil:
+		s.timer.Reset(s.w.limit)
+	case err != io.EOF:
+		s.w.unread.Store(true)
 	}
 	return n, err
 }

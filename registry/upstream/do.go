@@ -54,7 +54,10 @@ func (d doer) Do(req *http.Request) (*http.Response, error) {
 // explain makes the caller's error of a fault.
 func (u *Upstream) explain(ctx context.Context, f *fault, until time.Time) error {
 	if f.kind == cancelled {
-		return context.Cause(ctx)
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		return f
 	}
 	e := &Unavailable{
 		Name: u.o.Name, Reason: f.reason, Until: until,

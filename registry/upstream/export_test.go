@@ -12,7 +12,7 @@ func NewAt(o Options, at At) (*Upstream, error) {
 
 // Age makes the credentials that an upstream has fetched older.
 func Age(u *Upstream, by time.Duration) {
-	s := u.source.(*fetched) //nolint:errcheck // the test knows
+	s := u.source.(*fetched)
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	s.at = s.at.Add(-by)

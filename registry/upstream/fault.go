@@ -28,7 +28,7 @@ const (
 	refused               // the upstream does not take the mirror's credentials
 	denied                // it takes them, and they are not enough
 	barred                // it led to where the mirror does not go
-	cancelled             // the caller gave up
+	cancelled             // the caller gave up, or had nothing to send
 )
 
 // fault is why an exchange brought no answer that counts. Its text names hosts,
@@ -39,10 +39,11 @@ type fault struct {
 	after  time.Duration // until when the upstream says to wait; 0 if it does not
 	slow   bool          // it took a whole timeout to fail
 	again  bool          // sending it again may help
-	cause  error         // a sentinel, or nil
+	cause  error         // a sentinel, or the caller's own error, or nil
 }
 
 func (f *fault) Error() string { return f.reason }
+func (f *fault) Unwrap() error { return f.cause }
 
 // alive says that the upstream did answer, if not as one would like.
 func (f *fault) alive() bool { return f.kind == refused || f.kind == denied || f.kind == barred }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -50,7 +51,7 @@ func TestDownAndUpAgain(t *testing.T) {
 			t.Errorf("got error %v", err)
 		}
 	}
-	open(t, u, &c, 0, time.Second)
+	_ = open(t, u, &c, 0, time.Second)
 	for range 5 {
 		if e := unavailable(t, stat(t, u)); e.Header().Get("Retry-After") != "1" || e.Until.IsZero() {
 			t.Errorf("got %+v", e)
@@ -60,8 +61,8 @@ func TestDownAndUpAgain(t *testing.T) {
 		t.Errorf("figures %+v", s)
 	}
 	c.pass(time.Second)
-	unavailable(t, stat(t, u)) // the probe
-	open(t, u, &c, time.Second, 2*time.Second)
+	fails(t, stat(t, u)) // the probe
+	_ = open(t, u, &c, time.Second, 2*time.Second)
 
 	l, err := net.Listen("tcp", addr)
 	ok(t, err)
@@ -112,10 +113,10 @@ func TestLimited(t *testing.T) {
 			})
 			_, _, err := u.Client().Manifest(t.Context(), "library/app", v1)
 			e := unavailable(t, err)
-			if !errors.Is(err, tt.kind) || e.Limited != (tt.kind == error(registry.ErrTooMany)) || !strings.Contains(e.Reason, "You have reached your pull rate limit.") {
+			if !errors.Is(err, tt.kind) || e.Limited != errors.Is(tt.kind, registry.ErrTooMany) || !strings.Contains(e.Reason, "You have reached your pull rate limit.") {
 				t.Errorf("got error %v: %+v", err, e)
 			}
-			open(t, u, &c, tt.least, tt.most)
+			_ = open(t, u, &c, tt.least, tt.most)
 			w.asked()
 			if err := stat(t, u); !errors.Is(err, tt.kind) || len(w.asked()) != 0 {
 				t.Errorf("it was asked again: error %v", err)
@@ -166,7 +167,7 @@ func TestFaultyAnswers(t *testing.T) {
 		"408": {always(408, nil, ""), true},
 		"cut": {cut, true},
 		"endless": {func(w http.ResponseWriter, r *http.Request) bool {
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 			for r.Context().Err() == nil {
 				_, _ = w.Write(bytes.Repeat([]byte(" "), 32<<10))
 			}
@@ -238,7 +239,7 @@ func TestNoAnswer(t *testing.T) {
 	if e := unavailable(t, stat(t, u)); !strings.Contains(e.Reason, "did not answer in time") {
 		t.Errorf("got %+v", e)
 	}
-	open(t, u, &c, 0, time.Second)
+	_ = open(t, u, &c, 0, time.Second)
 	if n := len(w.asked()); n != 1 {
 		t.Errorf("asked %d times, want once", n)
 	}
@@ -268,7 +269,7 @@ func TestCallersThatDoNotWait(t *testing.T) {
 			t.Errorf("got error %v, want that there was no answer in time", err)
 		}
 	}
-	unavailable(t, u.Unavailable())
+	fails(t, u.Unavailable())
 }
 
 func TestOneProbeAtATime(t *testing.T) {
@@ -277,7 +278,7 @@ func TestOneProbeAtATime(t *testing.T) {
 	u := dial(t, upstream.Options{URL: w.url, Now: c.now, Retries: -1})
 	w.answers(always(500, nil, ""))
 	for range 3 {
-		unavailable(t, stat(t, u))
+		fails(t, stat(t, u))
 	}
 	c.pass(time.Second)
 	w.asked()
@@ -299,7 +300,7 @@ func TestOneProbeAtATime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	unavailable(t, u.Unavailable())
+	fails(t, u.Unavailable())
 	close(goOn)
 	ok(t, <-probe)
 	if n := len(w.asked()); n != 1 {
@@ -425,5 +426,21 @@ func TestUploadsThatAreNotTaken(t *testing.T) {
 	_, err := u.Client().PushBlob(t.Context(), "a", digest.FromBytes(data), bytes.NewReader(data))
 	if e := unavailable(t, err); !strings.Contains(e.Reason, "takes no more") {
 		t.Errorf("got error %v", err)
+	}
+}
+
+// What the caller cannot read is no fault of the upstream's.
+func TestUploadsThatCannotBeRead(t *testing.T) {
+	w := newWorld(t)
+	u := dial(t, upstream.Options{URL: w.url})
+	broken := errors.New("the disk is broken")
+	for range 4 {
+		r := io.MultiReader(bytes.NewReader(blob), iotest.ErrReader(broken))
+		if _, err := u.Client().PushBlob(t.Context(), "a", digest.FromBytes(blob), r); !errors.Is(err, broken) || upstream.IsUnavailable(err) {
+			t.Errorf("got error %v, want the reader's", err)
+		}
+	}
+	if u.Unavailable() != nil || u.Stats().Requests[upstream.Failed] != 0 {
+		t.Errorf("figures %+v", u.Stats())
 	}
 }

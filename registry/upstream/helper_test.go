@@ -23,7 +23,7 @@ func helper(t *testing.T, script string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	text := "#!/bin/sh\ncd " + dir + "\necho x >>runs\n" + script
-	ok(t, os.WriteFile(filepath.Join(dir, "docker-credential-test"), []byte(text), 0o700)) //nolint:gosec // a program
+	ok(t, os.WriteFile(filepath.Join(dir, "docker-credential-test"), []byte(text), 0o700))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	return dir
 }

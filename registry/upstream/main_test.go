@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,7 +116,7 @@ func image(t *testing.T, r registry.Registry, repo, tag string) (manifest, confi
 	return pushed.Descriptor.Digest, desc.Digest
 }
 
-func itoa(n int64) string { return string(slog.Int64Value(n).String()) }
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 // world is a registry behind a front, with an image library/app:v1.
 type world struct {
@@ -196,6 +197,9 @@ func unavailable(t *testing.T, err error) *upstream.Unavailable {
 	}
 	return e
 }
+
+// fails checks that err is an *Unavailable.
+func fails(t *testing.T, err error) { _ = unavailable(t, err) }
 
 func paths(all []*http.Request) []string {
 	out := []string{}

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
@@ -60,11 +59,14 @@ type Options struct {
 	Now func() time.Time // time.Now if nil; says how long the upstream is left alone
 }
 
-// String and GoString name the upstream and hide its secrets.
-func (o Options) String() string { return fmt.Sprintf("upstream %s (%s)", o.Name, o.URL) }
+// String names the upstream, and none of its secrets.
+func (o Options) String() string { return "upstream " + o.Name }
 
 // GoString is String.
 func (o Options) GoString() string { return o.String() }
+
+// LogValue is String.
+func (o Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
 func (o Options) withDefaults() Options {
 	if o.UserAgent == "" {

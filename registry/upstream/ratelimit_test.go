@@ -34,14 +34,14 @@ func TestParseLimit(t *testing.T) {
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for s, want := range map[string]time.Duration{
-		"": 0, "0": 0, "7": 7 * time.Second, " 7 ": 7 * time.Second, "-7": 0, "7.5": 0, "soon": 0,
+		"": 0, "0": 0, "7": 7 * time.Second, "-7": 0, "7.5": 0, "soon": 0,
 		"3600": time.Hour, "3601": time.Hour, "99999999999999999999999": time.Hour,
 		now.Add(90 * time.Second).Format(http.TimeFormat): 90 * time.Second,
 		now.Add(-time.Minute).Format(http.TimeFormat):     0,
 		now.AddDate(5, 0, 0).Format(http.TimeFormat):      time.Hour,
 		now.Add(time.Minute).Format(time.ANSIC):           time.Minute,
 	} {
-		if got := retryAfter(s, now); got != want {
+		if got := retryAfter(" "+s+" ", now); got != want {
 			t.Errorf("%q: got %v, want %v", s, got, want)
 		}
 	}

@@ -172,20 +172,20 @@ func TestTokenServersThatAreNotAsked(t *testing.T) {
 	o := upstream.Options{URL: server.URL, CAFile: ca.File, Username: "hatter", Password: secret, Retries: -1}
 	for _, realm = range []string{plain.URL + "/token", "http://169.254.169.254/", "https://169.254.169.254/", "file:///etc/passwd", "://", ""} {
 		err := stat(t, dial(t, o))
-		unavailable(t, err)
+		fails(t, err)
 		if n := len(spy.asked()); n != 0 {
 			t.Errorf("realm %q: asked %d times", realm, n)
 		}
 	}
 	realm = server.URL + "/away"
-	unavailable(t, stat(t, dial(t, o)))
+	fails(t, stat(t, dial(t, o)))
 	for _, r := range spy.asked() {
 		if r.Header.Get("Authorization") != "" {
 			t.Error("the password followed a redirect of the token server")
 		}
 	}
 	o.Username, o.Password = "<token>", secret
-	unavailable(t, stat(t, dial(t, o)))
+	fails(t, stat(t, dial(t, o)))
 	if len(spy.asked()) != 0 {
 		t.Error("the identity token followed a redirect of the token server")
 	}

@@ -104,7 +104,10 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := &watch{limit: u.o.IdleTimeout, cancel: cancel, stalled: func() bool { return errors.Is(context.Cause(ctx), errStalled) }}
 	resp, err := t.base.RoundTrip(w.sending(req.WithContext(ctx)))
 	if err != nil {
-		if w.stalled() {
+		switch {
+		case w.unread.Load():
+			err = &fault{kind: cancelled, reason: "what was to be sent could not be read", cause: err}
+		case w.stalled():
 			err = &fault{reason: req.URL.Host + " takes no more of what is sent", slow: true}
 		}
 		cancel(nil)

@@ -98,6 +98,12 @@ func (u *Upstream) credential(ctx context.Context, hostport string) (auth.Creden
 // Name is the mirror's name in the configuration.
 func (u *Upstream) Name() string { return u.o.Name }
 
+// String names the upstream, and none of its secrets.
+func (u *Upstream) String() string { return u.o.String() }
+
+// GoString is String.
+func (u *Upstream) GoString() string { return u.o.String() }
+
 // Client speaks to the upstream. Its methods fail with the errors of package
 // registry where the upstream has the last word, with *Unavailable where it had
 // none, and with the context's error if the caller gave up.

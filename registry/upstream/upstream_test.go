@@ -3,6 +3,8 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -189,7 +191,7 @@ func TestTokenOfOneThatGivesUp(t *testing.T) {
 	f, url, _ := tokenServer(t, ca)
 	u := dial(t, upstream.Options{URL: url, CAFile: ca.File, Username: "hatter", Password: secret})
 	asks, goOn := make(chan struct{}, 10), make(chan struct{})
-	f.answers(func(w http.ResponseWriter, r *http.Request) bool {
+	f.answers(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/token" {
 			asks <- struct{}{}
 			select {
@@ -239,7 +241,18 @@ func TestOptions(t *testing.T) {
 		}
 	}
 	o := upstream.Options{Name: "hub", URL: "docker.io", Username: "hatter", Password: secret}
-	if u, err := upstream.New(o); err != nil || u.Name() != "hub" || u.Unavailable() != nil {
-		t.Errorf("Docker Hub: %v", err)
+	u, err := upstream.New(o)
+	if err != nil || u.Name() != "hub" || u.Unavailable() != nil {
+		t.Fatalf("Docker Hub: %v", err)
+	}
+	var logs strings.Builder
+	for _, h := range []slog.Handler{slog.NewTextHandler(&logs, nil), slog.NewJSONHandler(&logs, nil)} {
+		slog.New(h).Info("hub", "options", o, "of", &o, "upstream", u)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		fmt.Fprintf(&logs, verb+" "+verb+" "+verb+"\n", o, &o, u)
+	}
+	if strings.Contains(logs.String(), secret) || !strings.Contains(logs.String(), "hub") {
+		t.Errorf("printed and logged: %s", logs.String())
 	}
 }
