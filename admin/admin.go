@@ -87,6 +87,8 @@ type Options struct {
 	Backups Backups
 	// Mirroring copies from other registries on a schedule; nil if this server does not.
 	Mirroring Mirroring
+	// Replicator pushes to other registries; nil if this server does not.
+	Replicator Replicator
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

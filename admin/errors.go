@@ -38,6 +38,7 @@ var known = []*registry.Error{
 	ErrPasswordInvalid, ErrPasswordWrong, ErrTokenUnknown, ErrTokenInvalid, ErrTooManyTokens, ErrNoTokens, ErrNodeUnknown, ErrNodeNewer,
 	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrRouteUnknown, registry.ErrMethod, registry.ErrUnavailable,
 	registry.ErrTooMany, registry.ErrNameUnknown, ErrMirrorUnknown, ErrMirrorRuns, ErrMirror, ErrBackup, registry.ErrNoSpace,
+	ErrReplicationUnknown, ErrReplication,
 }
 
 // classify makes a *registry.Error of one of the store. Any other is a failure

@@ -57,6 +57,11 @@ func routes() []route {
 		{"GET", "mirrors/*", administrator, "", "", (*call).planMirror},
 		{"POST", "mirrors/*", administrator, audit.ConfigChange, "run-mirror", (*call).mirror},
 
+		{"GET", "replications", administrator, "", "", (*call).listReplications},
+		{"GET", "replications/*", administrator, "", "", (*call).planReplication},
+		{"POST", "replications/*", administrator, audit.ConfigChange, "run-replication", (*call).replicate},
+		{"POST", "replications/*/retry", administrator, audit.ConfigChange, "retry-replication", (*call).retryReplication},
+
 		{"POST", "backup", onMachine, audit.ConfigChange, "backup", (*call).backup},
 
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},

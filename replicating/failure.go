@@ -23,7 +23,7 @@ const (
 	shortestBroken = time.Hour
 	longestBroken  = 24 * time.Hour
 	longestLeave   = 2 * time.Minute // for a target that does not say how long
-	longestTold    = 24 * time.Hour // however long a target says
+	longestTold    = 24 * time.Hour  // however long a target says
 )
 
 // kind is what a failure says of when to try again.

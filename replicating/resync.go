@@ -26,13 +26,22 @@ type Progress struct {
 	Item *Item
 }
 
+// TargetError says that a target does not answer what it is asked.
+type TargetError struct{ Err error }
+
+// Error is fit for users.
+func (e *TargetError) Error() string { return text(e.Err) }
+
+// Unwrap returns what went wrong.
+func (e *TargetError) Unwrap() error { return e.Err }
+
 // Resync compares all that a rule matches with what the target has, replicates what
 // differs, and waits until that is done. With dryRun it only compares. It tells
 // progress, one call at a time. It needs Run to run somewhere for what is to be done,
 // unless it is dry. To end it by ctx loses nothing: what was found to differ is
 // replicated later.
 //
-// It fails with ErrUnknown, or if the target does not answer.
+// It fails with ErrUnknown, or a *TargetError.
 func (r *Replicator) Resync(ctx context.Context, name string, dryRun bool, progress func(Progress)) error {
 	t, err := r.named(name)
 	if err != nil {
@@ -40,7 +49,7 @@ func (r *Replicator) Resync(ctx context.Context, name string, dryRun bool, progr
 	}
 	source, to := r.source.Load(), r.o.Target(t.name)
 	if source == nil || to == nil {
-		return errNoTarget
+		return &TargetError{errNoTarget}
 	}
 	s := &resync{r: r, t: t, source: *source, target: to, dry: dryRun, tell: progress}
 	for repo, err := range s.source.Repositories(ctx, "") {
@@ -138,7 +147,7 @@ func (s *resync) gone(ctx context.Context, repo, there string, here map[string]b
 		for tag, err := range s.target.Tags(ctx, there, "") {
 			if err != nil {
 				if !errors.Is(err, registry.ErrNameUnknown) {
-					yield(item{}, err)
+					yield(item{}, &TargetError{err})
 				}
 				return
 			}
@@ -228,7 +237,10 @@ func (s *resync) differs(ctx context.Context, i item, there string) (bool, error
 	if errors.Is(err, registry.ErrManifestUnknown) || errors.Is(err, registry.ErrNameUnknown) {
 		return true, nil
 	}
-	return desc.Digest != here.Digest, err
+	if err != nil {
+		return false, &TargetError{err}
+	}
+	return desc.Digest != here.Digest, nil
 }
 
 // inBatches compares items, several at once, and queues those that differ.

@@ -45,7 +45,7 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
 	root.AddCommand(newScrubCmd())
 	root.AddCommand(newDuCmd(), newRetentionCmd(), newImportCmd())
-	root.AddCommand(newMirrorCmd())
+	root.AddCommand(newMirrorCmd(), newReplicationCmd())
 	root.AddCommand(newBackupCmd(), newRestoreCmd(), newRebuildCmd())
 	return root
 }

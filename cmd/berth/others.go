@@ -235,6 +235,7 @@ func namespaces(c config.Config) (all []namespace.Mirror) {
 // administer adds to the administration's options what there is of other registries.
 func (o *others) administer(options *admin.Options) {
 	options.Mirroring = &mirrorJobs{o.worker}
+	options.Replicator = &replications{o.replicator}
 }
 
 // runs are what goes on until the registry ends.
