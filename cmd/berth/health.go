@@ -4,9 +4,12 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/gc"
+	"github.com/berth-registry/berth/gc/caching"
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/internal/telemetry"
 	"github.com/berth-registry/berth/registry"
@@ -21,6 +24,7 @@ type health struct {
 	usage     *usageCounter
 	scrub     *scrubber
 	retainer  *retainer
+	evictor   *caching.Evictor
 	noter     *noter
 	backuper  *backuper
 	runs      []func(context.Context) // until the registry ends
@@ -35,6 +39,7 @@ type healthOptions struct {
 	notes storage.Notes
 	audit audit.Recorder
 	log   *slog.Logger
+	heal  func(ctx context.Context, d digest.Digest, repos []string) error // stores damaged bytes anew; or nil
 }
 
 // newHealth prepares everything; what prepare returns must be called before it is
@@ -47,6 +52,8 @@ func newHealth(c config.Config, o healthOptions) *health {
 	h.runs = append(h.runs, h.scrub.Run, h.scrub.firstLook)
 	h.retainer = newRetainer(o.local, o.meta, o.log)
 	h.runs = append(h.runs, as(collectionName, h.collector.Run), h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
+	h.evictor = newEvictor(c, o, h.retainer)
+	h.runs = append(h.runs, as(collectionName, h.evictor.Run))
 	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection}
 	h.runs = append(h.runs, h.noter.Run)
 	return h
@@ -82,6 +89,7 @@ func (h *health) measure(m *telemetry.Metrics) {
 	usageGauges(m, h.local)
 	scrubGauges(m, h.scrub)
 	noteGauges(m, h.noter)
+	cacheGauges(m, h.evictor)
 }
 
 // as has run act under a name, for audit and the history of tags. No account can have

@@ -26,7 +26,7 @@ type scrubber struct {
 
 func newScrubber(c config.Config, o healthOptions) *scrubber {
 	s := &scrubber{
-		Scrub: scrub.New(o.blobs, o.meta, o.local, scrub.Options{Interval: c.Scrub.Interval, Rate: c.Scrub.Rate, Log: o.log}),
+		Scrub: scrub.New(o.blobs, o.meta, o.local, scrub.Options{Interval: c.Scrub.Interval, Rate: c.Scrub.Rate, Heal: o.heal, Log: o.log}),
 		local: o.local, log: o.log, changed: make(chan struct{}, 1),
 	}
 	if s.log == nil {

@@ -74,7 +74,7 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	if err != nil {
 		return err
 	}
-	d.health = newHealth(c, healthOptions{local: d.local, meta: meta, blobs: blobs, notes: d.notes, audit: recorder, log: d.log})
+	d.health = newHealth(c, healthOptions{local: d.local, meta: meta, blobs: blobs, notes: d.notes, audit: recorder, log: d.log, heal: d.others.refetch})
 	if d.edge, err = edge.New(ctx, edgeOptions(c, d.log)); err != nil {
 		return err
 	}

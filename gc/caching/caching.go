@@ -81,9 +81,9 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Stats are what an Evictor has done since it was made.
+// Stats are what an Evictor has done for a mirror since it was made.
 type Stats struct {
-	Name    string // of the mirror
+	Mirror
 	Evicted int64  // manifests, and blobs without one
 	Bytes   int64  // that the cache held less then
 	Last    time.Time
@@ -141,7 +141,7 @@ func (e *Evictor) Set(mirrors []Mirror) {
 		if stats[m.Prefix] = e.stats[m.Prefix]; stats[m.Prefix] == nil {
 			stats[m.Prefix] = &Stats{}
 		}
-		stats[m.Prefix].Name = m.Name
+		stats[m.Prefix].Mirror = m
 	}
 	e.mirrors, e.stats = mirrors, stats
 	e.reg.SetCaches(caches)

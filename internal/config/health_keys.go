@@ -94,7 +94,7 @@ var healthKeys = []settings.Key[Config]{
 		Items:  retention,
 	}, {
 		Path:   "quota",
-		Doc:    "How many bytes and tags repositories may hold together. What several of them hold\ncounts once.",
+		Doc:    "How many bytes and tags repositories may hold together. What several of them hold\ncounts once. What mirrors cache is in none: see mirrors.quota.",
 		Reload: true,
 		Items:  quota,
 	},
