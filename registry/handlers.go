@@ -89,12 +89,13 @@ func (x *exchange) send(f io.Reader, n int64) error {
 	control := x.body.control
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()                     // the next answer has its own
 	more := func() { _ = control.SetWriteDeadline(time.Now().Add(x.o.BodyTimeout)) } // a recorder in a test has none
-	if _, plain := f.(*os.File); !plain {
+	_, plain := f.(*os.File)
+	if _, piecer := f.(Piecer); !plain && !piecer {
 		f = &source{r: f, most: x.o.BodyTimeout / 4, more: more}
 	}
 	for n > 0 {
 		more()
-		sent, err := io.CopyN(&x.w, f, min(n, sendPiece))
+		sent, err := x.sendPiece(f, min(n, sendPiece), more)
 		n -= sent
 		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("blob %s has %d bytes too few: %w", x.Digest, n, io.ErrUnexpectedEOF)
@@ -106,6 +107,28 @@ func (x *exchange) send(f io.Reader, n int64) error {
 		}
 	}
 	return nil
+}
+
+// Piecer is the reader of a blob whose bytes come to a file while they are read.
+type Piecer interface {
+	// Piece waits for what is to be read next, and returns a file that stands there
+	// with how many bytes may be read from it, at most most; the reader is behind them
+	// then. At the end it fails with io.EOF.
+	Piece(most int64) (f *os.File, n int64, err error)
+}
+
+// sendPiece sends up to n bytes. more gives the client more time.
+func (x *exchange) sendPiece(f io.Reader, n int64, more func()) (int64, error) {
+	p, ok := f.(Piecer)
+	if !ok {
+		return io.CopyN(&x.w, f, n)
+	}
+	file, n, err := p.Piece(n)
+	if err != nil {
+		return 0, err
+	}
+	more()
+	return io.CopyN(&x.w, file, n)
 }
 
 // source is content that may have to be waited for: that is not its reader's time.

@@ -27,11 +27,10 @@ type fill struct {
 	mu      sync.Mutex
 	changed chan struct{}   // closed when anything below changes; nil if nobody waits
 	repos   map[string]bool // that get it
-	spool   *spool          // nil before there is one, and after it was closed
+	spool   *spool          // nil before there is one, and when it is over
 	size    int64           // bytes; -1 if that is not known yet
 	written int64           // bytes in the spool
 	whole   bool            // all of them, and they are right
-	readers int             // of the spool
 	over    bool            // nothing will change any more
 	err     error           // why it is not whole
 	kept    error           // why it is not in the cache, though it is whole; set when it is over
@@ -165,9 +164,9 @@ func (f *fill) run() {
 	f.update(func() {
 		f.over, f.repos, f.err = true, nil, err
 		if f.spool != nil {
-			f.r.warn("what a mirror had under way was not removed", f.spool.unlink())
+			f.r.warn("what a mirror had under way was not removed", f.spool.close())
+			f.spool = nil
 		}
-		f.release()
 	})
 }
 
@@ -241,13 +240,4 @@ func (f *fill) another(done map[string]bool) string {
 	}
 	f.repos = nil
 	return ""
-}
-
-// release lets go of the spool when nobody needs it. f.mu is held.
-func (f *fill) release() {
-	if !f.over || f.readers > 0 || f.spool == nil {
-		return
-	}
-	_ = f.spool.file.Close() // nobody will read it again
-	f.spool = nil
 }

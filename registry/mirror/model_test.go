@@ -215,11 +215,11 @@ func (m *model) compare(t *testing.T, step int, what string, want outcome, get f
 func copyImage(t *testing.T, u *theirs, img image, tag string) {
 	t.Helper()
 	for d, data := range img.blobs {
-		if _, err := u.Local.PushBlob(t.Context(), "app", d, bytes.NewReader(data)); err != nil {
+		if _, err := u.PushBlob(t.Context(), "app", d, bytes.NewReader(data)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := u.Local.PushManifest(t.Context(), "app", registry.ManifestPush{
+	_, err := u.PushManifest(t.Context(), "app", registry.ManifestPush{
 		Data: img.manifest, MediaType: img.desc.MediaType, Digest: img.desc.Digest, Tags: []string{tag},
 	})
 	if err != nil {

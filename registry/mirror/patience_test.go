@@ -1,7 +1,9 @@
 package mirror_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -93,7 +95,7 @@ func newBubble(t *testing.T, change ...func(*mirror.Upstream)) *bubble {
 		t.Fatal(err)
 	}
 	b.stop = func() {
-		if err := b.Registry.Close(); err != nil {
+		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
 		transport.CloseIdleConnections()
@@ -228,7 +230,7 @@ func TestUnavailable(t *testing.T) {
 			}
 			_, _, err := b.Manifest(t.Context(), "hub/app", tagged("v2"))
 			is(t, "a tag", err, registry.ErrTooMany)
-			if _, ok := err.(limited); !ok {
+			if !errors.As(err, &limited{}) {
 				t.Errorf("%T has no headers", err)
 			}
 			_, _, err = b.Blob(t.Context(), "hub/other", a.layer())
@@ -336,7 +338,7 @@ func TestTrickle(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				if got, err := read(b, "hub/app", a.layer()); err != nil || string(got) != string(want) {
+				if got, err := read(b, "hub/app", a.layer()); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("%d bytes, %v", len(got), err)
 				}
 			})

@@ -92,8 +92,8 @@ func (s *spool) came(n int64) {
 	s.left -= n
 }
 
-// unlink removes the file's name: it is gone when it is closed.
-func (s *spool) unlink() error {
+// close removes the file: it is gone when nobody reads it any more.
+func (s *spool) close() error {
 	s.came(s.left)
-	return os.Remove(s.file.Name())
+	return errors.Join(os.Remove(s.file.Name()), s.file.Close())
 }
