@@ -389,3 +389,6 @@ func blobPath(t testing.TB, transfers string, d digest.Digest) string {
 	}
 	return found
 }
+
+// absent is content that the upstream does not have.
+func (u *theirs) absent() digest.Digest { return digest.FromString("absent") }
