@@ -132,6 +132,7 @@ type upload struct {
 	hash  hash.Hash
 	stage storage.Stage
 	want  digest.Digest // what it is to become; empty if that is not known
+	claim *claim        // or nil, where there are no other processes
 	leave func()
 }
 
@@ -147,9 +148,17 @@ func (l *Local) enterUpload(ctx context.Context, repo, id string, body io.Reader
 	u := &upload{local: l, id: uid}
 	u.leave = func() {
 		u.close()
+		if u.claim != nil {
+			u.claim.end(ctx)
+		}
 		leave()
 	}
-	if u.row, err = l.uploadRow(ctx, uid); err != nil {
+	if l.shared() {
+		u.claim, u.row, err = l.claimUpload(ctx, uid, body)
+	} else {
+		u.row, err = l.uploadRow(ctx, uid)
+	}
+	if err != nil {
 		leave()
 		return nil, err
 	}
@@ -157,9 +166,10 @@ func (l *Local) enterUpload(ctx context.Context, repo, id string, body io.Reader
 }
 
 // append writes r behind what the session holds. If r fails, what came before
-// is saved; if the store fails, the session stays as it was.
+// is saved; if the store fails, the session stays as it was saved last.
 func (u *upload) append(ctx context.Context, chunk Chunk, r io.Reader) error {
-	before := u.row.Size
+	start := u.row
+	before := start.Size
 	if chunk.Known && chunk.First != before {
 		return ErrRangeInvalid.With("chunk starts at byte %d: the upload continues at byte %d", chunk.First, before)
 	}
@@ -170,22 +180,54 @@ func (u *upload) append(ctx context.Context, chunk Chunk, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := receive(u.stage, u.hash, r)
+	saved, n, err := u.receive(ctx, r)
 	u.row.Size += n
+	n += saved
 	var broken readError
 	switch {
 	case errors.As(err, &broken):
 		return errors.Join(err, u.save(context.WithoutCancel(ctx)))
 	case err != nil:
-		u.row.Size = before
+		u.row.Size = before + saved
 		return errors.Join(err, u.rewind(context.WithoutCancel(ctx)))
 	case chunk.Known && n != chunk.Last-chunk.First+1:
-		u.row.Size = before
-		return errors.Join(
-			ErrSizeInvalid.With("chunk %d-%d came with %d bytes", chunk.First, chunk.Last, n),
-			u.rewind(ctx))
+		u.row.Size, u.row.Hash = before, start.Hash
+		err := ErrSizeInvalid.With("chunk %d-%d came with %d bytes", chunk.First, chunk.Last, n)
+		if saved > 0 {
+			if perr := u.local.meta.Update(ctx, func(tx storage.Tx) error { return u.put(tx, u.row, true) }); perr != nil {
+				return errors.Join(err, perr)
+			}
+		}
+		return errors.Join(err, u.rewind(ctx))
 	}
 	return nil
+}
+
+// savedBytes is how much of a request is saved at once where another process may go on
+// with the session when this one dies.
+const savedBytes = 64 << 20
+
+// receive writes r to the stage, and returns how many bytes of it were saved, and came
+// after that.
+func (u *upload) receive(ctx context.Context, r io.Reader) (saved, n int64, err error) {
+	if u.claim == nil {
+		n, err = receive(u.stage, u.hash, r)
+		return 0, n, err
+	}
+	defer u.claim.received()
+	for {
+		some := &io.LimitedReader{R: r, N: savedBytes}
+		n, err = receive(u.stage, u.hash, some)
+		if err != nil || some.N > 0 {
+			return saved, n, err
+		}
+		u.row.Size += n
+		if err := u.saveAs(ctx, true); err != nil {
+			u.row.Size -= n
+			return saved, 0, err
+		}
+		saved += n
+	}
 }
 
 // open opens the session's stage and restores its hash.
@@ -198,13 +240,18 @@ func (u *upload) open(ctx context.Context) (err error) {
 	}
 	if u.row.Size == 0 && u.want != "" && u.want.Algorithm() == u.id.alg { // of another one, all would be read again
 		u.stage, err = storage.StageFor(ctx, u.local.blobs, u.id.text, u.want)
+	} else {
+		u.stage, err = u.local.blobs.Stage(ctx, u.id.text, u.row.Size)
+	}
+	if isNotFound(err) {
+		err = ErrUploadUnknown.With("upload session has lost its bytes: start again")
+	}
+	if err != nil {
+		u.stage = nil
 		return err
 	}
-	u.stage, err = u.local.blobs.Stage(ctx, u.id.text, u.row.Size)
-	if isNotFound(err) {
-		return ErrUploadUnknown.With("upload session has lost its bytes: start again")
-	}
-	return err
+	u.stage = u.claim.claimed(ctx, u.stage)
+	return nil
 }
 
 // close lets go of the session's stage, before it is discarded: a stage that is
@@ -219,6 +266,11 @@ func (u *upload) close() {
 // rewind gives back the space of bytes that do not count.
 func (u *upload) rewind(ctx context.Context) error {
 	u.close()
+	if u.claim != nil {
+		if err := u.claim.ensure(ctx); err != nil {
+			return err
+		}
+	}
 	if u.row.Size == 0 {
 		return u.local.blobs.Discard(ctx, u.id.text)
 	}
@@ -229,8 +281,21 @@ func (u *upload) rewind(ctx context.Context) error {
 	return s.Close()
 }
 
-// save makes what the session holds durable.
+// save makes what the session holds durable, and lets others write to it.
 func (u *upload) save(ctx context.Context) error {
+	return u.saveAs(ctx, false)
+}
+
+// last runs fn, which writes the row for the last time.
+func (u *upload) last(fn func() error) error {
+	if u.claim == nil {
+		return fn()
+	}
+	return u.claim.last(fn)
+}
+
+// saveAs makes what the session holds durable. With more, it goes on to write.
+func (u *upload) saveAs(ctx context.Context, more bool) error {
 	if err := u.stage.Sync(); err != nil {
 		return err
 	}
@@ -239,14 +304,24 @@ func (u *upload) save(ctx context.Context) error {
 		return fmt.Errorf("save an upload's hash: %w", err)
 	}
 	u.row.Hash = state
-	return u.local.meta.Update(ctx, func(tx storage.Tx) error { return u.put(tx, u.row) })
+	write := func() error {
+		return u.local.meta.Update(ctx, func(tx storage.Tx) error { return u.put(tx, u.row, more) })
+	}
+	if more {
+		return write()
+	}
+	return u.last(write)
 }
 
-// put writes the session's row, and counts sessions that are open.
-func (u *upload) put(tx storage.Tx, row storage.Upload) error {
+// put writes the session's row, and counts sessions that are open. With more, this is
+// still who writes to the session.
+func (u *upload) put(tx storage.Tx, row storage.Upload, more bool) error {
 	var delta int64
 	old, err := storage.Uploads.Get(tx, u.id.row)
 	if err != nil && !isNotFound(err) {
+		return err
+	}
+	if err := u.claim.isMine(old); err != nil {
 		return err
 	}
 	if err == nil && old.State == storage.UploadOpen {
@@ -261,6 +336,10 @@ func (u *upload) put(tx storage.Tx, row storage.Upload) error {
 		}
 	}
 	row.Updated = time.Now()
+	row.Writer, row.Beat, row.Wanted = "", old.Beat, false
+	if more {
+		row.Writer, row.Beat, row.Wanted = old.Writer, old.Beat+1, old.Wanted
+	}
 	return storage.Uploads.Put(tx, u.id.row, row)
 }
 
@@ -286,10 +365,12 @@ func (u *upload) commit(ctx context.Context, repo string, d digest.Digest) (Desc
 		return Descriptor{}, err
 	}
 	size := u.row.Size
-	err = arrival.stored(ctx, func(tx *changing) error {
-		return errors.Join(
-			linkNew(tx, repo, d, size),
-			u.put(tx, storage.Upload{State: storage.UploadCommitted, Digest: string(d)}))
+	err = u.last(func() error {
+		return arrival.stored(ctx, func(tx *changing) error {
+			return errors.Join(
+				linkNew(tx, repo, d, size),
+				u.put(tx, storage.Upload{State: storage.UploadCommitted, Digest: string(d)}, false))
+		})
 	})
 	return blobDescriptor(d, size), err
 }
@@ -323,8 +404,10 @@ func (u *upload) endRefused(ctx context.Context, err error) error {
 // end ends the session without a blob.
 func (u *upload) end(ctx context.Context) error {
 	u.close()
-	err := u.local.meta.Update(ctx, func(tx storage.Tx) error {
-		return u.put(tx, storage.Upload{State: storage.UploadCanceled})
+	err := u.last(func() error {
+		return u.local.meta.Update(ctx, func(tx storage.Tx) error {
+			return u.put(tx, storage.Upload{State: storage.UploadCanceled}, false)
+		})
 	})
 	if err != nil {
 		return err

@@ -177,6 +177,9 @@ type (
 		Hash    []byte      `cbor:"3,keyasint,omitempty"` // state of the hash over them
 		Updated time.Time   `cbor:"4,keyasint"`
 		Digest  string      `cbor:"5,keyasint,omitempty"` // of the blob, once committed
+		Writer  string      `cbor:"6,keyasint,omitempty"` // random; who writes to it, if there are several processes
+		Beat    int64       `cbor:"7,keyasint,omitempty"` // grows while somebody does
+		Wanted  bool        `cbor:"8,keyasint,omitempty"` // somebody else wants to
 	}
 )
 
