@@ -84,8 +84,8 @@ type Options struct {
 // Stats are what an Evictor has done for a mirror since it was made.
 type Stats struct {
 	Mirror
-	Evicted int64  // manifests, and blobs without one
-	Bytes   int64  // that the cache held less then
+	Evicted int64 // manifests, and blobs without one
+	Bytes   int64 // that the cache held less then
 	Last    time.Time
 	// Failures is how often it failed.
 	Failures int64
