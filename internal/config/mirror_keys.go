@@ -69,8 +69,8 @@ var (
 	urlOrEmpty = regexp.MustCompile(`^$|^(https?|socks5)://[^\s/?#]+[^\s]*$`)
 	repoPrefix = regexp.MustCompile(`^$|^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
 	hostPort   = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]+)?$`)
-	tagGlob    = regexp.MustCompile(`^[A-Za-z0-9_.*?-]+$`)
-	platform   = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
+	tagGlob    = regexp.MustCompile(`^[A-Za-z0-9_.*-]+$`)
+	platform   = regexp.MustCompile(`^[a-z0-9._-]+/[a-z0-9._-]+(/[a-z0-9._-]+)?$`)
 	helperName = regexp.MustCompile(`^$|^[A-Za-z0-9._-]+$`)
 )
 
