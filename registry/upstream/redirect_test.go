@@ -190,3 +190,58 @@ func TestTokenServersThatAreNotAsked(t *testing.T) {
 		t.Error("the identity token followed a redirect of the token server")
 	}
 }
+
+// A URL that storage has signed may end before it is used; the upstream signs
+// another.
+func TestStorageThatRefuses(t *testing.T) {
+	cdn, d := storage(t)
+	server := httptest.NewServer(cdn)
+	defer server.Close()
+	refuses := true
+	cdn.answers(func(w http.ResponseWriter, r *http.Request) bool {
+		defer func() { refuses = false }()
+		return refuses && always(http.StatusForbidden, nil, "expired")(w, r)
+	})
+	f := redirecting(t, func(*http.Request) string { return server.URL })
+	registry := httptest.NewServer(f)
+	defer registry.Close()
+	u := dial(t, upstream.Options{URL: registry.URL, Username: "hatter", Password: secret})
+	_, err := fetch(t, u, "a", d)
+	ok(t, err)
+	if n := len(cdn.asked()); n != 2 {
+		t.Errorf("the storage was asked %d times, want twice", n)
+	}
+}
+
+// An upload that goes on at another host goes on without credentials.
+func TestUploadsElsewhere(t *testing.T) {
+	spy := &front{t: t, next: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Www-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})}
+	other := httptest.NewServer(spy)
+	defer other.Close()
+	f := &front{t: t, next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, is := r.BasicAuth(); !is {
+			w.Header().Set("Www-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Location", other.URL+"/upload")
+		w.WriteHeader(http.StatusAccepted)
+	})}
+	server := httptest.NewServer(f)
+	defer server.Close()
+	u := dial(t, upstream.Options{URL: server.URL, Username: "hatter", Password: secret})
+	_, err := u.Client().PushBlob(t.Context(), "a", digest.FromString("x"), strings.NewReader("x"))
+	fails(t, err)
+	asked := spy.asked()
+	if len(asked) == 0 {
+		t.Error("the other host was not asked")
+	}
+	for _, r := range asked {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the other host got the password")
+		}
+	}
+}

@@ -70,15 +70,15 @@ func connectProxy(t *testing.T, addr string) string {
 			return
 		}
 		defer there.Close()
-		w.WriteHeader(http.StatusOK)
-		here, _, err := http.NewResponseController(w).Hijack()
+		here, in, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer here.Close()
+		_, _ = io.WriteString(here, "HTTP/1.1 200 Connection established\r\n\r\n")
 		go func() {
-			_, _ = io.Copy(there, here)
+			_, _ = io.Copy(there, in)
 			there.Close()
 		}()
 		_, _ = io.Copy(here, there)
