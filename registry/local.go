@@ -100,7 +100,7 @@ func NewLocal(ctx context.Context, blobs storage.Blobs, meta storage.Meta, o Opt
 		return nil, fmt.Errorf("prepare the metadata: %w", err)
 	}
 	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.sweeper.Go(func() { l.sweepForever(ctx) })
+	l.sweeper.Go(func() { l.sweepAlone(ctx) })
 	return l, nil
 }
 

@@ -43,7 +43,7 @@ func (c *changing) touch(repo string) error {
 	if err != nil && !isNotFound(err) {
 		return err
 	}
-	row.N++
+	row.N = max(row.N+1, c.now.UnixMicro()) // not one that was there before, if the row was gone meanwhile
 	return storage.Changed.Put(c, storage.Key(repo), row)
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/lease"
 )
 
 const (
@@ -14,6 +15,11 @@ const (
 	// client that missed the answer gets it again.
 	keepEnded = time.Hour
 )
+
+// sweepAlone has one process do sweepForever.
+func (l *Local) sweepAlone(ctx context.Context) {
+	lease.Run(ctx, l.meta, "sweep", lease.Options{Log: l.log}, l.sweepForever)
+}
 
 // sweepForever removes expired upload sessions, at once and then again and
 // again, often enough that none outlives its time by much.
@@ -99,11 +105,33 @@ func (l *Local) sweepStages(ctx context.Context, cutoff time.Time) error {
 		if !ok {
 			continue // somebody is waiting for a slow client
 		}
-		err := l.blobs.Discard(ctx, s.ID)
+		used, err := l.isWritten(ctx, s.ID, cutoff)
+		if err == nil && !used {
+			err = l.blobs.Discard(ctx, s.ID)
+		}
 		leave()
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isWritten says whether a stage is that of a session that another process writes to, or
+// has written to since a time.
+func (l *Local) isWritten(ctx context.Context, stage string, since time.Time) (used bool, err error) {
+	row, ok := uploadRowOf(stage)
+	if !ok || !l.shared() {
+		return false, nil
+	}
+	err = l.meta.View(ctx, func(tx storage.Tx) error {
+		session, err := storage.Uploads.Get(tx, row)
+		if isNotFound(err) {
+			used = false
+			return nil
+		}
+		used = session.State == storage.UploadOpen && session.Updated.After(since)
+		return err
+	})
+	return used, err
 }

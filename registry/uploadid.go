@@ -58,6 +58,15 @@ func parseUploadID(key []byte, repo, text string) (uploadID, bool) {
 	return uploadID{text: text, row: row, started: started, alg: uploadAlgorithms[row[16]]}, true
 }
 
+// uploadRowOf is the key of the row of the session that a stage is of, if it is one's.
+func uploadRowOf(stage string) (row []byte, ok bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(stage)
+	if err != nil || len(b) != uploadRowSize+uploadMACSize {
+		return nil, false
+	}
+	return b[:uploadRowSize], true
+}
+
 func uploadMAC(key []byte, repo string, row []byte) []byte {
 	h := hmac.New(sha256.New, key)
 	h.Write(row)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/berth-registry/berth/internal/telemetry"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/lease"
 )
 
 // health is what keeps the stored content healthy: garbage goes, what is damaged is
@@ -47,16 +49,30 @@ type healthOptions struct {
 func newHealth(c config.Config, o healthOptions) *health {
 	h := &health{local: o.local}
 	h.collector = gc.New(o.local, gc.Options{Interval: c.GC.Interval, Log: o.log})
-	h.usage = newUsageCounter(o.local, o.log)
+	h.usage = newUsageCounter(o)
 	h.scrub = newScrubber(c, o)
-	h.runs = append(h.runs, h.scrub.Run, h.scrub.firstLook)
+	h.runs = append(h.runs, h.scrub.Run, o.alone("first look", h.scrub.firstLook))
 	h.retainer = newRetainer(o.local, o.meta, o.log)
-	h.runs = append(h.runs, as(collectionName, h.collector.Run), h.usage.Run, as("berth retention", h.retainer.keeper.Run), h.retainer.pulls.Run)
+	h.runs = append(h.runs, as(collectionName, h.collector.Run), o.alone("recount", h.usage.Run), as("berth retention", o.alone("retention", h.retainer.keeper.Run)), h.retainer.pulls.Run)
 	h.evictor = newEvictor(c, o, h.retainer)
-	h.runs = append(h.runs, as(collectionName, h.evictor.Run))
+	h.runs = append(h.runs, as(collectionName, o.alone("eviction", h.evictor.Run)))
 	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection}
-	h.runs = append(h.runs, h.noter.Run)
+	h.runs = append(h.runs, o.alone("notes", h.noter.Run))
 	return h
+}
+
+// shared says that other servers may have the same metadata.
+func (o healthOptions) shared() bool {
+	_, alone := o.meta.(storage.Versioner)
+	return !alone
+}
+
+// alone has run act in one server at a time, of those that share the metadata.
+func (o healthOptions) alone(job string, run func(context.Context)) func(context.Context) {
+	return func(ctx context.Context) {
+		host, _ := os.Hostname() // it is for people who look
+		lease.Run(ctx, o.meta, job, lease.Options{Owner: host, Log: o.log}, run)
+	}
 }
 
 // prepare reads what can change while the server runs. What it returns makes it

@@ -25,8 +25,12 @@ type scrubber struct {
 }
 
 func newScrubber(c config.Config, o healthOptions) *scrubber {
+	options := scrub.Options{Interval: c.Scrub.Interval, Rate: c.Scrub.Rate, Heal: o.heal, Log: o.log}
+	if o.shared() {
+		options.Lead = func(ctx context.Context, fn func(context.Context)) { o.alone("scrub", fn)(ctx) }
+	}
 	s := &scrubber{
-		Scrub: scrub.New(o.blobs, o.meta, o.local, scrub.Options{Interval: c.Scrub.Interval, Rate: c.Scrub.Rate, Heal: o.heal, Log: o.log}),
+		Scrub: scrub.New(o.blobs, o.meta, o.local, options),
 		local: o.local, log: o.log, changed: make(chan struct{}, 1),
 	}
 	if s.log == nil {

@@ -2,15 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/berth-registry/berth/internal/telemetry"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/lease"
 )
 
 const (
@@ -28,21 +31,31 @@ type noter struct {
 	meta  storage.Meta
 	notes storage.Notes
 	log   *slog.Logger
+	idle  atomic.Bool // another server notes
 
 	mu   sync.Mutex
 	upTo time.Time // what has changed before is noted
 }
 
 func newNoter(o healthOptions) *noter {
-	return &noter{local: o.local, meta: o.meta, notes: o.notes, log: o.log, upTo: time.Now()}
+	n := &noter{local: o.local, meta: o.meta, notes: o.notes, log: o.log, upTo: time.Now()}
+	n.idle.Store(o.shared())
+	return n
 }
 
 // Run notes what changes, and at the end of ctx what has changed by then.
 func (n *noter) Run(ctx context.Context) {
+	if n.idle.Swap(false) {
+		n.noted(time.Now())
+		defer n.idle.Store(true)
+	}
 	for {
 		n.note(ctx)
 		select {
 		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), lease.ErrLost) {
+				return // another server does it
+			}
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastNotes)
 			n.note(last)
 			cancel()
@@ -60,13 +73,21 @@ func (n *noter) note(ctx context.Context) {
 		}
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.upTo = begin
+	n.noted(begin)
 }
 
-// lag is how old the oldest change may be that is not noted.
+func (n *noter) noted(upTo time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.upTo = upTo
+}
+
+// lag is how old the oldest change may be that is not noted; 0 where another server
+// notes.
 func (n *noter) lag(ctx context.Context) (lag time.Duration, err error) {
+	if n.idle.Load() {
+		return 0, nil
+	}
 	n.mu.Lock()
 	upTo := n.upTo
 	n.mu.Unlock()

@@ -13,7 +13,8 @@ import (
 	"github.com/berth-registry/berth/registry"
 )
 
-// recountPause is how long it is before what failed to be counted is tried again.
+// recountPause is how long it is before what failed to be counted is tried again, or
+// what others may have changed is looked at.
 const recountPause = time.Minute
 
 // usageCounter sets the quotas of a registry, and has counted in the background what
@@ -22,13 +23,15 @@ type usageCounter struct {
 	local   *registry.Local
 	log     *slog.Logger
 	changed chan struct{} // has one when the quotas have changed
+	shared  bool          // others may have them counted anew
 }
 
-func newUsageCounter(local *registry.Local, log *slog.Logger) *usageCounter {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+func newUsageCounter(o healthOptions) *usageCounter {
+	u := &usageCounter{o.local, o.log, make(chan struct{}, 1), o.shared()}
+	if u.log == nil {
+		u.log = slog.New(slog.DiscardHandler)
 	}
-	return &usageCounter{local, log, make(chan struct{}, 1)}
+	return u
 }
 
 // set makes the quotas of a configuration hold.
@@ -55,11 +58,15 @@ func quotasOf(quotas []config.Quota) []registry.Quota {
 }
 
 // Run counts what is not counted yet, at the start and when the quotas have changed,
-// until ctx ends.
+// until ctx ends. Where other servers share the metadata it looks again and again: one
+// that is started with other quotas has them counted anew.
 func (u *usageCounter) Run(ctx context.Context) {
 	for {
 		err := u.recount(ctx)
 		var again <-chan time.Time
+		if u.shared {
+			again = time.After(recountPause)
+		}
 		if err != nil && ctx.Err() == nil {
 			u.log.ErrorContext(ctx, "cannot count what repositories use; will try again", "error", err)
 			again = time.After(recountPause)

@@ -63,7 +63,7 @@ func TestUsageCounter(t *testing.T) {
 		}
 	}
 	log := &told{line: make(chan string, 100)}
-	u := newUsageCounter(local, slog.New(slog.NewTextHandler(log, nil)))
+	u := newUsageCounter(healthOptions{local: local, meta: meta, log: slog.New(slog.NewTextHandler(log, nil))})
 	m := telemetry.NewMetrics("v1", local.Stats)
 	usageGauges(m, local)
 	metrics := func() string {
