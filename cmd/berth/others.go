@@ -12,6 +12,7 @@ import (
 	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/gc/caching"
+	"github.com/berth-registry/berth/gc/retention"
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/mirroring"
 	"github.com/berth-registry/berth/registry"
@@ -90,9 +91,9 @@ func newUpstream(name, url string, l config.Login, log *slog.Logger) (*upstream.
 }
 
 // open puts the mirrors before what is stored here, which they fill.
-func (o *others) open(c config.Config, local *registry.Local, authority auth.Authority, meta storage.Meta, log *slog.Logger) (registry.Registry, error) {
+func (o *others) open(c config.Config, local *registry.Local, pulls *retention.Pulls, authority auth.Authority, meta storage.Meta, log *slog.Logger) (registry.Registry, error) {
 	o.replicator.SetSource(local)
-	o.worker = mirroring.New(o.sources(), local, meta, mirroring.Options{Log: log})
+	o.worker = mirroring.New(o.sources(), jobTarget{pulls.Wrap(local), local}, meta, mirroring.Options{Log: log})
 	if len(c.Mirrors) == 0 {
 		return local, nil
 	}
@@ -113,6 +114,23 @@ func (o *others) open(c config.Config, local *registry.Local, authority auth.Aut
 		return nil, fmt.Errorf("mirrors: %w", err)
 	}
 	return o.mirror, nil
+}
+
+// jobTarget is where jobs copy to. What they find to be there still counts as pulled: a
+// cache keeps it.
+type jobTarget struct {
+	registry.Registry
+	learnt *registry.Local
+}
+
+// Upstreamed implements mirroring.Target.
+func (t jobTarget) Upstreamed(ctx context.Context, repo, tag string) (registry.Upstreamed, error) {
+	return t.learnt.Upstreamed(ctx, repo, tag)
+}
+
+// SetUpstreamed implements mirroring.Target.
+func (t jobTarget) SetUpstreamed(ctx context.Context, repo, tag string, u registry.Upstreamed) error {
+	return t.learnt.SetUpstreamed(ctx, repo, tag, u)
 }
 
 // theirName is how an upstream calls a repository.

@@ -7,9 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-registry/berth/gc/retention"
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/registry/copying"
 	"github.com/berth-registry/berth/registry/upstream"
+	"github.com/berth-registry/berth/storage/mem"
 )
 
 // TestSpare checks that jobs leave the last of what an upstream allows to those who
@@ -52,5 +57,31 @@ func TestSpare(t *testing.T) {
 	}
 	if err := spare(u, now.Add(lookAgain+time.Minute)); err != nil {
 		t.Errorf("when it may be otherwise: %v", err)
+	}
+}
+
+// TestJobsKeep checks that what a job finds to be there counts as pulled, so that no
+// cache loses what it is to have.
+func TestJobsKeep(t *testing.T) {
+	meta := mem.NewMeta()
+	local, err := registry.NewLocal(t.Context(), mem.NewBlobs(), meta, registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	local.SetCaches([]registry.Cache{{Prefix: "hub", Keep: time.Hour}})
+	pulls := retention.NewPulls(meta, retention.PullOptions{})
+	pulls.SetCached(local.Cached)
+	data := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+	d := digest.FromBytes(data)
+	if _, err := local.PushManifest(t.Context(), "hub/a", registry.ManifestPush{Data: data, Digest: d, Tags: []string{"1"}, Sparse: true}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := copying.Complete(t.Context(), jobTarget{pulls.Wrap(local), local}, "hub/a", d, nil)
+	if err != nil || !whole {
+		t.Fatal(whole, err)
+	}
+	if !pulls.Lately("hub/a", d, time.Now().Add(-time.Minute)) {
+		t.Error("it does not count as pulled")
 	}
 }

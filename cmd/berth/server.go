@@ -84,7 +84,7 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	}); err != nil {
 		return err
 	}
-	if d.content, err = d.others.open(c, d.local, d.authority(), meta, d.log); err != nil {
+	if d.content, err = d.others.open(c, d.local, d.health.retainer.pulls, d.authority(), meta, d.log); err != nil {
 		return err
 	}
 	if err := d.apply(c); err != nil {
