@@ -17,14 +17,19 @@ func (b *bench) profiled(ctx context.Context, run int, f *figure, t turn) (float
 	if b.profiles == "" || run > 0 || t.server == nil || t.server.metrics == "" {
 		return t.measure()
 	}
+	if err := b.whileProfiled(ctx, f, t); err != nil {
+		return 0, err
+	}
+	return t.measure()
+}
+
+// whileProfiled takes a profile of a turn's server while it measures.
+func (b *bench) whileProfiled(ctx context.Context, f *figure, t turn) error {
 	name := strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(b.work + " " + f.Name + " " + t.of)
 	taken := make(chan error, 1)
 	go func() { taken <- t.server.profile(ctx, filepath.Join(b.profiles, name+".pprof")) }()
 	_, err := t.measure()
-	if err := errors.Join(err, <-taken); err != nil {
-		return 0, err
-	}
-	return t.measure()
+	return errors.Join(err, <-taken)
 }
 
 // profile writes a CPU profile of the next two seconds of s to path.

@@ -34,6 +34,9 @@ type scale struct {
 	tries      int           // of a measurement inside a container, and on its host, whose best counts
 	trySeconds int           // how long each takes
 	written    int64         // bytes written in it
+	mirrored   int64         // bytes of an image in another registry
+
+	mirroredByMany int64 // of one that many clients pull
 }
 
 // pullLoad is a number of clients, and how often each pulls the blob: a short
@@ -70,10 +73,14 @@ func newScale(o options) scale {
 		tries:      3,
 		trySeconds: 2,
 		written:    1024 * mb,
+		mirrored:   1024 * mb,
+
+		mirroredByMany: 64 * mb,
 	}
 	switch {
 	case o.full:
 		s.memory = 1024 * mb
+		s.mirroredByMany = 1024 * mb
 		s.manifests = 1_000_000
 		s.stored = 1_000_000
 		s.deletes = 100_000
@@ -102,6 +109,8 @@ func newScale(o options) scale {
 		s.tries = 1
 		s.trySeconds = 1
 		s.written = 1 * mb
+		s.mirrored = 4 * mb
+		s.mirroredByMany = 1 * mb
 	}
 	if o.memorySize > 0 {
 		s.memory = o.memorySize * mb

@@ -106,12 +106,17 @@ http: {addr: %q}
 `
 
 func (b *bench) startDockerRegistry(ctx context.Context) (*server, error) {
+	return b.startDockerRegistryWith(ctx, "")
+}
+
+// startDockerRegistryWith starts it with more configuration.
+func (b *bench) startDockerRegistryWith(ctx context.Context, more string) (*server, error) {
 	addr, err := freeAddr(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{name: nameDockerRegistry, addr: addr, dir: filepath.Join(b.dir, nameDockerRegistry)}
-	config, err := s.configure(fmt.Sprintf(dockerRegistryConfig, s.data(), addr))
+	config, err := s.configure(fmt.Sprintf(dockerRegistryConfig, s.data(), addr) + more)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ var works = []work{
 	{partRegistry, "policy", "who may do what, by many rules", nil, decisions},
 	{partRegistry, "small", "many small images", []string{nameDockerRegistry}, small},
 	{partRegistry, "push", "a great blob by one client", []string{nameDockerRegistry}, push},
+	{partRegistry, "mirror", "an image of another registry, cold and warm", []string{nameDockerRegistry}, mirrors},
 	{partRegistry, "pages", "a page of a short and of a long list", nil, pages},
 	{partRegistry, "start", "from start to the first answer", nil, start},
 	{partRegistry, "growth", "cost by what is stored", nil, growth},
