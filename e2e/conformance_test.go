@@ -16,26 +16,29 @@ func TestConformance(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			s := berthtest.Start(t, berthtest.Options{})
-			results := t.TempDir()
-			stdout, stderr, err := berthtest.NewCommand(t, "conformance").Dir(results).Env(
-				"OCI_VERSION="+version,
-				"OCI_REGISTRY="+s.Addr,
-				"OCI_TLS=disabled",
-				"OCI_RESULTS_DIR="+results,
-			).Try()
-			report := readConformance(t, filepath.Join(results, "junit.xml"))
-			t.Logf("conformance %s: %d tests, %d failures, %d errors, %d skipped, %d disabled",
-				version, report.Tests, report.Failures, report.Errors, report.Skipped, report.Disabled)
-			if err != nil || report.Failures+report.Errors > 0 {
-				t.Errorf("conformance: %v\n%s%s", err, stdout, stderr)
-			}
-			if report.Tests == 0 || report.Skipped > 0 { // what another version asks for is disabled
-				t.Errorf("conformance ran %d tests and left out %d", report.Tests, report.Skipped)
-			}
-			for _, name := range report.leftOut() {
-				t.Errorf("conformance left out %s", name)
-			}
+			conform(t, version, s.Addr)
 		})
+	}
+}
+
+// conform runs the suite of a version of the specification against an address.
+func conform(t *testing.T, version, addr string) {
+	t.Helper()
+	results := t.TempDir()
+	stdout, stderr, err := berthtest.NewCommand(t, "conformance").Dir(results).Env(
+		"OCI_VERSION="+version, "OCI_REGISTRY="+addr, "OCI_TLS=disabled", "OCI_RESULTS_DIR="+results,
+	).Try()
+	report := readConformance(t, filepath.Join(results, "junit.xml"))
+	t.Logf("conformance %s: %d tests, %d failures, %d errors, %d skipped, %d disabled",
+		version, report.Tests, report.Failures, report.Errors, report.Skipped, report.Disabled)
+	if err != nil || report.Failures+report.Errors > 0 {
+		t.Errorf("conformance: %v\n%s%s", err, stdout, stderr)
+	}
+	if report.Tests == 0 || report.Skipped > 0 { // what another version asks for is disabled
+		t.Errorf("conformance ran %d tests and left out %d", report.Tests, report.Skipped)
+	}
+	for _, name := range report.leftOut() {
+		t.Errorf("conformance left out %s", name)
 	}
 }
 
