@@ -19,6 +19,7 @@ import (
 // modelClient does things at random.
 type modelClient struct {
 	*world
+	*registry.Local // where the client is just now
 	*rand.Rand
 	ctx    context.Context //nolint:containedctx // of the test
 	name   string
@@ -26,7 +27,7 @@ type modelClient struct {
 }
 
 func newModelClient(w *world, i int) *modelClient {
-	return &modelClient{w, rand.New(rand.NewPCG(w.seed, uint64(i))), w.t.Context(), fmt.Sprintf("c%d", i), 0}
+	return &modelClient{w, w.Local, rand.New(rand.NewPCG(w.seed, uint64(i))), w.t.Context(), fmt.Sprintf("c%d", i), 0}
 }
 
 // told is that a client knows that content is there.
@@ -53,14 +54,18 @@ func (c *modelClient) excused(all []*told) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range all {
-		if now.Sub(k.at) >= modelLease || c.deletes[k.content] != k.deletes || !k.asked && c.uses[k.content] != k.uses {
+		if now.Sub(k.at) >= modelLease/2 || c.deletes[k.content] != k.deletes || !k.asked && c.uses[k.content] != k.uses {
 			return true
 		}
 	}
 	return false
 }
 
+// elsewhere has the client go to any of the servers.
+func (c *modelClient) elsewhere() { c.Local = c.servers[c.IntN(len(c.servers))] }
+
 func (c *modelClient) step() {
+	c.elsewhere()
 	repo := modelRepos[c.IntN(len(modelRepos))]
 	switch n := c.IntN(100); {
 	case n < 24:
@@ -95,6 +100,7 @@ func (c *modelClient) step() {
 
 // collect collects, as the server does or as a command.
 func (c *modelClient) collect() {
+	c.elsewhere()
 	var err error
 	switch all := c.IntN(2) == 0; c.IntN(5) {
 	case 0:
@@ -197,17 +203,31 @@ func (c *modelClient) bring(repo, text string) (registry.Descriptor, *told) {
 	desc := registry.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: int64(len(text))}
 	k := c.tell(repo, d)
 	way := c.IntN(5)
-	var err error
+	err := c.bringBy(way, repo, text, d, &k)
+	for tries := 0; tries < 3 && errors.Is(err, registry.ErrUnavailable) && len(c.servers) > 1; tries++ {
+		k = c.tell(repo, d) // the time has jumped: what was just stored may be gone
+		err = c.bringBy(way, repo, text, d, &k)
+	}
+	c.note("%s brings %s %s by way %d: asked %t, %v", c.name, repo, short(d), way, k.asked, err)
+	if err != nil {
+		c.fail([]digest.Digest{d}, "%s brings blob %s to %s by way %d: %v", c.name, short(d), repo, way, err)
+	}
+	return desc, k
+}
+
+func (c *modelClient) bringBy(way int, repo, text string, d digest.Digest, k **told) (err error) {
+	c.elsewhere()
 	switch way {
 	case 0, 1:
 		if _, err = c.StatBlob(c.ctx, repo, d); err == nil {
-			k.asked = true
+			(*k).asked = true
 			break
 		}
 		if !errors.Is(err, registry.ErrBlobUnknown) {
 			break
 		}
-		k = c.tell(repo, d)
+		*k = c.tell(repo, d)
+		c.elsewhere()
 		_, err = c.PushBlob(c.ctx, repo, d, strings.NewReader(text))
 	case 2:
 		from := ""
@@ -215,7 +235,7 @@ func (c *modelClient) bring(repo, text string) (registry.Descriptor, *told) {
 			from = modelRepos[c.IntN(len(modelRepos))]
 		}
 		if _, err = c.MountBlob(c.ctx, repo, from, d); errors.Is(err, registry.ErrBlobUnknown) {
-			k = c.tell(repo, d)
+			*k = c.tell(repo, d)
 			_, err = c.PushBlob(c.ctx, repo, d, strings.NewReader(text))
 		}
 	case 3:
@@ -223,11 +243,7 @@ func (c *modelClient) bring(repo, text string) (registry.Descriptor, *told) {
 	default:
 		_, err = c.PushBlob(c.ctx, repo, d, strings.NewReader(text))
 	}
-	c.note("%s brings %s %s by way %d: asked %t, %v", c.name, repo, short(d), way, k.asked, err)
-	if err != nil {
-		c.fail([]digest.Digest{d}, "%s brings blob %s to %s by way %d: %v", c.name, short(d), repo, way, err)
-	}
-	return desc, k
+	return err
 }
 
 // upload pushes a blob in pieces.
@@ -240,6 +256,7 @@ func (c *modelClient) upload(repo, text string) error {
 	if _, err := c.WriteUpload(c.ctx, repo, id, registry.Chunk{}, strings.NewReader(text[:at])); err != nil {
 		return err
 	}
+	c.elsewhere()
 	_, err = c.CommitUpload(c.ctx, repo, id, registry.Chunk{}, strings.NewReader(text[at:]), digest.FromString(text))
 	return err
 }
@@ -251,6 +268,7 @@ func (c *modelClient) abandon(repo string) {
 		_, err = c.WriteUpload(c.ctx, repo, id, registry.Chunk{}, strings.NewReader(c.layerText()))
 	}
 	if err == nil && c.IntN(2) == 0 {
+		c.elsewhere()
 		err = c.CancelUpload(c.ctx, repo, id)
 	}
 	if err != nil {
@@ -383,6 +401,7 @@ func (c *modelClient) put(repo string, d digest.Digest, m *modelManifest, names 
 		c.uses[content{repo, ref}]++
 	}
 	c.mu.Unlock()
+	c.elsewhere()
 	since := c.Now()
 	_, err := c.PushManifest(c.ctx, repo, registry.ManifestPush{Data: m.data, Digest: d, Tags: names})
 	if err != nil {

@@ -1,10 +1,12 @@
 package registry_test
 
 import (
+	crand "crypto/rand"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,10 +19,12 @@ import (
 	"github.com/berth-registry/berth/storage/bolt"
 	"github.com/berth-registry/berth/storage/fs"
 	"github.com/berth-registry/berth/storage/mem"
+	"github.com/berth-registry/berth/storage/postgres"
+	"github.com/berth-registry/berth/storage/postgres/postgrestest"
 )
 
 var (
-	soak = flag.Duration("soak", 8*time.Second, "how long TestModel goes on; with -seed too, its run may be cut short")
+	soak = flag.Duration("soak", 5*time.Second, "how long TestModel goes on; with -seed too, its run may be cut short")
 	seed = flag.Uint64("seed", 0, "of the only run of TestModel; 0 for runs of random seeds")
 )
 
@@ -28,6 +32,7 @@ const (
 	modelClients = 4
 	modelSteps   = 100 // of each client
 	modelLease   = time.Hour
+	modelServers = 3 // that share a store, where some do
 )
 
 var (
@@ -43,31 +48,55 @@ var (
 // TestModel has clients push, mount, tag, delete and ask at random, while garbage is
 // collected and the time jumps. What a client was told must hold, what stays must be
 // readable at any time, and at the end there is what the model says and nothing else.
+// Where several servers share the store, each client is at another one each time.
 // A failure tells the seed, and what was done to the content in question.
 func TestModel(t *testing.T) {
-	end := time.Now().Add(*soak)
-	for name, open := range map[string]func(t *testing.T) (storage.Blobs, storage.Meta){
-		"mem": func(*testing.T) (storage.Blobs, storage.Meta) { return mem.NewBlobs(), mem.NewMeta() },
-		"disk": func(t *testing.T) (storage.Blobs, storage.Meta) {
-			dir := t.TempDir()
-			blobs := must[*fs.Blobs](t)(fs.Open(dir, nil))
-			t.Cleanup(func() { _ = blobs.Close() })
-			meta := must[*bolt.Meta](t)(bolt.Open(filepath.Join(dir, "meta.db")))
-			t.Cleanup(func() { _ = meta.Close() })
-			return blobs, meta
+	server := postgrestest.New(t, postgrestest.Options{})
+	onDisk := func(t *testing.T) (storage.Blobs, storage.Meta) {
+		dir := t.TempDir()
+		blobs := must[*fs.Blobs](t)(fs.Open(dir, nil))
+		t.Cleanup(func() { _ = blobs.Close() })
+		meta := must[*bolt.Meta](t)(bolt.Open(filepath.Join(dir, "meta.db")))
+		t.Cleanup(func() { _ = meta.Close() })
+		return blobs, meta
+	}
+	for name, open := range map[string]func(t *testing.T) (storage.Blobs, []storage.Meta){
+		"mem": func(*testing.T) (storage.Blobs, []storage.Meta) {
+			return mem.NewBlobs(), []storage.Meta{mem.NewMeta()}
+		},
+		"disk": func(t *testing.T) (storage.Blobs, []storage.Meta) {
+			blobs, meta := onDisk(t)
+			return blobs, []storage.Meta{meta}
+		},
+		"servers, mem": func(*testing.T) (storage.Blobs, []storage.Meta) {
+			return mem.NewBlobs(), slices.Repeat([]storage.Meta{mem.NewMeta()}, modelServers)
+		},
+		"servers, disk": func(t *testing.T) (storage.Blobs, []storage.Meta) {
+			blobs, meta := onDisk(t)
+			return blobs, slices.Repeat([]storage.Meta{struct{ storage.Meta }{meta}}, modelServers)
+		},
+		"servers, postgres": func(t *testing.T) (storage.Blobs, []storage.Meta) {
+			var metas []storage.Meta
+			schema := "m" + strings.ToLower(crand.Text())
+			for range modelServers {
+				meta := must[*postgres.Meta](t)(postgres.Open(t.Context(), postgres.Options{DSN: server.DSN(), Schema: schema}))
+				t.Cleanup(func() { _ = meta.Close() })
+				metas = append(metas, meta)
+			}
+			return mem.NewBlobs(), metas
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			runs := 0
+			end, runs := time.Now().Add(*soak), 0
 			for ; runs == 0 || *seed == 0 && time.Now().Before(end); runs++ {
 				s := *seed
 				if s == 0 {
 					s = rand.Uint64()
 				}
 				if !t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
-					blobs, meta := open(t)
-					newWorld(t, s, blobs, meta).run(end)
+					blobs, metas := open(t)
+					newWorld(t, s, blobs, metas).run(end)
 				}) {
 					t.Fatalf("repeat with -run 'TestModel/%s' -seed %d", name, s)
 				}
@@ -87,8 +116,10 @@ func (c *ticking) Now() time.Time {
 
 // world is a registry, and what the model knows of it.
 type world struct {
-	*registry.Local
+	*registry.Local // one of the servers
 	*ticking
+	servers []*registry.Local
+	metas   []storage.Meta // of the servers
 	t       *testing.T
 	seed    uint64
 	blobs   storage.Blobs
@@ -142,10 +173,10 @@ type modelNode struct {
 	runs  []content
 }
 
-func newWorld(t *testing.T, seed uint64, blobs storage.Blobs, meta storage.Meta) *world {
+func newWorld(t *testing.T, seed uint64, blobs storage.Blobs, metas []storage.Meta) *world {
 	t.Helper()
 	w := &world{
-		ticking: &ticking{clock{now: time.Unix(1e9, 0)}}, t: t, seed: seed, blobs: blobs, meta: meta,
+		ticking: &ticking{clock{now: time.Unix(1e9, 0)}}, t: t, seed: seed, blobs: blobs, meta: metas[0], metas: metas,
 		keeping: modelKeeping[seed%uint64(len(modelKeeping))], locks: map[string]*repoLocks{},
 		manifests: map[content]*modelManifest{}, tags: map[tagged][]move{}, nodes: map[string]modelNode{},
 		deletes: map[content]int{}, uses: map[content]int{},
@@ -160,13 +191,20 @@ func newWorld(t *testing.T, seed uint64, blobs storage.Blobs, meta storage.Meta)
 // open opens the registry over the stores.
 func (w *world) open(expiry time.Duration) {
 	w.t.Helper()
-	l, err := registry.NewLocal(w.t.Context(), w.blobs, w.meta, registry.Options{Now: w.Now, UploadExpiry: expiry})
-	if err != nil {
-		w.t.Fatal(err)
+	for _, l := range w.servers {
+		l.Close()
 	}
-	w.t.Cleanup(l.Close)
-	l.SetKeeping(w.keeping)
-	w.Local = l
+	w.servers = nil
+	for _, meta := range w.metas {
+		l, err := registry.NewLocal(w.t.Context(), w.blobs, meta, registry.Options{Now: w.Now, UploadExpiry: expiry})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(l.Close)
+		l.SetKeeping(w.keeping)
+		w.servers = append(w.servers, l)
+	}
+	w.Local = w.servers[0]
 }
 
 // run lets clients work, at most until end, and compares what is left with the model.
@@ -209,7 +247,6 @@ func (w *world) run(end time.Time) {
 // settle lets all end that ends by time, and collects until nothing is due.
 func (w *world) settle() {
 	w.t.Helper()
-	w.Close()
 	w.open(time.Nanosecond) // removes upload sessions at once
 	for range 12 {
 		w.pass(48 * time.Hour)
@@ -218,17 +255,19 @@ func (w *world) settle() {
 		}
 	}
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		stats, err := w.Stats(w.t.Context())
-		stages := 0
+		sessions, stages := 0, 0
+		err := w.meta.View(w.t.Context(), func(tx storage.Tx) error {
+			return eachRow(tx, storage.Uploads, 0, func(string, []digest.Digest, storage.Upload) { sessions++ })
+		})
 		for _, serr := range w.blobs.Stages(w.t.Context()) {
 			if stages++; serr != nil {
 				w.t.Fatal(serr)
 			}
 		}
 		if err != nil || time.Now().After(end) {
-			w.t.Fatalf("%d sessions and %d stages are still there: %v", stats.Uploads, stages, err)
+			w.t.Fatalf("%d sessions and %d stages are still there: %v", sessions, stages, err)
 		}
-		if stats.Uploads+int64(stages) == 0 {
+		if sessions+stages == 0 {
 			return
 		}
 	}
