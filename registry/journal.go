@@ -21,6 +21,7 @@ type Change struct {
 	Was       digest.Digest // what a tag named before; empty for a new one
 	MediaType string        // of a manifest
 	Size      int64         // of a manifest, bytes
+	Collected bool          // deleted because nothing needed it, not because somebody said so
 }
 
 // ChangeKind is what has changed.
@@ -79,6 +80,7 @@ func (c *changing) note(change Change) {
 		c.evicted = append(c.evicted, change.Repo)
 		return
 	}
+	change.Collected = c.cascade != 0
 	c.changes = append(c.changes, change)
 }
 

@@ -7,3 +7,12 @@ func (r *Replicator) Wake() {
 }
 
 var Text = text
+
+// ReadKey reads the end of a key, and makes it again.
+func ReadKey(b []byte) (string, error) {
+	i, err := readItem(b)
+	if err != nil {
+		return "", err
+	}
+	return i.repo + "\x00" + i.part(), nil
+}

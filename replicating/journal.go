@@ -27,7 +27,7 @@ type journal struct {
 // Write implements registry.Journal.
 func (j *journal) Write(ctx context.Context, tx storage.Tx, changes []registry.Change) error {
 	for _, t := range *j.r.targets.Load() {
-		if err := j.r.note(ctx, tx, t, changes); err != nil {
+		if err := j.r.note(tx, t, changes); err != nil {
 			return err
 		}
 	}
@@ -65,19 +65,16 @@ func (r *Replicator) mirrored(repo string) string {
 // noting is changes of a transaction that are noted for a target.
 type noting struct {
 	queue
-	t    *target
-	now  time.Time
-	hand bool // not by collection
+	t   *target
+	now time.Time
 }
 
 // note writes down which changes concern a target.
-func (r *Replicator) note(ctx context.Context, tx storage.Tx, t *target, changes []registry.Change) error {
-	n := noting{
-		queue: queue{tx, t.name}, t: t, now: r.now(),
-		hand: r.o.Collecting == nil || !r.o.Collecting(ctx),
-	}
+func (r *Replicator) note(tx storage.Tx, t *target, changes []registry.Change) error {
+	n := noting{queue: queue{tx, t.name}, t: t, now: r.now()}
 	for _, c := range changes {
-		if c.Kind == registry.DeletedBlob || !t.matches(c.Repo, r.mirrored(c.Repo)) {
+		deleted := c.Kind == registry.DeletedTag || c.Kind == registry.DeletedManifest
+		if c.Kind == registry.DeletedBlob || deleted && (c.Collected || !t.deletes) || !t.matches(c.Repo, r.mirrored(c.Repo)) {
 			continue
 		}
 		if err := n.change(c); err != nil {
@@ -94,13 +91,9 @@ func (n noting) change(c registry.Change) error {
 	case registry.PushedManifest:
 		return n.pushed(c)
 	case registry.DeletedTag:
-		if n.t.deletes {
-			return n.tag(c.Repo, c.Tag, true)
-		}
+		return n.tag(c.Repo, c.Tag, true)
 	case registry.DeletedManifest:
-		if n.t.deletes && n.hand {
-			return n.add(manifestOf(c.Repo, c.Digest), true, n.now, n.now)
-		}
+		return n.add(manifestOf(c.Repo, c.Digest), true, n.now, n.now)
 	case registry.DeletedBlob:
 	}
 	return nil

@@ -53,8 +53,10 @@ func readItem(b []byte) (item, error) {
 		case partTag:
 			return tagOf(string(repo), string(part[1:])), nil
 		case partManifest:
-			d, _, err := storage.CutDigest(part[1:])
-			return manifestOf(string(repo), d), err
+			d, rest, err := storage.CutDigest(part[1:])
+			if err == nil && len(rest) == 0 {
+				return manifestOf(string(repo), d), nil
+			}
 		}
 	}
 	return item{}, fmt.Errorf("damaged key: %x is neither a tag nor a manifest", b)

@@ -56,10 +56,7 @@ type Options struct {
 	// Mirrored says whether a repository is a cache of another registry, and what its
 	// name starts with then ("hub" of hub/library/nginx). It may be nil.
 	Mirrored func(repo string) (prefix string, ok bool)
-	// Collecting says whether what happens in a context is the collection of garbage:
-	// the target collects its own. It may be nil.
-	Collecting func(ctx context.Context) bool
-	Meta       storage.Meta
+	Meta     storage.Meta
 	// Log receives what fails.
 	Log *slog.Logger
 	// Now is time.Now if it is nil.

@@ -21,8 +21,12 @@ func openHealth(ctx context.Context, cfg config.Config, data *stores, record aud
 	if err != nil {
 		return nil, nil, fmt.Errorf("webhooks: %w", err)
 	}
+	queue, err := replicationQueue(cfg, data.meta)
+	if err != nil {
+		return nil, nil, err
+	}
 	local, err := registry.NewLocal(ctx, data.blobs, data.meta, registry.Options{
-		UploadExpiry: cfg.Storage.UploadExpiry, Journal: audit.NewJournal(record, outbox), Actor: actor,
+		UploadExpiry: cfg.Storage.UploadExpiry, Journal: queue.Journal(audit.NewJournal(record, outbox)), Actor: actor,
 	})
 	if err != nil {
 		return nil, nil, err

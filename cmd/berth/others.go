@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/admin"
-	"github.com/berth-registry/berth/audit"
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/gc/caching"
 	"github.com/berth-registry/berth/gc/retention"
@@ -65,7 +64,7 @@ func newOthers(c config.Config, meta storage.Meta, log *slog.Logger) (o *others,
 			}
 			return nil
 		},
-		Mirrored: o.mirrored, Collecting: isCollecting, Meta: meta, Log: log,
+		Mirrored: o.mirrored, Meta: meta, Log: log,
 	}, rules)
 	return o, nil
 }
@@ -187,12 +186,6 @@ func (o *others) mirrored(repo string) (prefix string, ok bool) {
 
 // collectionName is the account in whose name garbage is collected.
 const collectionName = "berth collection"
-
-// isCollecting says whether garbage is collected in a context.
-func isCollecting(ctx context.Context) bool {
-	a := audit.FromContext(ctx)
-	return a != nil && a.Account == collectionName
-}
 
 // prepare reads what can change while the server runs. What it returns makes it hold.
 func (o *others) prepare(c config.Config) (apply func() error, err error) {

@@ -16,7 +16,8 @@ import (
 )
 
 // TestReplicationCommands runs the transcripts in testdata/replication, with the
-// commands of those in testdata/mirror, and an empty registry at $TARGET.
+// commands of those in testdata/mirror, and an empty registry at $TARGET. Configurations
+// are berth.yaml and, with retention and without leases, retention.yaml.
 //
 //	target STATUS   has $TARGET answer all requests with a status; 0 ends that
 func TestReplicationCommands(t *testing.T) {
@@ -37,7 +38,12 @@ func TestReplicationCommands(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(config, []byte(strings.ReplaceAll(string(data), "TARGET", host)), 0o600); err != nil {
+			text := strings.ReplaceAll(string(data), "TARGET", host)
+			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+				return err
+			}
+			text += "retention: [{repos: [\"**\"], matching: new}]\ngc: {lease: 1ms, history: 0s, moves: 0}\n"
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "retention.yaml"), []byte(text), 0o600); err != nil {
 				return err
 			}
 			return os.Mkdir(filepath.Join(env.WorkDir, "docker"), 0o700)

@@ -6,9 +6,21 @@ import (
 	"fmt"
 
 	"github.com/berth-registry/berth/admin"
+	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/replicating"
+	"github.com/berth-registry/berth/storage"
 )
+
+// replicationQueue notes what is to be replicated when a server runs again.
+func replicationQueue(c config.Config, meta storage.Meta) (*replicating.Replicator, error) {
+	rules, err := replicationRules(c)
+	if err != nil {
+		return nil, fmt.Errorf("replication: %w", err)
+	}
+	o := &others{mirrors: c.Mirrors}
+	return replicating.New(replicating.Options{Mirrored: o.mirrored, Meta: meta}, rules), nil
+}
 
 // replications has the replication of a server administered: it implements
 // admin.Replicator.
