@@ -42,6 +42,7 @@ func newRootCmd() *cobra.Command {
 		cli.NewConfigCmd("berth", "BERTH", "/etc/berth.yaml", check, config.Example))
 	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
 	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
+	root.AddCommand(newReadyCmd())
 	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
 	root.AddCommand(newScrubCmd())
 	root.AddCommand(newDuCmd(), newRetentionCmd(), newImportCmd())
