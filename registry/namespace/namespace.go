@@ -3,6 +3,9 @@
 // parameter ns, which names the upstream (documentation of its hosts.toml, "Registry
 // Host Namespace"), and Docker's registry-mirrors, which just leave out the host.
 //
+// Of a mirror of Docker Hub, the short names below its prefix are those in library/, too:
+// hub/nginx is hub/library/nginx.
+//
 // It rewrites the path of a request, so that everything behind it, access control
 // included, knows one name for each repository: that below the mirror's prefix. It
 // does so for reading alone, and looks at nothing but names; what is in a mirror it
@@ -82,7 +85,9 @@ func (n *names) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		r = r.WithContext(registry.Refusing(r.Context(), err))
 	case m != nil:
-		r = m.rewrite(r, req.Repo)
+		r = m.rewrite(r, "/v2/", req.Repo)
+	default:
+		r = n.lengthen(r, req.Repo)
 	}
 	n.next.ServeHTTP(w, r)
 }
@@ -153,11 +158,24 @@ func namespaceOf(rawQuery string) string {
 	return query.Get("ns")
 }
 
-// rewrite is r for the repository's name here. Only what precedes the name is
-// changed, which no escape is in: Parse has read the name.
-func (m *Mirror) rewrite(r *http.Request, repo string) *http.Request {
-	before := "/v2/"
-	to := before + m.Prefix + "/"
+// lengthen is r for the long name of a repository below the prefix of a mirror of
+// Docker Hub.
+func (n *names) lengthen(r *http.Request, repo string) *http.Request {
+	for i := range n.Mirrors {
+		m := &n.Mirrors[i]
+		short, ok := strings.CutPrefix(repo, m.Prefix+"/")
+		if before := "/v2/" + m.Prefix + "/"; ok && m.Hub && !strings.Contains(short, "/") && strings.HasPrefix(r.URL.EscapedPath(), before) {
+			return m.rewrite(r, before, short)
+		}
+	}
+	return r
+}
+
+// rewrite is r for the name here of a repository that the mirror's clients call repo.
+// Only what precedes that in the path is changed, in which no escape is: Parse has read
+// the name.
+func (m *Mirror) rewrite(r *http.Request, before, repo string) *http.Request {
+	to := "/v2/" + m.Prefix + "/"
 	if m.Hub && !strings.Contains(repo, "/") {
 		to += "library/"
 	}
