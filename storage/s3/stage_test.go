@@ -54,8 +54,8 @@ func TestPartSize(t *testing.T) {
 
 // TestBuffer checks a buffer against a slice, in memory and in a file.
 func TestBuffer(t *testing.T) {
-	data := noise(memoryMost+3*chunkSize+17, 1)
-	for _, size := range []int{0, 1, chunkSize - 1, chunkSize, 2*chunkSize + 5, memoryMost, memoryMost + 1, len(data)} {
+	data := noise(memoryMost+1, 1)
+	for _, size := range []int{0, 1, chunkSize - 1, chunkSize, 2*chunkSize + 5, memoryMost + 1} {
 		dir := t.TempDir()
 		b := buffer{dir: dir}
 		for piece := range slices.Chunk(data[:size], 1_000_003) {
@@ -103,7 +103,7 @@ func checkStage(t testing.TB, s storage.Stage, data []byte) {
 func TestResume(t *testing.T) {
 	s := berthtest.StartS3(t)
 	o := options(t, s)
-	data := noise(4*minPart, 1)
+	data := noise(2*minPart+1000, 1)
 	part := int64(minPart)
 	for _, c := range []struct {
 		name    string
@@ -136,7 +136,7 @@ func TestResume(t *testing.T) {
 				if read {
 					checkStage(t, st, data[:c.off])
 				}
-				other := noise(3*minPart, 2)
+				other := noise(minPart+1000, 2)
 				write(t, st, other)
 				must(t, "Sync, Close", errors.Join(st.Sync(), st.Close()))
 				all := slices.Concat(data[:c.off], other)
