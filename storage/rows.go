@@ -86,6 +86,7 @@ func Tables() []string {
 		Damages.name, Scrubs.name,
 		Stages.name, StageParts.name,
 		Leases.name, Holds.name, Collecting.name,
+		Replicas.name, AccountChanges.name, Guesses.name,
 		Mirrored.name, MirrorJobs.name,
 		Replications.name, ReplicationsDue.name, Replicated.name,
 	}

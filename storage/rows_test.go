@@ -86,6 +86,9 @@ func TestRoundTrip(t *testing.T) {
 	})
 	roundTrip(t, storage.Leases, storage.Lease{Holder: "h", Owner: "host 7", Beat: 3, TTL: time.Minute, Since: at})
 	roundTrip(t, storage.Holds, storage.Hold{Until: at})
+	roundTrip(t, storage.Replicas, storage.Replica{}, storage.Replica{Beat: 1 << 40, Since: at})
+	roundTrip(t, storage.AccountChanges, storage.AccountChange{}, storage.AccountChange{Accounts: []string{"a"}, Keys: []string{"k", "l"}})
+	roundTrip(t, storage.Guesses, storage.Guess{}, storage.Guess{Level: 4.25, At: at, Due: at, Until: at})
 }
 
 func TestTables(t *testing.T) {

@@ -20,15 +20,28 @@ func (m *Metrics) timer(store, operation string) timer {
 	return timer{m.store.WithLabelValues(store, operation)}
 }
 
-// Blobs measures how long the operations of b take. It is a storage.DigestStager if b
-// is one.
+// Blobs measures how long the operations of b take. It is a storage.DigestStager and a
+// storage.Adopter if b is one.
 func (m *Metrics) Blobs(b storage.Blobs) storage.Blobs {
 	timed := &blobs{
 		Blobs: b, open: m.timer("blobs", "open"), size: m.timer("blobs", "size"), delete: m.timer("blobs", "delete"),
 		stage: m.timer("blobs", "stage"), sync: m.timer("blobs", "sync"), commit: m.timer("blobs", "commit"),
 	}
-	if s, ok := b.(storage.DigestStager); ok {
-		return &digestBlobs{timed, s}
+	stager, stages := b.(storage.DigestStager)
+	adopter, adopts := b.(storage.Adopter)
+	switch {
+	case stages && adopts:
+		return &struct {
+			*digestBlobs
+			storage.Adopter
+		}{&digestBlobs{timed, stager}, adopter}
+	case stages:
+		return &digestBlobs{timed, stager}
+	case adopts:
+		return &struct {
+			*blobs
+			storage.Adopter
+		}{timed, adopter}
 	}
 	return timed
 }
@@ -92,16 +105,31 @@ func (s *stage) Commit(d digest.Digest) error {
 	return s.Stage.Commit(d)
 }
 
-// Meta measures how long the transactions of meta take.
+// Meta measures how long the transactions of meta take. It is a storage.Versioner and a
+// storage.Notifier if meta is one.
 func (m *Metrics) Meta(meta storage.Meta) storage.Meta {
-	timed := metadata{Meta: meta, view: m.timer("meta", "view"), update: m.timer("meta", "update")}
-	if v, ok := meta.(storage.Versioner); ok {
+	timed := &metadata{Meta: meta, view: m.timer("meta", "view"), update: m.timer("meta", "update")}
+	versions, hasVersions := meta.(storage.Versioner)
+	notices, hasNotices := meta.(storage.Notifier)
+	switch {
+	case hasVersions && hasNotices:
 		return &struct {
-			metadata
+			*metadata
 			storage.Versioner
-		}{timed, v}
+			storage.Notifier
+		}{timed, versions, notices}
+	case hasVersions:
+		return &struct {
+			*metadata
+			storage.Versioner
+		}{timed, versions}
+	case hasNotices:
+		return &struct {
+			*metadata
+			storage.Notifier
+		}{timed, notices}
 	}
-	return &timed
+	return timed
 }
 
 type metadata struct {

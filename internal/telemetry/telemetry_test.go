@@ -172,3 +172,79 @@ func TestDigestStager(t *testing.T) {
 		t.Error("a store can do what it could not")
 	}
 }
+
+// adopting is a store that takes files over.
+type adopting struct {
+	storage.Blobs
+	storage.Adopter
+}
+
+// both is a store that can do everything.
+type both struct {
+	*stager
+	storage.Adopter
+}
+
+func TestAdopter(t *testing.T) {
+	m := telemetry.NewMetrics("v1", nil)
+	for _, c := range []struct {
+		blobs          storage.Blobs
+		stages, adopts bool
+	}{
+		{mem.NewBlobs(), false, false},
+		{&stager{}, true, false},
+		{adopting{}, false, true},
+		{both{}, true, true},
+	} {
+		timed := m.Blobs(c.blobs)
+		_, stages := timed.(storage.DigestStager)
+		_, adopts := timed.(storage.Adopter)
+		if stages != c.stages || adopts != c.adopts {
+			t.Errorf("%T: is told of digests: %v, adopts: %v", c.blobs, stages, adopts)
+		}
+	}
+}
+
+// notified is a store that wakes others up.
+type notified struct {
+	storage.Meta
+	topic string
+}
+
+func (n *notified) Notify(_ context.Context, topic string) error {
+	n.topic = topic
+	return nil
+}
+
+func (n *notified) Listen(context.Context, string, func()) error { return storage.ErrClosed }
+
+// versioned is one that nobody else writes to, too.
+type versioned struct{ *notified }
+
+func (versioned) Version() uint64 { return 7 }
+
+func TestNotifier(t *testing.T) {
+	m := telemetry.NewMetrics("v1", nil)
+	inner := &notified{Meta: mem.NewMeta()}
+	for _, meta := range []storage.Meta{inner, versioned{inner}} {
+		inner.topic = ""
+		n, ok := m.Meta(meta).(storage.Notifier)
+		if !ok {
+			t.Fatalf("%T: cannot notify", meta)
+		}
+		if err := n.Notify(t.Context(), "x"); err != nil || inner.topic != "x" {
+			t.Errorf("%T: notified of %q, %v", meta, inner.topic, err)
+		}
+		if err := n.Listen(t.Context(), "x", func() {}); !errors.Is(err, storage.ErrClosed) {
+			t.Errorf("%T: %v", meta, err)
+		}
+		_, want := meta.(storage.Versioner)
+		v, has := m.Meta(meta).(storage.Versioner)
+		if has != want || has && v.Version() != 7 {
+			t.Errorf("%T: has versions: %v", meta, has)
+		}
+	}
+	if _, ok := m.Meta(mem.NewMeta()).(storage.Notifier); ok {
+		t.Error("a store can do what it could not")
+	}
+}
