@@ -145,8 +145,7 @@ func (l *leave) succeed() (failed int) {
 // nothing that would command a terminal.
 func text(err error) string {
 	s := err.Error()
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		if parsed, perr := url.Parse(u.URL); perr == nil && parsed.Host != "" {
 			s = strings.ReplaceAll(s, u.URL, parsed.Scheme+"://"+parsed.Host+parsed.EscapedPath())
 		}

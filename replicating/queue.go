@@ -83,7 +83,6 @@ const (
 )
 
 func (q queue) pending() (int64, error) { return storage.Total(q.tx, countPending+q.name) }
-func (q queue) broken() (int64, error)  { return storage.Total(q.tx, countBroken+q.name) }
 
 func (q queue) key(i item) []byte { return storage.Key(q.name, i.repo, i.part()) }
 

@@ -364,7 +364,7 @@ func hangUp(w http.ResponseWriter) {
 	_ = conn.Close()
 }
 
-// answers answers every request but those for tokens with a status.
+// answers gives every request but those for tokens a status.
 func answers(status int, header ...string) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/token" {

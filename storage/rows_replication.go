@@ -3,13 +3,15 @@ package storage
 import "time"
 
 var (
-	// Replications: name of a rule of replication, repository, what is to be
-	// replicated of it (a tag or a manifest; see package replicating).
+	// Replications is the table of what is to be replicated to other registries. Its
+	// keys are the name of a rule, a repository, and a tag or manifest of it; see
+	// package replicating.
 	Replications = Table[Replication]{"replications"}
-	// ReplicationsDue: name of a rule, when it is due (NumberPart of microseconds
-	// since 1970), repository, what. Replications in the order of their time.
+	// ReplicationsDue is the same in the order of time. Its keys are the name of a rule,
+	// when it is due (NumberPart of microseconds since 1970), and what follows the name
+	// in those of Replications.
 	ReplicationsDue = Table[Mark]{"replications-due"}
-	// Replicated: name of a rule. What it has done so far.
+	// Replicated is the table of what rules have done. Its keys are their names.
 	Replicated = Table[ReplicationSum]{"replicated"}
 )
 

@@ -55,7 +55,7 @@ func newReplicationLsCmd() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	f := addAdminFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(*cobra.Command, []string) error {
 		return f.replications(nil, "cannot list the replication", printReplications)
 	}
 	return cmd
