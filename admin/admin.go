@@ -85,6 +85,8 @@ type Options struct {
 	Retention Retention
 	// Backups makes backups; nil if this server does not.
 	Backups Backups
+	// Migrator moves the registry to other stores; nil if this server does not.
+	Migrator Migrator
 	// Mirroring copies from other registries on a schedule; nil if this server does not.
 	Mirroring Mirroring
 	// Replicator pushes to other registries; nil if this server does not.

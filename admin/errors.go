@@ -37,7 +37,7 @@ var known = []*registry.Error{
 	ErrRequestInvalid, ErrRequestTooLarge, ErrRequestSlow, ErrMediaType, ErrAccountUnknown, ErrAccountExists, ErrAccountInvalid,
 	ErrPasswordInvalid, ErrPasswordWrong, ErrTokenUnknown, ErrTokenInvalid, ErrTooManyTokens, ErrNoTokens, ErrNodeUnknown, ErrNodeNewer,
 	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrRouteUnknown, registry.ErrMethod, registry.ErrUnavailable,
-	registry.ErrTooMany, registry.ErrNameUnknown, ErrMirrorUnknown, ErrMirrorRuns, ErrMirror, ErrBackup, registry.ErrNoSpace,
+	registry.ErrTooMany, registry.ErrNameUnknown, ErrMirrorUnknown, ErrMirrorRuns, ErrMirror, ErrBackup, ErrMigrate, registry.ErrNoSpace,
 	ErrReplicationUnknown, ErrReplication,
 }
 

@@ -63,6 +63,7 @@ func routes() []route {
 		{"POST", "replications/*/retry", administrator, audit.ConfigChange, "retry-replication", (*call).retryReplication},
 
 		{"POST", "backup", onMachine, audit.ConfigChange, "backup", (*call).backup},
+		{"POST", "migrate", onMachine, audit.ConfigChange, "migrate", (*call).migrate},
 
 		{"POST", "signing-keys/rotate", administrator, audit.ConfigChange, "rotate-signing-keys", (*call).rotate},
 	}

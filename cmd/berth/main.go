@@ -47,6 +47,6 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newScrubCmd())
 	root.AddCommand(newDuCmd(), newRetentionCmd(), newImportCmd())
 	root.AddCommand(newMirrorCmd(), newReplicationCmd())
-	root.AddCommand(newBackupCmd(), newRestoreCmd(), newRebuildCmd())
+	root.AddCommand(newBackupCmd(), newRestoreCmd(), newRebuildCmd(), newMigrateCmd())
 	return root
 }

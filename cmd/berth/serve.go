@@ -88,7 +88,11 @@ func serve(ctx context.Context, load func() (config.Config, error), stdout, stde
 		return err
 	}
 	defer func() { err = errors.Join(err, data.close()) }()
-	d.notes, d.meta = data.notes, data.meta
+	if err := migrated(ctx, cfg.Storage, data.meta); err != nil {
+		return err
+	}
+	d.notes, d.meta = data.notes, d.gate.Meta(data.meta)
+	d.migrator = &migrator{storage: cfg.Storage, data: data, gate: &d.gate, log: log}
 
 	metrics := telemetry.NewMetrics(version, func(ctx context.Context) (registry.Stats, error) { return d.local.Stats(ctx) })
 	var jsonLog io.Writer // where lines of JSON may be written too

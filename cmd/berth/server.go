@@ -19,6 +19,7 @@ import (
 	"github.com/berth-registry/berth/internal/daemon"
 	"github.com/berth-registry/berth/internal/edge"
 	"github.com/berth-registry/berth/internal/telemetry"
+	"github.com/berth-registry/berth/migrating"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/namespace"
 	"github.com/berth-registry/berth/storage"
@@ -46,6 +47,8 @@ type server struct {
 	ops       http.Handler
 	admin     http.Handler // for who is on this machine
 	stopping  atomic.Bool
+	gate      migrating.Gate // shut while the registry is moved elsewhere
+	migrator  *migrator
 }
 
 // open prepares the parts of a server, each of which close can close.
@@ -124,6 +127,8 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	d.health.administer(&options)
 	d.health.measure(metrics)
 	d.others.administer(&options)
+	d.migrator.local = d.local
+	options.Migrator = d.migrator
 	d.others.measure(metrics)
 	administration := admin.New(options)
 	d.admin = admin.Local(administration)
@@ -141,7 +146,7 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	})
 	health := http.NewServeMux()
 	daemon.Health(health, d.ready)
-	d.api = d.edge.Handler(withHealth(health, d.named(d.access.routes(d.cfg, api, administration))))
+	d.api = d.edge.Handler(withHealth(health, d.named(d.access.routes(d.cfg, d.gate.Handler(api), administration))))
 }
 
 // named has clients find what mirrors have by the upstream's names.
