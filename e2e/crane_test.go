@@ -13,9 +13,14 @@ import (
 
 func TestCrane(t *testing.T) {
 	t.Parallel()
-	s := berthtest.Start(t, berthtest.Options{})
+	testCrane(t, berthtest.Start(t, berthtest.Options{}).Addr)
+}
+
+// testCrane drives crane against the registry at an address.
+func testCrane(t *testing.T, addr string) {
+	t.Helper()
 	crane := berthtest.NewCommand(t, "crane", "--insecure")
-	repo := s.Addr + "/crane/image"
+	repo := addr + "/crane/image"
 	source, desc := sampleIndex(t)
 
 	source.write(ocispec.ImageIndexFile, source.read(desc.Digest)) // crane pushes the layout's own index
@@ -32,13 +37,13 @@ func TestCrane(t *testing.T) {
 	}
 
 	// A copy to another repository mounts its blobs.
-	other := s.Addr + "/crane/other"
+	other := addr + "/crane/other"
 	crane.Run("copy", repo+":v1", other+":copy")
 	crane.Run("tag", other+":copy", "again")
 	if got, want := strings.Fields(crane.Run("ls", other)), []string{"again", "copy"}; !slices.Equal(got, want) {
 		t.Errorf("tags %q: want %q", got, want)
 	}
-	if got, want := strings.Fields(crane.Run("catalog", s.Addr)), []string{"crane/image", "crane/other"}; !slices.Equal(got, want) {
+	if got, want := strings.Fields(crane.Run("catalog", addr)), []string{"crane/image", "crane/other"}; !slices.Equal(got, want) {
 		t.Errorf("catalog %q: want %q", got, want)
 	}
 	crane.Run("delete", other+":copy")

@@ -14,8 +14,13 @@ import (
 // attached to those.
 func TestORAS(t *testing.T) {
 	t.Parallel()
-	s := berthtest.Start(t, berthtest.Options{})
-	repo := s.Addr + "/oras/artifact"
+	testORAS(t, berthtest.Start(t, berthtest.Options{}).Addr)
+}
+
+// testORAS drives oras against the registry at an address.
+func testORAS(t *testing.T, addr string) {
+	t.Helper()
+	repo := addr + "/oras/artifact"
 	files := t.TempDir()
 	writeFile(t, files, "model.bin", randomBytes(1, 3<<20))
 	writeFile(t, files, "sub/readme.txt", []byte("read me\n"))
@@ -51,8 +56,8 @@ func TestORAS(t *testing.T) {
 	// repository.
 	first, second := filepath.Join(t.TempDir(), "layout"), filepath.Join(t.TempDir(), "layout")
 	oras.Run("copy", "-r", "--from-plain-http", "--to-oci-layout", repo+":v1", first+":v1")
-	oras.Run("copy", "-r", "--from-oci-layout", "--to-plain-http", first+":v1", s.Addr+"/oras/copy:v1")
-	oras.Run("copy", "-r", "--from-plain-http", "--to-oci-layout", s.Addr+"/oras/copy:v1", second+":v1")
+	oras.Run("copy", "-r", "--from-oci-layout", "--to-plain-http", first+":v1", addr+"/oras/copy:v1")
+	oras.Run("copy", "-r", "--from-plain-http", "--to-oci-layout", addr+"/oras/copy:v1", second+":v1")
 	sameBlobs(t, first, second)
 
 	oras.Run("manifest", "delete", "--plain-http", "--force", repo+"@"+sbom.Digest)

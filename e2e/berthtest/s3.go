@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // S3 is an S3 server of its own with one bucket.
@@ -60,4 +63,29 @@ func closeConn(c net.Conn) error {
 		return nil
 	}
 	return c.Close()
+}
+
+// Left returns the keys of all objects in the bucket, and those of the multipart uploads
+// that were neither completed nor aborted.
+func (s *S3) Left() (objects, multiparts []string) {
+	s.tb.Helper()
+	client, err := minio.New(s.Addr, &minio.Options{
+		Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, ""), Region: s.Region, BucketLookup: minio.BucketLookupPath,
+	})
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	for o := range client.ListObjects(s.tb.Context(), s.Bucket, minio.ListObjectsOptions{Recursive: true}) {
+		if o.Err != nil {
+			s.tb.Fatalf("list the objects in S3: %v", o.Err)
+		}
+		objects = append(objects, o.Key)
+	}
+	for o := range client.ListIncompleteUploads(s.tb.Context(), s.Bucket, "", true) {
+		if o.Err != nil {
+			s.tb.Fatalf("list the multipart uploads in S3: %v", o.Err)
+		}
+		multiparts = append(multiparts, o.Key)
+	}
+	return objects, multiparts
 }
