@@ -3,7 +3,7 @@
 # versions below into bin/tools. What is there already is left alone.
 #
 #	hack/install-tools.sh                  everything
-#	hack/install-tools.sh golangci-lint    only that Go program; idp too
+#	hack/install-tools.sh golangci-lint    only that Go program; idp and kubecheck, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BERTH_TOOLS:-$PWD/bin/tools}
@@ -38,6 +38,7 @@ debian='
 	ps              procps
 	runc            runc
 	script          bsdutils
+	setpriv         util-linux
 	skopeo          skopeo
 	slapd           slapd
 	strace          strace
@@ -92,23 +93,27 @@ install_buildkit() {
 	done
 }
 
-# The identity provider of the tests is a module of this repository: it is built
-# anew when it has changed.
-install_idp() {
-	local version
-	version=$(cat e2e/idp/*.go e2e/idp/go.* | sha256sum | cut -c -16)
-	installed idp "$version" && return
-	echo "building idp"
-	CGO_ENABLED=0 go build -C e2e/idp -trimpath -o "$bin/idp" .
-	built idp "$version"
+# Programs of the tests that are modules of this repository: the identity provider,
+# and what checks manifests for Kubernetes. They are built anew when they have changed.
+ours='idp kubecheck'
+
+install_ours() {
+	local name version
+	for name in ${1-$ours}; do
+		version=$(cat e2e/$name/*.go e2e/$name/go.* | sha256sum | cut -c -16)
+		installed "$name" "$version" && continue
+		echo "building $name"
+		CGO_ENABLED=0 go build -C "e2e/$name" -trimpath -o "$bin/$name" .
+		built "$name" "$version"
+	done
 }
 
 mkdir -p "$bin"
 if [ $# -gt 0 ]; then
-	if [ "$1" = idp ]; then install_idp; else install_programs "$1"; fi
+	if [[ " $ours " = *" $1 "* ]]; then install_ours "$1"; else install_programs "$1"; fi
 	exit
 fi
 install_debian "$debian"
 install_programs
 install_buildkit
-install_idp
+install_ours
