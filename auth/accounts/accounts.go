@@ -5,9 +5,12 @@
 // It promises that every rule holds whoever changes what at the same time, other
 // replicas included, because each is checked in the transaction that makes the
 // change; that a change is in force in this process when the call that made it
-// returns, and in other replicas after a few seconds, if Run runs; that no
-// password and no key can be read out of the store; and that what one account
+// returns, and in other replicas within a second, if Run runs and they reach the store;
+// that no password and no key can be read out of the store; and that what one account
 // was signed in by never serves another of the same name that comes after it.
+//
+// A replica that cannot reach the store goes on with what it knew, and says that (Stale)
+// once something may have been revoked StaleAfter ago: its caller then vouches for nobody.
 //
 // It does not slow down who guesses, nor does it hide by time that an account
 // does not exist: its caller does. Changes of an account's groups are not seen by
@@ -20,11 +23,13 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/berth-registry/berth/auth"
+	"github.com/berth-registry/berth/internal/rounds"
 	"github.com/berth-registry/berth/storage"
 )
 
@@ -106,16 +111,19 @@ const (
 // Store is the accounts and API keys of a metadata store. Its methods may be
 // called concurrently.
 type Store struct {
-	meta  storage.Meta
-	now   func() time.Time
-	log   *slog.Logger
-	cost  int
-	dummy []byte // hash that is compared with where there is no password
+	meta   storage.Meta
+	shared bool // other processes may write to meta
+	now    func() time.Time
+	log    *slog.Logger
+	cost   int
+	dummy  []byte // hash that is compared with where there is no password
+	looks  *rounds.Rounds
 
 	// changing is held by who changes the store or reads known anew, so that
 	// known follows the store in the order of its changes.
 	changing sync.Mutex
 	known    known
+	asOf     atomic.Pointer[time.Time] // the store was then, or later, as it is known
 	used     uses
 }
 
@@ -126,7 +134,9 @@ var (
 
 // New returns the accounts and keys in meta.
 func New(ctx context.Context, meta storage.Meta, o Options) (*Store, error) {
-	s := &Store{meta: meta, now: o.Now, log: o.Log, cost: o.Cost}
+	_, alone := meta.(storage.Versioner)
+	s := &Store{meta: meta, shared: !alone, now: o.Now, log: o.Log, cost: o.Cost}
+	s.looks = rounds.New(s.reread, lookEvery, rereadTime)
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -1,8 +1,8 @@
 package accounts
 
 import (
-	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +52,21 @@ type delta struct {
 	revoked  []string // keys
 }
 
+// note writes down what the change of a number has changed, for other processes, and
+// forgets one that was long ago.
+func (d *delta) note(tx storage.Tx, number int64) error {
+	row := storage.AccountChange{
+		Accounts: slices.Concat(slices.Collect(maps.Keys(d.accounts)), d.gone),
+		Keys:     slices.Concat(slices.Collect(maps.Keys(d.keys)), d.revoked),
+	}
+	if old := number - keptChanges; old > 0 {
+		if err := storage.AccountChanges.Delete(tx, storage.Key(storage.NumberPart(old))); err != nil {
+			return err
+		}
+	}
+	return storage.AccountChanges.Put(tx, storage.Key(storage.NumberPart(number)), row)
+}
+
 // apply follows the change number at. It returns false if others before it were
 // not seen yet.
 func (k *known) apply(at int64, d delta) bool {
@@ -61,6 +76,12 @@ func (k *known) apply(at int64, d delta) bool {
 	if next {
 		k.at = at
 	}
+	k.put(d)
+	return next
+}
+
+// put makes what is known follow a change. k.mu is held.
+func (k *known) put(d delta) {
 	maps.Copy(k.accounts, d.accounts)
 	maps.Copy(k.keys, d.keys)
 	for _, name := range d.gone {
@@ -69,7 +90,6 @@ func (k *known) apply(at int64, d delta) bool {
 	for _, id := range d.revoked {
 		delete(k.keys, id)
 	}
-	return next
 }
 
 func (k *known) seen() int64 {
@@ -148,69 +168,6 @@ func (k *known) usable(name string, now time.Time) (n int) {
 		}
 	}
 	return n
-}
-
-// update makes a change of the store, with its number, and follows it in memory.
-func (s *Store) update(ctx context.Context, fn func(tx storage.Tx, number int64) (delta, error)) error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	var number int64
-	var d delta
-	err := s.meta.Update(ctx, func(tx storage.Tx) (err error) {
-		if number, err = storage.Count(tx, changes, 1); err != nil {
-			return err
-		}
-		d, err = fn(tx, number)
-		return err
-	})
-	if err == nil && s.known.apply(number, d) {
-		return nil
-	}
-	// Another replica has changed something too; or the change failed in a way
-	// that leaves it in force, as when the connection is lost in a commit. What
-	// cannot be read now is left to Run.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rereadTime)
-	defer cancel()
-	if err := s.rereadLocked(ctx); err != nil {
-		s.log.WarnContext(ctx, "cannot read the accounts anew", "error", err)
-	}
-	return err
-}
-
-// rereadTime is how long a change waits for what others have changed.
-const rereadTime = 10 * time.Second
-
-// catchUp follows what others have changed, up to the number at.
-func (s *Store) catchUp(ctx context.Context, at int64) error {
-	if s.known.seen() >= at {
-		return nil
-	}
-	return s.reread(ctx)
-}
-
-// reread follows what others have changed.
-func (s *Store) reread(ctx context.Context) error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	return s.rereadLocked(ctx)
-}
-
-func (s *Store) rereadLocked(ctx context.Context) error {
-	k := known{}
-	seen, first := s.known.seen(), s.known.accounts == nil
-	err := s.meta.View(ctx, func(tx storage.Tx) (err error) {
-		if k.at, err = storage.Total(tx, changes); err != nil || k.at == seen && !first {
-			return err
-		}
-		return k.read(tx)
-	})
-	if err != nil || k.accounts == nil {
-		return err
-	}
-	s.known.mu.Lock()
-	defer s.known.mu.Unlock()
-	s.known.at, s.known.accounts, s.known.keys = k.at, k.accounts, k.keys
-	return nil
 }
 
 // read reads all accounts and keys.

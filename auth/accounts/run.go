@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,9 +12,13 @@ import (
 )
 
 const (
-	followEvery = 2 * time.Second // how often it is asked what other replicas have changed
-	writeEvery  = time.Minute     // how often last uses are written
-	sweepEvery  = time.Hour       // how often expired keys are looked for
+	writeEvery = time.Minute // how often last uses are written
+	sweepEvery = time.Hour   // how often expired keys are looked for
+	// writeApart is how far the uses that are written of one key are apart, over all
+	// replicas.
+	writeApart = writeEvery - 5*time.Second
+	// writeSize is how many keys one transaction writes.
+	writeSize = 200
 	// keepExpired is how long a key that has expired is still listed, so that who
 	// wonders why it does not work finds it.
 	keepExpired = 7 * 24 * time.Hour
@@ -27,25 +32,53 @@ const (
 // replicas change, writes down when keys were used last, and removes those that
 // have expired a week ago. What fails is logged and tried again.
 func (s *Store) Run(ctx context.Context) {
-	follow, write, sweep := time.NewTicker(followEvery), time.NewTicker(writeEvery), time.NewTicker(sweepEvery)
-	defer follow.Stop()
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() { s.followAlways(ctx) })
+	write, sweep := time.NewTicker(writeEvery), time.NewTicker(sweepEvery)
 	defer write.Stop()
 	defer sweep.Stop()
-	f := follower{store: s}
-	f.versions, _ = s.meta.(storage.Versioner)
 	s.sweep(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			s.writeLast(ctx)
 			return
-		case <-follow.C:
-			f.follow(ctx)
 		case <-write.C:
-			s.writeUses(ctx)
+			s.writeUses(ctx, writeApart)
 		case <-sweep.C:
 			s.sweep(ctx)
 		}
+	}
+}
+
+// followAlways follows what others change: when they say so, and now and then.
+func (s *Store) followAlways(ctx context.Context) {
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	heard := make(chan struct{}, 1)
+	if notifier, ok := s.meta.(storage.Notifier); ok && s.shared {
+		listening.Go(func() {
+			_ = notifier.Listen(ctx, topic, func() { // it ends with ctx, or with the store
+				select {
+				case heard <- struct{}{}:
+				default:
+				}
+			})
+		})
+	}
+	f := follower{store: s}
+	f.versions, _ = s.meta.(storage.Versioner)
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-heard:
+		case <-tick.C:
+		}
+		f.follow(ctx)
 	}
 }
 
@@ -58,6 +91,8 @@ type follower struct {
 }
 
 func (f *follower) follow(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, rereadTime)
+	defer cancel()
 	var version uint64
 	if f.versions != nil {
 		if version = f.versions.Version(); version == f.version {
@@ -67,7 +102,7 @@ func (f *follower) follow(ctx context.Context) {
 	err := f.store.reread(ctx)
 	if err == nil {
 		f.version = version
-	} else if !f.failed && ctx.Err() == nil {
+	} else if !f.failed && !errors.Is(err, context.Canceled) {
 		f.store.log.ErrorContext(ctx, "cannot follow changes of accounts and API keys", "error", err)
 	}
 	f.failed = err != nil
@@ -109,14 +144,31 @@ func (u *uses) show(keys []Key) {
 	}
 }
 
-// writeUses writes down when keys were used.
-func (s *Store) writeUses(ctx context.Context) {
-	at := s.used.take()
-	if len(at) == 0 {
-		return
+// writeUses writes down when keys were used, but for what others have written less than
+// apart ago.
+func (s *Store) writeUses(ctx context.Context, apart time.Duration) {
+	if !s.shared {
+		apart = 0
 	}
-	err := s.meta.Update(ctx, func(tx storage.Tx) error {
-		for id, t := range at {
+	at := s.used.take()
+	for ids := range slices.Chunk(slices.Collect(maps.Keys(at)), writeSize) {
+		later, err := s.writeSome(ctx, at, ids, apart)
+		if err != nil {
+			later = ids
+			s.log.WarnContext(ctx, "cannot write down when API keys were used", "error", err)
+		}
+		for _, id := range later {
+			s.used.note(id, at[id])
+		}
+	}
+}
+
+// writeSome writes down when some keys were used, and returns those for which it is to
+// be done later.
+func (s *Store) writeSome(ctx context.Context, at map[string]time.Time, ids []string, apart time.Duration) (later []string, err error) {
+	err = s.meta.Update(ctx, func(tx storage.Tx) error {
+		later = nil
+		for _, id := range ids {
 			row, err := getKey(tx, id)
 			if errors.Is(err, errNoKey) {
 				continue // revoked since
@@ -124,30 +176,29 @@ func (s *Store) writeUses(ctx context.Context) {
 			if err != nil {
 				return err
 			}
-			if !t.After(row.Used) {
+			switch t := at[id]; {
+			case !t.After(row.Used):
 				continue
+			case t.Sub(row.Used) < apart:
+				later = append(later, id)
+				continue
+			default:
+				row.Used = t
 			}
-			row.Used = t
 			if err := storage.APIKeys.Put(tx, storage.Key(id), row); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err == nil {
-		return
-	}
-	for id, t := range at {
-		s.used.note(id, t)
-	}
-	s.log.WarnContext(ctx, "cannot write down when API keys were used", "error", err)
+	return later, err
 }
 
 // writeLast is writeUses for when ctx has ended.
 func (s *Store) writeLast(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
 	defer cancel()
-	s.writeUses(ctx)
+	s.writeUses(ctx, 0)
 }
 
 // sweep removes keys that have expired long ago.

@@ -30,7 +30,7 @@ func (g *Gate) verify(ctx context.Context, f from, raw string) (*auth.Identity, 
 			g.bearer.put(raw, p, now)
 		}
 	}
-	return g.holds(raw, p, now)
+	return g.holds(ctx, raw, p, now)
 }
 
 // remembered finds a registry token that was verified lately, as nearly all are
@@ -45,12 +45,12 @@ func (g *Gate) remembered(header []string, now time.Time) (raw string, p proof, 
 }
 
 // holds returns whose a registry token is that was verified, if it still holds.
-func (g *Gate) holds(raw string, p proof, now time.Time) (*auth.Identity, error) {
+func (g *Gate) holds(ctx context.Context, raw string, p proof, now time.Time) (*auth.Identity, error) {
 	if !now.Before(p.until) {
 		g.bearer.drop(raw)
 		return nil, errExpired
 	}
-	if !g.Current(p.id) {
+	if !g.Holds(ctx, p.id) {
 		return nil, errToken
 	}
 	return p.id, nil

@@ -31,6 +31,7 @@ import (
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/storage"
 )
 
 // Keys knows API keys. *accounts.Store does.
@@ -108,6 +109,18 @@ type Options struct {
 	// as the request itself says.
 	Base   func(*http.Request) string
 	Limits Limits
+	// Meta is where processes that share it count failed logins together; nil if there
+	// is one.
+	Meta storage.Meta
+	// Replicas says how many processes serve, each of which takes its part of Limits. It
+	// must not wait. Nil: one.
+	Replicas func() int
+	// Look, if set, looks what other processes have changed of accounts and keys, so
+	// that it is current.
+	Look func(context.Context) error
+	// Stale, if set, says that what other processes have changed has not been seen for
+	// so long that no credentials can be trusted. It must not wait.
+	Stale func() bool
 	// PasswordCache is how long a password that was right is not looked at again;
 	// a minute if 0. That it was changed is known at once all the same.
 	PasswordCache time.Duration
@@ -165,6 +178,9 @@ func New(o Options) *Gate {
 	if o.Authority == nil {
 		o.Authority = (*auth.Policy)(nil)
 	}
+	if o.Replicas == nil {
+		o.Replicas = func() int { return 1 }
+	}
 	if o.Audit == nil {
 		o.Audit = audit.Func(func(context.Context, audit.Event) {})
 	}
@@ -173,7 +189,10 @@ func New(o Options) *Gate {
 		bearer:   newRecent[string, proof](remembered, 0),
 		basic:    newRecent[digest, proof](remembered, 0),
 		throttle: newThrottle(o.Now),
-		meters:   newMeters(o.Limits, o.Now),
+		meters:   newMeters(o.Limits, o.Now, o.Replicas),
+	}
+	if o.Meta != nil {
+		g.throttle.shared, g.throttle.replicas = &guesses{meta: o.Meta, now: o.Now}, o.Replicas
 	}
 	var before []Knower
 	for _, s := range o.Sources {
@@ -202,6 +221,38 @@ func (g *Gate) Set(l Live) {
 	g.live.Store(&l)
 	g.meters.set(l.Limits)
 }
+
+// Run does what is to be done now and then, until ctx ends: it forgets failed logins
+// that processes have counted together.
+func (g *Gate) Run(ctx context.Context) {
+	if g.throttle.shared == nil {
+		return
+	}
+	tick := time.NewTicker(guessSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := g.throttle.shared.sweep(ctx); err != nil && ctx.Err() == nil {
+			g.o.Log.WarnContext(ctx, "cannot forget failed logins; will try again", "error", err)
+		}
+	}
+}
+
+// Holds is Current, also for who is known by what another process has changed just now:
+// a new key, another password. If need be it waits for a look at that.
+func (g *Gate) Holds(ctx context.Context, id *auth.Identity) bool {
+	if g.Current(id) {
+		return true
+	}
+	return g.o.Look != nil && g.o.Look(ctx) == nil && g.Current(id)
+}
+
+// stale says that credentials cannot be trusted.
+func (g *Gate) stale() bool { return g.o.Stale != nil && g.o.Stale() }
 
 // Current says whether an identity still holds: its source knows the account,
 // what it signed in by is the same, and so is its API key.

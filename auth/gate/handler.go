@@ -107,8 +107,11 @@ func (g *Gate) whose(r *http.Request, f from) (*auth.Identity, error) {
 		return auth.Anonymous, nil
 	}
 	header := r.Header["Authorization"]
+	if len(header) > 0 && g.stale() {
+		return nil, errStale
+	}
 	if raw, p, ok := g.remembered(header, f.start); ok {
-		return g.holds(raw, p, f.start)
+		return g.holds(r.Context(), raw, p, f.start)
 	}
 	c, err := parseAuthorization(header)
 	if err != nil {

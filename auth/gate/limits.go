@@ -15,6 +15,11 @@ import (
 
 // Limits are what each account may use of the registry; who has not signed in,
 // each client address. What is 0 is not limited.
+//
+// Where several processes serve, each of them allows its part of the requests and bytes:
+// who spreads their requests over all gets what the limits say, as behind a balancer, and
+// who keeps to one of them gets less. Nobody gets more, but for some seconds when a
+// process begins, and for one request at once by each process.
 type Limits struct {
 	RequestsPerSecond float64
 	// Burst is how many requests may come at once; as many as in a second if 0.
@@ -34,8 +39,9 @@ const (
 
 // meters are what each account has used lately.
 type meters struct {
-	now     func() time.Time
-	current atomic.Pointer[metered]
+	now      func() time.Time
+	replicas func() int
+	current  atomic.Pointer[metered]
 }
 
 // metered are the meters since the limits were set.
@@ -49,10 +55,11 @@ type meter struct {
 	now      func() time.Time
 	requests *rate.Limiter
 	in, out  *rate.Limiter // bytes
+	parts    atomic.Int64  // into how many the limits are divided
 }
 
-func newMeters(l Limits, now func() time.Time) *meters {
-	m := &meters{now: now}
+func newMeters(l Limits, now func() time.Time, replicas func() int) *meters {
+	m := &meters{now: now, replicas: replicas}
 	m.set(l)
 	return m
 }
@@ -74,17 +81,40 @@ func (m *meters) of(id *auth.Identity, client string) *meter {
 	} else {
 		key = "account " + id.Account
 	}
-	return c.by.getOrPut(key, m.now(), func() *meter { return c.limits.meter(m.now) })
+	of := c.by.getOrPut(key, m.now(), func() *meter { return c.limits.meter(m.now) })
+	of.divide(c.limits, int64(m.replicas()))
+	return of
+}
+
+// divide has the meter allow one of some parts of the limits. What was used stays so.
+func (m *meter) divide(l Limits, parts int64) {
+	if m.parts.Swap(parts) == parts {
+		return
+	}
+	now := m.now()
+	if m.requests != nil {
+		m.requests.SetLimitAt(now, rate.Limit(l.RequestsPerSecond/float64(parts)))
+		m.requests.SetBurstAt(now, int(max(1, int64(l.burst())/parts)))
+	}
+	if m.in != nil { // bursts stay: others are just taking theirs
+		m.in.SetLimitAt(now, rate.Limit(l.BytesPerSecond/float64(parts)))
+		m.out.SetLimitAt(now, rate.Limit(l.BytesPerSecond/float64(parts)))
+	}
+}
+
+// burst is how many requests may come at once.
+func (l Limits) burst() int {
+	if l.Burst > 0 {
+		return l.Burst
+	}
+	return int(math.Ceil(min(l.RequestsPerSecond, math.MaxInt32)))
 }
 
 func (l Limits) meter(now func() time.Time) *meter {
 	m := &meter{now: now}
+	m.parts.Store(1)
 	if r := l.RequestsPerSecond; r > 0 {
-		burst := l.Burst
-		if burst <= 0 {
-			burst = int(math.Ceil(min(r, math.MaxInt32)))
-		}
-		m.requests = rate.NewLimiter(rate.Limit(r), burst)
+		m.requests = rate.NewLimiter(rate.Limit(r), l.burst())
 	}
 	if r := l.BytesPerSecond; r > 0 {
 		burst := int(max(1, min(r, maxPiece)))

@@ -111,12 +111,12 @@ func recovered(err *error) {
 // check checks a password, as far as the throttle allows.
 func (g *Gate) check(ctx context.Context, client, account, password string) (p proof, err error) {
 	defer recovered(&err)
-	try, err := g.throttle.begin(guessed(account, password), client)
+	try, err := g.throttle.begin(ctx, guessed(account, password), client)
 	if err != nil {
 		return proof{}, err
 	}
 	ended := unknown
-	defer func() { try.end(ended) }()
+	defer func() { try.end(ctx, ended) }()
 	if err := sleep(ctx, try.wait); err != nil {
 		return proof{}, err
 	}
@@ -127,7 +127,7 @@ func (g *Gate) check(ctx context.Context, client, account, password string) (p p
 	defer g.waiting.Add(-1)
 	p, err = g.ask(ctx, account, password)
 	switch {
-	case err == nil && !g.Current(p.id), errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
+	case err == nil && !g.Holds(ctx, p.id), errors.Is(err, auth.ErrUnknown), errors.Is(err, auth.ErrWrong):
 		ended = wrong
 		return proof{took: p.took}, ErrCredentials
 	case err != nil:

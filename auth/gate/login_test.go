@@ -96,11 +96,11 @@ func TestClientGoes(t *testing.T) {
 		if events.Load() != 1 {
 			t.Errorf("%d events of the attempt", events.Load())
 		}
-		a, err := g.throttle.begin("alice", "192.0.2.1")
-		if err != nil || a.pair.level < 0.9 || a.pair.busy != 1 {
-			t.Errorf("%v, count %+v", err, a.pair)
+		a, err := g.throttle.begin(t.Context(), "alice", "192.0.2.1")
+		if err != nil || a.counts[0].level < 0.9 || a.counts[0].busy != 1 {
+			t.Errorf("%v, count %+v", err, a.counts[0])
 		}
-		a.end(unknown)
+		a.end(t.Context(), unknown)
 	})
 }
 

@@ -100,7 +100,11 @@ func (g *Gate) post(w http.ResponseWriter, r *http.Request, f from) (*answer, er
 			return nil, errService
 		}
 	}
-	id, err := g.grant(r.Context(), f, form)
+	var id *auth.Identity
+	err = errStale
+	if !g.stale() {
+		id, err = g.grant(r.Context(), f, form)
+	}
 	err = g.metered(id, f, err)
 	if err != nil {
 		return nil, err

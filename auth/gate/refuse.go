@@ -43,6 +43,7 @@ var (
 	errToken       = errors.New("the token is not valid, or no longer")
 	errKey         = errors.New("the API key is not valid, or no longer")
 	errExpired     = errors.New("the token has expired")
+	errStale       = errors.New("what others have changed of accounts has not been seen for too long")
 	errCertificate = errors.New("the client certificate has expired")
 )
 

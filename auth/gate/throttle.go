@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"hash/maphash"
 	"math"
 	"strings"
@@ -38,7 +39,15 @@ const (
 // throttle slows down who guesses passwords: by account and client, by client,
 // and gently by account. Attempts that are being checked count as failures, so
 // that many at once are not many for nothing.
+//
+// Where several processes serve, the counts are those of all of them (guesses), and what
+// is being checked counts once for each of them, as they may do the same. Who has few
+// failures left is charged for one before it is checked. The clocks of processes must
+// agree to within seconds.
 type throttle struct {
+	shared   *guesses   // or nil
+	replicas func() int // how many processes there are
+
 	now    func() time.Time
 	seed   maphash.Seed
 	counts *recent[uint64, *count]
@@ -51,17 +60,23 @@ type count struct {
 	at    time.Time // of the level
 	due   time.Time // when the next attempt may be made
 	busy  int       // attempts that are being checked
+
+	learnt  time.Time // when it was read last, of a shared count
+	changed int       // how often it was set
+	unsaved bool      // the store has not taken a failure
 }
 
 func newThrottle(now func() time.Time) *throttle {
-	return &throttle{now: now, seed: maphash.MakeSeed(), counts: newRecent[uint64, *count](maxCounts, time.Hour)}
+	return &throttle{replicas: func() int { return 1 }, now: now, seed: maphash.MakeSeed(), counts: newRecent[uint64, *count](maxCounts, time.Hour)}
 }
 
 // attempt is a login that is being checked.
 type attempt struct {
-	t                     *throttle
-	pair, client, account *count
-	wait                  time.Duration // before it may be checked
+	t       *throttle
+	keys    [kinds]string // of the rows, if they are shared
+	counts  [kinds]*count // by account and client, by client, by account
+	wait    time.Duration // before it may be checked
+	charged bool          // it counts as a failure for others, too
 }
 
 // outcome is how an attempt ended.
@@ -73,36 +88,49 @@ const (
 	wrong
 )
 
-// begin starts an attempt, or fails with a *ThrottledError. The account is as the
-// client says; what is remembered of it is a hash.
-func (t *throttle) begin(account, client string) (*attempt, error) {
+// begin starts an attempt, or fails with a *ThrottledError, or as the store does. The
+// account is as the client says; what is remembered of it is a hash.
+func (t *throttle) begin(ctx context.Context, account, client string) (*attempt, error) {
 	now := t.now()
 	account, client = strings.ToLower(account), network(client)
-	a := &attempt{
-		t:       t,
-		pair:    t.count(now, "p", account, client),
-		client:  t.count(now, "c", client, ""),
-		account: t.count(now, "a", account, ""),
+	a := &attempt{t: t, counts: [kinds]*count{
+		t.count(now, "p", account, client), t.count(now, "c", client, ""), t.count(now, "a", account, ""),
+	}}
+	if t.shared != nil {
+		a.keys = guessKeys(account, client)
+		if err := a.learn(ctx, now); err != nil {
+			return nil, err
+		}
 	}
+	tight, err := a.enter(t.now())
+	if err != nil || !tight {
+		return a, err
+	}
+	return a, a.charge(ctx)
+}
+
+// enter has the attempt be one that is checked. It says whether so many have failed, or
+// may be failing elsewhere, that it must be charged before.
+func (a *attempt) enter(now time.Time) (tight bool, err error) {
+	t, replicas := a.t, float64(a.t.replicas())
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, c := range []struct {
-		of *count
-		by guard
-	}{{a.pair, guardPair}, {a.client, guardClient}, {a.account, guardAccount}} {
-		wait, ok := c.of.wait(now, c.by)
+	for i, c := range a.counts {
+		g := guardOf(i)
+		wait, ok := c.wait(now, g, replicas)
 		if !ok {
-			return nil, &ThrottledError{After: wait}
+			return false, &ThrottledError{After: wait}
 		}
 		a.wait = max(a.wait, wait)
+		tight = tight || t.shared != nil && !g.gentle && c.level+replicas*float64(c.busy+1) > g.free
 	}
-	if a.client.busy >= maxAttempts {
-		return nil, &ThrottledError{After: time.Second}
+	if a.counts[1].busy >= maxAttempts {
+		return false, &ThrottledError{After: time.Second}
 	}
-	for _, c := range []*count{a.pair, a.client, a.account} {
+	for _, c := range a.counts {
 		c.busy++
 	}
-	return a, nil
+	return tight, nil
 }
 
 func (t *throttle) count(now time.Time, kind, a, b string) *count {
@@ -114,8 +142,9 @@ func (t *throttle) count(now time.Time, kind, a, b string) *count {
 	return t.counts.getOrPut(h.Sum64(), now, func() *count { return &count{at: now} })
 }
 
-// wait says how long an attempt must wait, and whether it may be made after that.
-func (c *count) wait(now time.Time, g guard) (time.Duration, bool) {
+// wait says how long an attempt must wait, and whether it may be made after that, if as
+// many are being checked by each of some processes.
+func (c *count) wait(now time.Time, g guard, replicas float64) (time.Duration, bool) {
 	c.decay(now, g)
 	wait := c.due.Sub(now)
 	switch {
@@ -123,7 +152,7 @@ func (c *count) wait(now time.Time, g guard) (time.Duration, bool) {
 		return min(max(wait, 0), g.longest), true
 	case wait > patience:
 		return wait, false
-	case c.busy > 0 && c.level+float64(c.busy) >= g.free:
+	case c.busy > 0 && c.level+replicas*float64(c.busy) >= g.free:
 		return max(wait, time.Second), false // there is one to be waited for first
 	}
 	return max(wait, 0), true
@@ -155,20 +184,37 @@ func (c *count) fail(now time.Time, g guard) {
 
 // end says how the attempt ended. A login that is right clears what its account
 // has failed from there.
-func (a *attempt) end(how outcome) {
+func (a *attempt) end(ctx context.Context, how outcome) {
+	if a.t.shared != nil {
+		a.tell(ctx, how)
+		a.leave()
+		return
+	}
+	defer a.leave()
 	now := a.t.now()
 	a.t.mu.Lock()
 	defer a.t.mu.Unlock()
-	for _, c := range []*count{a.pair, a.client, a.account} {
-		c.busy--
-	}
 	switch how {
 	case wrong:
-		a.pair.fail(now, guardPair)
-		a.client.fail(now, guardClient)
-		a.account.fail(now, guardAccount)
+		a.fail(now)
 	case right:
-		a.pair.level, a.pair.due = 0, time.Time{}
+		a.counts[0].level, a.counts[0].due = 0, time.Time{}
 	case unknown:
+	}
+}
+
+// fail counts a failure. The throttle is locked.
+func (a *attempt) fail(now time.Time) {
+	for i, c := range a.counts {
+		c.fail(now, guardOf(i))
+	}
+}
+
+// leave has the attempt be one no longer that is being checked.
+func (a *attempt) leave() {
+	a.t.mu.Lock()
+	defer a.t.mu.Unlock()
+	for _, c := range a.counts {
+		c.busy--
 	}
 }

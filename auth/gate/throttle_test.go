@@ -30,7 +30,7 @@ func newClock() *clock { return &clock{at: time.Unix(1_800_000_000, 0)} }
 // try makes an attempt and says how long it had to wait, or -1 if it was refused.
 func try(t *testing.T, th *throttle, c *clock, account, client string, how outcome) time.Duration {
 	t.Helper()
-	a, err := th.begin(account, client)
+	a, err := th.begin(t.Context(), account, client)
 	if err != nil {
 		var e *ThrottledError
 		if !errors.As(err, &e) || e.After <= 0 || !errors.Is(err, ErrThrottled) {
@@ -39,7 +39,7 @@ func try(t *testing.T, th *throttle, c *clock, account, client string, how outco
 		return -1
 	}
 	c.pass(a.wait)
-	a.end(how)
+	a.end(t.Context(), how)
 	return a.wait
 }
 
@@ -85,7 +85,7 @@ func TestThrottleOverADay(t *testing.T) {
 	th := newThrottle(c.now)
 	end, guesses := c.now().Add(24*time.Hour), 0
 	for c.now().Before(end) {
-		a, err := th.begin("alice", "192.0.2.1")
+		a, err := th.begin(t.Context(), "alice", "192.0.2.1")
 		if e, ok := errors.AsType[*ThrottledError](err); ok {
 			if e.After > guardPair.longest {
 				t.Fatalf("locked out for %v", e.After)
@@ -94,7 +94,7 @@ func TestThrottleOverADay(t *testing.T) {
 			continue
 		}
 		c.pass(a.wait)
-		a.end(wrong)
+		a.end(t.Context(), wrong)
 		guesses++
 	}
 	if guesses > 1000 || guesses < 10 {
@@ -141,7 +141,7 @@ func TestThrottleAtOnce(t *testing.T) {
 	th := newThrottle(c.now)
 	var going []*attempt
 	for range 100 {
-		if a, err := th.begin("alice", "192.0.2.1"); err == nil {
+		if a, err := th.begin(t.Context(), "alice", "192.0.2.1"); err == nil {
 			going = append(going, a)
 		}
 	}
@@ -149,14 +149,14 @@ func TestThrottleAtOnce(t *testing.T) {
 		t.Errorf("%d guesses at once", len(going))
 	}
 	for _, a := range going {
-		a.end(unknown) // the source failed: nobody's fault
+		a.end(t.Context(), unknown) // the source failed: nobody's fault
 	}
 	if w := try(t, th, c, "alice", "192.0.2.1", wrong); w != 0 {
 		t.Errorf("after a failure of the source one waits %v", w)
 	}
 	n := 0
 	for i := range 1000 {
-		if _, err := th.begin(fmt.Sprint("user", i), "192.0.2.9"); err == nil {
+		if _, err := th.begin(t.Context(), fmt.Sprint("user", i), "192.0.2.9"); err == nil {
 			n++
 		}
 	}

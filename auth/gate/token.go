@@ -156,7 +156,7 @@ func (g *Gate) renew(ctx context.Context, raw string) (*auth.Identity, error) {
 		return nil, errRefresh
 	case err != nil:
 		return nil, err
-	case !g.Lasts(id) || !g.Current(id):
+	case !g.Lasts(id) || !g.Holds(ctx, id):
 		return nil, errRefresh
 	}
 	now, err := g.afresh(ctx, id)
@@ -165,7 +165,7 @@ func (g *Gate) renew(ctx context.Context, raw string) (*auth.Identity, error) {
 		return nil, errRefresh
 	case err != nil:
 		return nil, err
-	case !g.Current(now):
+	case !g.Holds(ctx, now):
 		return nil, errRefresh
 	}
 	return now, nil

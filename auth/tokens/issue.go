@@ -95,8 +95,9 @@ func (s *Service) Issue(id *auth.Identity, access []auth.Grant) (Token, error) {
 // Verify returns whom a registry token is of and until when it is valid. The
 // identity's Grants are what the token allows, empty and not nil if that is
 // nothing, and Scoped is set. The error is ErrInvalid or ErrExpired, with the
-// reason. Verify waits for nothing: of a key that another replica has just made it
-// learns by Run.
+// reason. It waits only for a key that it does not know and that another replica may have
+// made: some milliseconds, if nobody has asked for one in the last second, and three
+// seconds at most.
 func (s *Service) Verify(raw string) (*auth.Identity, time.Time, error) {
 	var c claims
 	if err := s.open(typToken, s.o.Service, raw, &c); err != nil {

@@ -104,8 +104,8 @@ func (s *Service) JWKS() jose.JSONWebKeySet {
 }
 
 // Rotate makes a new key, which signs from now on. Tokens that older keys signed
-// stay valid until they expire. Other replicas know the new key when they read the
-// keys again, seconds later, and refuse its tokens until then.
+// stay valid until they expire. Other replicas are told of the new key; one that has not
+// heard of it reads the keys when it sees a token that it signed.
 func (s *Service) Rotate(ctx context.Context) error {
 	return s.turn(ctx, func(*ring) (time.Time, bool) { return s.now(), true })
 }
@@ -151,6 +151,7 @@ func (s *Service) turn(ctx context.Context, when func(*ring) (time.Time, bool)) 
 	s.ring.Store(keys)
 	if made {
 		s.o.Log.InfoContext(ctx, "A new key to sign tokens with", "key", id, "from", keys.byID[id].created)
+		s.tell(ctx)
 	}
 	return nil
 }

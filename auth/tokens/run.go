@@ -3,6 +3,7 @@ package tokens
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/berth-registry/berth/storage"
@@ -18,14 +19,21 @@ const (
 	// apart is the least time between two readings: tokens with made-up keys, by
 	// which anybody can ask for one, cost no more than this.
 	apart = time.Second
+	// lookTime is how long what is signed with a key that is not known waits for it.
+	lookTime = 3 * time.Second
 	// sweeping is how often Run removes what has expired.
 	sweeping = time.Hour
+	// topic is what a process that has made a key notifies the others of.
+	topic = "signers"
 )
 
 // Run keeps the keys up to date until ctx ends: it makes a new key when it is time,
 // reads those that other replicas have made, and removes refresh tokens and keys
 // whose time has passed. A failure is logged; the next round tries again.
 func (s *Service) Run(ctx context.Context) {
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	listening.Go(func() { s.listen(ctx) })
 	tick := time.NewTicker(min(interval, s.o.Rotate/8))
 	defer tick.Stop()
 	var swept time.Time
@@ -53,11 +61,44 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// missing has Run read the keys soon.
-func (s *Service) missing() {
+// missing reads the keys again, as another replica may have made one just now, and says
+// whether it did. Whoever comes meanwhile waits for the same reading. Where nobody else
+// writes to the store it has Run do so soon: there is no such key.
+func (s *Service) missing() bool {
+	if !s.shared {
+		s.hurry()
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookTime)
+	defer cancel()
+	return s.looks.Join(ctx) == nil
+}
+
+// hurry has Run read the keys soon.
+func (s *Service) hurry() {
 	select {
 	case s.nudge <- struct{}{}:
 	default:
+	}
+}
+
+// tell has other replicas read the keys.
+func (s *Service) tell(ctx context.Context) {
+	notifier, ok := s.meta.(storage.Notifier)
+	if !ok || !s.shared {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+	defer cancel()
+	if err := notifier.Notify(ctx, topic); err != nil {
+		s.o.Log.DebugContext(ctx, "Other servers hear of a key when they see something signed with it", "error", err)
+	}
+}
+
+// listen hears of keys that other replicas have made.
+func (s *Service) listen(ctx context.Context) {
+	if notifier, ok := s.meta.(storage.Notifier); ok && s.shared {
+		_ = notifier.Listen(ctx, topic, s.hurry) // it ends with ctx, or with the store
 	}
 }
 

@@ -5,7 +5,8 @@
 // A registry token is a JSON Web Token (RFC 7519) with the claims of the
 // distribution token specification, "Token Authentication Implementation", signed
 // with ECDSA P-256 (ES256, RFC 7518 section 3.4). The keys are rows of the
-// metadata store, so that all replicas share them and a restart logs nobody out.
+// metadata store, so that all replicas share them and a restart logs nobody out: one
+// of them makes each key, and what is signed with it is known by all others at once.
 // One key signs at a time; a key that has been replaced goes on verifying for as
 // long as anything that it signed can be valid, MaxLife.
 //
@@ -27,6 +28,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/berth-registry/berth/internal/rounds"
 	"github.com/berth-registry/berth/storage"
 )
 
@@ -107,7 +109,9 @@ func defaultTo(d, otherwise time.Duration) time.Duration {
 // Service issues and verifies tokens. Its methods may be called concurrently.
 type Service struct {
 	meta    storage.Meta
+	shared  bool // other processes may write to meta
 	o       Options
+	looks   *rounds.Rounds
 	loading sync.Mutex // held while a newer ring is got: an older one never replaces it
 	ring    atomic.Pointer[ring]
 	nudge   chan struct{} // a token names a key that is not in the ring
@@ -120,7 +124,9 @@ func New(ctx context.Context, meta storage.Meta, o Options) (*Service, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	s := &Service{meta: meta, o: o, nudge: make(chan struct{}, 1)}
+	_, alone := meta.(storage.Versioner)
+	s := &Service{meta: meta, shared: !alone, o: o, nudge: make(chan struct{}, 1)}
+	s.looks = rounds.New(s.load, apart, lookTime)
 	s.ring.Store(&ring{})
 	if err := s.reload(ctx); err != nil {
 		return nil, fmt.Errorf("keys that sign tokens: %w", err)

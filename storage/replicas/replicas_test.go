@@ -111,9 +111,14 @@ func TestLive(t *testing.T) {
 	})
 }
 
+// single is a store that nobody else writes to.
+type single struct{ storage.Meta }
+
+func (single) Version() uint64 { return 0 }
+
 // TestAlone writes nothing where there can be no others.
 func TestAlone(t *testing.T) {
-	meta := mem.NewMeta()
+	meta := single{mem.NewMeta()}
 	s := replicas.New(meta, replicas.Options{})
 	s.Run(t.Context())
 	if n := rows(t, meta); n != 0 || s.Live() != 1 {
