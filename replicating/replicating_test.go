@@ -141,15 +141,6 @@ func TestMovedWhileAway(t *testing.T) {
 	}
 	b.fails(nil)
 	b.asked("")
-	go func() {
-		for range 200 {
-			a.pass(c, time.Second) // some may wait for their turn
-			time.Sleep(20 * time.Millisecond)
-			if t.Context().Err() != nil {
-				return
-			}
-		}
-	}()
 	a.quiet()
 	for tag, d := range want {
 		b.has("team/web", tag, d)
@@ -428,6 +419,7 @@ func TestTwoReplicas(t *testing.T) {
 	b.fails(nil)
 	two.until("all but those that are taken", func(s replicating.Status) bool { return s.Pending <= 3 })
 	goOn()
+	one.clock = c
 	one.pass(c, time.Minute)
 	two.repl.Wake()
 	one.quiet()

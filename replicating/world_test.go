@@ -68,7 +68,7 @@ type site struct {
 	meta  storage.Meta
 	repl  *replicating.Replicator
 	url   string
-	close func()
+	clock *clock // nil for the real one
 
 	mu       sync.Mutex
 	fault    func(w http.ResponseWriter, r *http.Request) bool // answers instead of the registry
@@ -101,7 +101,7 @@ func newReplica(t *testing.T, blobs storage.Blobs, meta storage.Meta, now func()
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, handler) }))
 	t.Cleanup(server.Close)
-	s.url, s.close = server.URL, server.Close
+	s.url = server.URL
 	return s
 }
 
@@ -232,10 +232,17 @@ func (s *site) until(what string, is func(replicating.Status) bool) replicating.
 	return replicating.Status{}
 }
 
-// quiet waits until nothing waits.
+// quiet waits until nothing waits. A clock that stands still is moved meanwhile: what
+// changed while it was replicated waits a little.
 func (s *site) quiet() replicating.Status {
 	s.t.Helper()
-	return s.until("quiet", func(st replicating.Status) bool { return st.Pending == 0 })
+	looks := 0
+	return s.until("quiet", func(st replicating.Status) bool {
+		if looks++; s.clock != nil && looks%20 == 0 {
+			s.pass(s.clock, time.Second)
+		}
+		return st.Pending == 0
+	})
 }
 
 // blob pushes a blob.
@@ -329,7 +336,7 @@ func pair(t *testing.T, spec replicating.Spec) (from, to *site, c *clock) {
 	t.Helper()
 	c = newClock()
 	from, to = newSite(t, mem.NewMeta(), c.now, false), newSite(t, mem.NewMeta(), time.Now, true)
-	spec.Name = "b"
+	spec.Name, from.clock = "b", c
 	from.repl.SetRules([]replicating.Rule{from.to(spec, to.url, c.now)})
 	return from, to, c
 }
