@@ -8,6 +8,9 @@
 // synced, and a line that cannot be written (a full disk) does not fail the request:
 // it goes to the program's own log as an error, and is counted. Pulls are told to
 // webhooks only, and those of the last second are lost in a crash.
+//
+// Servers that share a store share the outbox, and have a log each: all lines of all of
+// them, put together by their time, are the record.
 package audit
 
 import (

@@ -33,6 +33,7 @@ type line struct {
 	Key        string   `json:"key,omitempty"`
 	Client     string   `json:"client,omitempty"`
 	Request    string   `json:"request,omitempty"`
+	Instance   string   `json:"instance,omitempty"`
 	Repository string   `json:"repository,omitempty"`
 	Tag        string   `json:"tag,omitempty"`
 	Tags       []string `json:"tags,omitempty"`
@@ -45,10 +46,15 @@ type line struct {
 	Reason     string   `json:"reason,omitempty"`
 }
 
-// MarshalJSON encodes the event as a line of the log, without the end of the line.
-func (e Event) MarshalJSON() ([]byte, error) {
+// MarshalJSON encodes the event as a line of the log of the only server, without the end
+// of the line.
+func (e Event) MarshalJSON() ([]byte, error) { return e.marshal("") }
+
+func (e *Event) marshal(instance string) ([]byte, error) {
 	for _, limit := range []int{maxValue, maxShort} {
-		b, err := json.Marshal(e.line(limit))
+		l := e.line(limit)
+		l.Instance = clip(instance, maxShort)
+		b, err := json.Marshal(l)
 		if err != nil || len(b) < maxLine {
 			return b, err
 		}
@@ -108,9 +114,9 @@ func clip(s string, limit int) string {
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
-// encode returns the event as a line of the log.
-func encode(e *Event) ([]byte, error) {
-	b, err := e.MarshalJSON()
+// encode returns the event as a line of the log of a server.
+func encode(e *Event, instance string) ([]byte, error) {
+	b, err := e.marshal(instance)
 	return append(b, '\n'), err
 }
 

@@ -6,7 +6,7 @@ import "time"
 
 func (o *Outbox) Wake() { o.wake() }
 
-func Encode(e *Event) ([]byte, error) { return encode(e) }
+func Encode(e *Event) ([]byte, error) { return encode(e, "") }
 
 const MaxLine = maxLine
 

@@ -22,6 +22,10 @@ type LogOptions struct {
 	MaxSize int64
 	// Keep is how many files that were put aside are kept; 10 if it is 0.
 	Keep int
+	// Instance is in each line: which of several servers, each with a log of its own, has
+	// written it. A server that begins again may have another one. Empty if there is one
+	// server.
+	Instance string
 	// Stdout and Stderr are the program's own if they are nil. A reader that does
 	// not take what is written there holds up the requests that write.
 	Stdout, Stderr io.Writer
@@ -41,6 +45,7 @@ const (
 // It is a Recorder. Its methods may be called concurrently.
 type Log struct {
 	log      *slog.Logger
+	instance string
 	off      bool
 	failures atomic.Int64
 
@@ -60,7 +65,7 @@ var _ Recorder = (*Log)(nil)
 
 // NewLog opens a log.
 func NewLog(o LogOptions) (*Log, error) {
-	l := &Log{log: o.Log}
+	l := &Log{log: o.Log, instance: o.Instance}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -96,7 +101,7 @@ func (l *Log) Record(ctx context.Context, e Event) {
 		return
 	}
 	e = e.complete(ctx, time.Now)
-	line, err := encode(&e)
+	line, err := encode(&e, l.instance)
 	if err != nil {
 		l.failed(ctx, err, e.Kind, nil)
 		return

@@ -143,7 +143,7 @@ func (s *site) serve(secure bool, change func(*web.Options)) {
 			}
 			return id, err
 		},
-		Current: func(id *auth.Identity) bool { return !s.revoked.Load() && s.gate.Current(id) },
+		Current: func(ctx context.Context, id *auth.Identity) bool { return !s.revoked.Load() && s.gate.Holds(ctx, id) },
 		Base:    func(r *http.Request) string { return scheme + r.Host },
 		Audit:   s, Log: slog.New(slog.NewTextHandler(s, nil)), Now: s.now,
 	}

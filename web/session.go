@@ -103,7 +103,7 @@ func (p *pages) who(r *http.Request) *auth.Identity {
 		return nil
 	}
 	id := &auth.Identity{Account: s.Account, Groups: s.Groups, Source: s.Source, Epoch: s.Epoch}
-	if id.IsAnonymous() || !p.Current(id) {
+	if id.IsAnonymous() || !p.Current(r.Context(), id) {
 		return nil
 	}
 	return id

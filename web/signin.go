@@ -134,7 +134,7 @@ func (p *pages) comeBack(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := provider.Exchange(r.Context(), s.Redirect, q.Get("code"), s.Nonce, s.Verifier)
-	if err == nil && (!inPerson(id) || !p.Current(id)) {
+	if err == nil && (!inPerson(id) || !p.Current(r.Context(), id)) {
 		err = auth.ErrWrong
 	}
 	switch {

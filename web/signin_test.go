@@ -219,7 +219,7 @@ func TestNoPasswords(t *testing.T) {
 func TestManyGroups(t *testing.T) {
 	groups := func(n int) func(*web.Options) {
 		return func(o *web.Options) {
-			o.Current = func(*auth.Identity) bool { return true }
+			o.Current = func(context.Context, *auth.Identity) bool { return true }
 			o.Password = func(context.Context, string, string, string) (*auth.Identity, error) {
 				id := &auth.Identity{Account: "dave", Source: "ldap"}
 				for range n {

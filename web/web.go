@@ -72,8 +72,9 @@ type Options struct {
 	// Nil: there is no form.
 	Password func(ctx context.Context, client, account, password string) (*auth.Identity, error)
 	Sessions Sessions
-	// Current says whether an identity still holds.
-	Current func(*auth.Identity) bool
+	// Current says whether an identity still holds. It may wait for a moment if it seems
+	// that it does not, and another server may know better.
+	Current func(context.Context, *auth.Identity) bool
 	Keys    Keys
 	// Base is the external base URL of a request, without a slash at its end.
 	Base  func(*http.Request) string

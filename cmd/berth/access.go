@@ -18,7 +18,9 @@ import (
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/registry"
+	"github.com/berth-registry/berth/registry/namespace"
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/replicas"
 	"github.com/berth-registry/berth/web"
 )
 
@@ -43,6 +45,7 @@ type accessOptions struct {
 	audit audit.Recorder
 	// observe is told of requests that the registry's server does not see.
 	observe func(context.Context, registry.Record)
+	members *replicas.Set
 	log     *slog.Logger
 }
 
@@ -66,13 +69,17 @@ func newAccess(ctx context.Context, c config.Config, o accessOptions) (a *access
 	}
 	a.policy = auth.NewLive(rules.policy)
 	g := gate.Options{
-		Open: !c.Restricted(), Keys: a.accounts, Tokens: a.tokens, Authority: a.policy, Audit: o.audit,
+		Open: !c.Restricted(), Keys: a.accounts, Tokens: a.tokens, Authority: a.policy, Alias: namespace.Alias(namespaces(c)), Audit: o.audit,
 		Basic: c.Auth.Challenge == "basic", Service: c.Auth.Tokens.Service, Base: o.base, Limits: gateLimits(c), Observe: o.observe, Log: o.log,
 	}
 	if err := a.sources(ctx, c, &g, o.log); err != nil {
 		return nil, err
 	}
+	if _, alone := o.meta.(storage.Versioner); !alone {
+		g.Meta, g.Replicas, g.Look, g.Stale = o.meta, o.members.Live, a.accounts.Look, a.accounts.Stale
+	}
 	a.gate = gate.New(g)
+	a.runs = append(a.runs, o.members.Run, a.gate.Run)
 	if c.Restricted() && g.External == nil {
 		a.pages, err = a.newPages(o)
 	}
@@ -194,6 +201,11 @@ func refusedEvent(r registry.Record) (e audit.Event, ok bool) {
 	return audit.Event{Kind: audit.Access, Outcome: audit.Denied, Repo: r.Repo, Action: r.Action, Reason: r.Err.Error()}, true
 }
 
+// trusted says whether who has a session on the pages still holds.
+func (a *access) trusted(ctx context.Context, id *auth.Identity) bool {
+	return !a.accounts.Stale() && a.gate.Holds(ctx, id)
+}
+
 // newPages makes the pages that people sign in on.
 func (a *access) newPages(o accessOptions) (http.Handler, error) {
 	var providers []web.Provider
@@ -201,7 +213,7 @@ func (a *access) newPages(o accessOptions) (http.Handler, error) {
 		providers = append(providers, p)
 	}
 	return web.New(web.Options{
-		Providers: providers, Password: a.gate.Login, Sessions: a.tokens, Current: a.gate.Current,
+		Providers: providers, Password: a.gate.Login, Sessions: a.tokens, Current: a.trusted,
 		Keys: a.accounts, Base: o.base, Audit: o.audit, Log: o.log,
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/namespace"
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/replicas"
 )
 
 // server is a registry with all that is around it: its callers, its listeners,
@@ -43,6 +44,7 @@ type server struct {
 	content   registry.Registry // what is stored here, behind what mirrors fetch
 	health    *health
 	edge      *edge.Edge
+	readiness *readiness
 	api       http.Handler // all that the main listener serves
 	ops       http.Handler
 	admin     http.Handler // for who is on this machine
@@ -54,8 +56,10 @@ type server struct {
 // open prepares the parts of a server, each of which close can close.
 func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs storage.Blobs, stdout io.Writer) (err error) {
 	c := d.cfg
+	members := replicas.New(d.meta, replicas.Options{Log: d.log})
+	d.readiness = newReadiness(c.Storage, d.meta, blobs)
 	if d.auditLog, err = audit.NewLog(audit.LogOptions{
-		Output: c.Audit.Output, MaxSize: c.Audit.MaxSize, Keep: c.Audit.Keep, Stdout: stdout, Log: d.log,
+		Instance: instance(d.meta, members), Output: c.Audit.Output, MaxSize: c.Audit.MaxSize, Keep: c.Audit.Keep, Stdout: stdout, Log: d.log,
 	}); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
@@ -82,11 +86,13 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 		return err
 	}
 	if d.access, err = newAccess(ctx, c, accessOptions{
-		meta: meta, base: edge.Base, audit: recorder, log: d.log,
+		meta: meta, members: members, base: edge.Base, audit: recorder, log: d.log,
 		observe: func(ctx context.Context, r registry.Record) { d.observe(ctx, metrics, r) },
 	}); err != nil {
 		return err
 	}
+	d.access.runs = append(d.access.runs, d.readiness.run)
+	metrics.Gauge("berth_replicas", "Servers that live and share the metadata, this one included.", func(context.Context) float64 { return float64(members.Live()) })
 	if d.content, err = d.others.open(c, d.local, d.health.retainer.pulls, d.authority(), meta, d.log); err != nil {
 		return err
 	}
@@ -177,7 +183,7 @@ func (d *server) ready(ctx context.Context) error {
 	if d.stopping.Load() {
 		return errors.New("stopping")
 	}
-	return d.meta.View(ctx, func(storage.Tx) error { return nil })
+	return d.readiness.check(ctx)
 }
 
 // close closes what open has opened.
