@@ -26,8 +26,8 @@ type readiness struct {
 const (
 	// readyEvery is how often a store is tried.
 	readyEvery = 2 * time.Second
-	// readyTime is how long it may take to answer.
-	readyTime = 3 * time.Second
+	// answerTime is how long it may take to answer.
+	answerTime = 3 * time.Second
 	// readyPatience is how long it may not answer.
 	readyPatience = 6 * time.Second
 )
@@ -82,7 +82,7 @@ func (s *reached) run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		begin := time.Now()
-		trying, cancel := context.WithTimeout(ctx, readyTime)
+		trying, cancel := context.WithTimeout(ctx, answerTime)
 		if s.try(trying) == nil {
 			s.last.Store(&begin)
 		}

@@ -15,8 +15,8 @@ type Rounds struct {
 	every time.Duration
 	most  time.Duration
 
-	turn sync.Mutex // held by the round that runs
-	last time.Time  // when that before it began; under turn
+	turn chan struct{} // holds something while no round runs
+	last time.Time     // when the last one began; for who has the turn
 
 	mu   sync.Mutex
 	next *round // that has not begun; nil if nobody waits
@@ -31,7 +31,9 @@ type round struct {
 // New makes rounds of calls of fn that begin at least every apart and take most at most,
 // by their context.
 func New(fn func(context.Context) error, every, most time.Duration) *Rounds {
-	return &Rounds{fn: fn, every: every, most: most}
+	r := &Rounds{fn: fn, every: every, most: most, turn: make(chan struct{}, 1)}
+	r.turn <- struct{}{}
+	return r
 }
 
 // Join waits for a round that begins from now on, and returns its error, or that of ctx.
@@ -54,8 +56,8 @@ func (r *Rounds) Join(ctx context.Context) error {
 
 // run makes a round when its time has come. It does not end with who was first to join.
 func (r *Rounds) run(ctx context.Context, w *round) {
-	r.turn.Lock()
-	defer r.turn.Unlock()
+	<-r.turn
+	defer func() { r.turn <- struct{}{} }()
 	defer close(w.done)
 	if !r.last.IsZero() {
 		time.Sleep(r.every - time.Since(r.last))
