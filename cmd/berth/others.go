@@ -38,12 +38,12 @@ type others struct {
 func newOthers(c config.Config, meta storage.Meta, log *slog.Logger) (o *others, err error) {
 	o = &others{mirrors: c.Mirrors, upstreams: map[string]*upstream.Upstream{}, targets: map[string]*upstream.Upstream{}}
 	for _, m := range c.Mirrors {
-		if o.upstreams[m.Name], err = newUpstream(m.Name, m.Upstream, m.Login, log); err != nil {
+		if o.upstreams[m.Name], err = newUpstream(m.Name, m.Upstream, m.Login, 0, log); err != nil {
 			return nil, fmt.Errorf("mirrors: %s: %w", m.Name, err)
 		}
 	}
 	for _, r := range c.Replication {
-		if o.targets[r.Name], err = newUpstream(r.Name, r.URL, r.Login, log); err != nil {
+		if o.targets[r.Name], err = newUpstream(r.Name, r.URL, r.Login, verifying, log); err != nil {
 			return nil, fmt.Errorf("replication: %s: %w", r.Name, err)
 		}
 	}
@@ -69,8 +69,13 @@ func newOthers(c config.Config, meta storage.Meta, log *slog.Logger) (o *others,
 	return o, nil
 }
 
-// newUpstream makes the client of another registry.
-func newUpstream(name, url string, l config.Login, log *slog.Logger) (*upstream.Upstream, error) {
+// verifying is how long a registry that is pushed to may take to answer: it may read a
+// large blob again before it does.
+const verifying = 10 * time.Minute
+
+// newUpstream makes the client of another registry, which may take so long to answer;
+// 0 for the default.
+func newUpstream(name, url string, l config.Login, answer time.Duration, log *slog.Logger) (*upstream.Upstream, error) {
 	password, err := secret(l.Password, l.PasswordFile)
 	if err != nil {
 		return nil, err
@@ -81,7 +86,7 @@ func newUpstream(name, url string, l config.Login, log *slog.Logger) (*upstream.
 	}
 	o := upstream.Options{
 		Name: name, URL: url, Username: l.Username, Password: password, Token: token, CredentialHelper: l.CredentialHelper,
-		CAFile: l.CA, Proxy: l.Proxy, UserAgent: "berth/" + version, Log: log,
+		HeaderTimeout: answer, CAFile: l.CA, Proxy: l.Proxy, UserAgent: "berth/" + version, Log: log,
 	}
 	if l.Provider != "none" {
 		o.Provider = l.Provider
