@@ -38,6 +38,12 @@ func TestContainerd(t *testing.T) {
 // its client.
 func startContainerd(t *testing.T, dir string) *berthtest.Command {
 	t.Helper()
+	return startContainerdOn(t, nil, dir)
+}
+
+// startContainerdOn is startContainerd on a machine.
+func startContainerdOn(t *testing.T, m *berthtest.Machine, dir string) *berthtest.Command {
+	t.Helper()
 	socket := filepath.Join(dir, "containerd.sock")
 	config := writeFile(t, dir, "config.toml", fmt.Appendf(nil, `version = 2
 root = %q
@@ -48,8 +54,8 @@ address = %q
 [ttrpc]
 address = %q
 `, filepath.Join(dir, "root"), filepath.Join(dir, "state"), socket, socket+".ttrpc"))
-	ctr := berthtest.NewCommand(t, "ctr", "--address", socket, "--namespace", "test")
-	berthtest.NewCommand(t, "containerd").Daemon(func() error {
+	ctr := berthtest.NewCommand(t, "ctr", "--address", socket, "--namespace", "test").On(m)
+	berthtest.NewCommand(t, "containerd").On(m).Daemon(func() error {
 		_, _, err := ctr.Try("version")
 		return err
 	}, "--config", config)

@@ -133,9 +133,15 @@ func (d docker) search(t *testing.T) {
 // a directory of the test, and returns its client. It runs on m, or on this host.
 func startDocker(t *testing.T, m *berthtest.Machine) *berthtest.Command {
 	t.Helper()
+	return startDockerWith(t, m, "{}")
+}
+
+// startDockerWith is startDocker with a configuration of the daemon.
+func startDockerWith(t *testing.T, m *berthtest.Machine, daemon string) *berthtest.Command {
+	t.Helper()
 	dir := t.TempDir()
 	host := "unix://" + filepath.Join(dir, "docker.sock")
-	config := writeFile(t, dir, "daemon.json", []byte("{}"))
+	config := writeFile(t, dir, "daemon.json", []byte(daemon))
 	client := berthtest.NewCommand(t, "docker", "--config", filepath.Join(dir, "client"), "--host", host).On(m).
 		Env("DOCKER_BUILDKIT=0", "DOCKER_CLI_EXPERIMENTAL=enabled")
 	berthtest.NewCommand(t, "dockerd").On(m).Daemon(func() error {

@@ -94,6 +94,10 @@ type Options struct {
 	Certificate func(*x509.Certificate) *auth.Identity
 	// Authority is what tokens are granted by; nil grants nothing.
 	Authority auth.Authority
+	// Alias returns another name that a repository is pulled by, or nothing: who asks
+	// for a token to pull from the one is granted what policy says of the other, too.
+	// It may be nil.
+	Alias func(repo string) string
 	// Audit is told of logins and of credentials that were refused; nil for nobody.
 	Audit audit.Recorder
 	// Observe, if set, is called after each request that did not get further than

@@ -17,26 +17,36 @@ const actions = auth.Pull | auth.Push | auth.Delete | auth.Admin
 // so it does not tell what there is.
 func (g *Gate) granted(id *auth.Identity, scopes []tokens.Scope) []auth.Grant {
 	access := []auth.Grant{}
-	for _, s := range scopes {
-		var set auth.Action
-		name := ""
-		switch {
-		case s.IsRepository():
-			set, name = g.allowed(id, s.Name, s.Set()), s.Name
-		case s.IsCatalog() && s.Set() == actions && g.seesAny(id):
-			set = auth.Pull
-		}
+	add := func(name string, set auth.Action) {
 		if set == 0 {
-			continue
+			return
 		}
 		i := slices.IndexFunc(access, func(a auth.Grant) bool { return a.Repos == name })
 		if i < 0 {
 			access = append(access, auth.Grant{Repos: name, Actions: set})
-			continue
+			return
 		}
 		access[i].Actions |= set
 	}
+	for _, s := range scopes {
+		switch {
+		case s.IsRepository():
+			add(s.Name, g.allowed(id, s.Name, s.Set()))
+			if other := g.alias(s.Name); other != "" {
+				add(other, g.allowed(id, other, s.Set()&auth.Pull))
+			}
+		case s.IsCatalog() && s.Set() == actions && g.seesAny(id):
+			add("", auth.Pull)
+		}
+	}
 	return access
+}
+
+func (g *Gate) alias(repo string) string {
+	if g.o.Alias == nil {
+		return ""
+	}
+	return g.o.Alias(repo)
 }
 
 // allowed returns what of a set an identity may do to a repository.

@@ -158,13 +158,51 @@ func namespaceOf(rawQuery string) string {
 	return query.Get("ns")
 }
 
+// Alias returns a function that returns the name here of a repository that clients may
+// know by another, which they ask for tokens for: they know nothing of prefixes. It is
+// empty if there is no other name.
+func Alias(mirrors []Mirror) func(repo string) string {
+	n := &names{Options: Options{Mirrors: mirrors}}
+	return func(repo string) string {
+		for i := range mirrors {
+			if short, ok := mirrors[i].short(repo); ok {
+				return mirrors[i].name(short)
+			}
+		}
+		if n.isMirrored(repo) {
+			return ""
+		}
+		for i := range mirrors {
+			if mirrors[i].Default {
+				return mirrors[i].name(repo)
+			}
+		}
+		return ""
+	}
+}
+
+// short is what a repository below the prefix of a mirror of Docker Hub is called there,
+// if that leaves out library/.
+func (m *Mirror) short(repo string) (short string, ok bool) {
+	short, ok = strings.CutPrefix(repo, m.Prefix+"/")
+	return short, ok && m.Hub && !strings.Contains(short, "/")
+}
+
+// name is the name here of a repository that the mirror's clients call repo.
+func (m *Mirror) name(repo string) string {
+	if m.Hub && !strings.Contains(repo, "/") {
+		repo = "library/" + repo
+	}
+	return m.Prefix + "/" + repo
+}
+
 // lengthen is r for the long name of a repository below the prefix of a mirror of
 // Docker Hub.
 func (n *names) lengthen(r *http.Request, repo string) *http.Request {
 	for i := range n.Mirrors {
 		m := &n.Mirrors[i]
-		short, ok := strings.CutPrefix(repo, m.Prefix+"/")
-		if before := "/v2/" + m.Prefix + "/"; ok && m.Hub && !strings.Contains(short, "/") && strings.HasPrefix(r.URL.EscapedPath(), before) {
+		short, ok := m.short(repo)
+		if before := "/v2/" + m.Prefix + "/"; ok && strings.HasPrefix(r.URL.EscapedPath(), before) {
 			return m.rewrite(r, before, short)
 		}
 	}
@@ -175,10 +213,7 @@ func (n *names) lengthen(r *http.Request, repo string) *http.Request {
 // Only what precedes that in the path is changed, in which no escape is: Parse has read
 // the name.
 func (m *Mirror) rewrite(r *http.Request, before, repo string) *http.Request {
-	to := "/v2/" + m.Prefix + "/"
-	if m.Hub && !strings.Contains(repo, "/") {
-		to += "library/"
-	}
+	to := "/v2/" + strings.TrimSuffix(m.name(repo), repo)
 	changed := *r
 	u := *r.URL
 	u.Path = to + strings.TrimPrefix(u.Path, before)

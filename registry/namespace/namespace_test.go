@@ -90,6 +90,20 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestAlias(t *testing.T) {
+	for repo, want := range map[string]string{
+		"nginx": "hub/library/nginx", "library/nginx": "hub/library/nginx", "hub/nginx": "hub/library/nginx", "acme/app": "hub/acme/app",
+		"hub/library/nginx": "", "hub/acme/app": "", "cache/ghcr/app": "", "hub": "hub/library/hub",
+	} {
+		if got := namespace.Alias(mirrors)(repo); got != want {
+			t.Errorf("%s is also %q, want %q", repo, got, want)
+		}
+	}
+	if got := namespace.Alias(mirrors[1:])("nginx"); got != "" {
+		t.Errorf("without registry-mirrors, nginx is also %q", got)
+	}
+}
+
 // TestUnknownNamespace checks that what has the same name here is not given for what
 // somebody else has.
 func TestUnknownNamespace(t *testing.T) {
