@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/berth-registry/berth/gc"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/bolt"
 	"github.com/berth-registry/berth/storage/mem"
 )
 
@@ -224,7 +226,12 @@ func TestCollectorWithoutPolicy(t *testing.T) {
 
 // The dry run says what a collection then removes, and why.
 func TestCollectAsPlanned(t *testing.T) {
-	s := newStored(t, mem.NewMeta())
+	meta, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db")) // of one process: what it was told it need not write down
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = meta.Close() }()
+	s := newStored(t, meta)
 	for i := range 600 { // more than a line has
 		text := fmt.Sprint(i)
 		if _, err := s.local.PushBlob(t.Context(), "team/app", digest.FromString(text), strings.NewReader(text)); err != nil {

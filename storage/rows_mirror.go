@@ -2,7 +2,7 @@ package storage
 
 import "time"
 
-// Mirrored: repository, tag. What was last learnt of a tag in the registry that its
+// Mirrored has, by repository and tag, what was last learnt of a tag in the registry that its
 // repository is a cache of.
 var Mirrored = Table[MirroredTag]{"mirrored"}
 

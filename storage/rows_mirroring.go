@@ -2,7 +2,7 @@ package storage
 
 import "time"
 
-// MirrorJobs: name of a job that copies from another registry on a schedule. How
+// MirrorJobs has, by the name of a job that copies from another registry on a schedule, how
 // the job is, as far as it ever ran.
 var MirrorJobs = Table[MirrorJob]{"mirror-jobs"}
 
