@@ -252,4 +252,3 @@ func TestUsesOfReplicas(t *testing.T) {
 		}
 	})
 }
-

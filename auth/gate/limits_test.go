@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,5 +173,46 @@ func TestWriterAsItWas(t *testing.T) {
 		if resp.Header.Get("X-Direct") != strconv.FormatBool(want) || !bytes.Equal(body, source) {
 			t.Errorf("limit %v: direct is %s", limit, resp.Header.Get("X-Direct"))
 		}
+	}
+}
+
+// Several processes together allow what one does, also when there come to be more.
+func TestLimitsOfReplicas(t *testing.T) {
+	clock := time.Now()
+	var live atomic.Int64
+	live.Store(1)
+	var gates []http.Handler
+	for range 3 {
+		g := gate.New(gate.Options{
+			Open: true, Limits: gate.Limits{RequestsPerSecond: 30, Burst: 60}, Now: func() time.Time { return clock },
+			Replicas: func() int { return int(live.Load()) },
+		})
+		gates = append(gates, g.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	}
+	// flood sends ten times what may come for some seconds, to the first n of them.
+	flood := func(n, seconds int) (passed int) {
+		for range seconds * 300 {
+			clock = clock.Add(time.Second / 300)
+			for _, h := range gates[:n] {
+				rec := httptest.NewRecorder()
+				h.ServeHTTP(rec, from(t.Context(), "192.0.2.1:1", nil))
+				if rec.Code == http.StatusOK {
+					passed++
+				}
+			}
+		}
+		return passed
+	}
+	if n := flood(1, 10); n < 350 || n > 370 {
+		t.Errorf("%d requests of one in 10 s, want 360", n)
+	}
+	live.Store(3)
+	if n := flood(3, 10); n < 300 || n > 350 {
+		t.Errorf("%d requests of three in 10 s, want some 340", n)
+	}
+	live.Store(1)
+	flood(1, 1)
+	if n := flood(1, 10); n < 290 || n > 310 {
+		t.Errorf("%d requests of one in 10 s, want 300", n)
 	}
 }
