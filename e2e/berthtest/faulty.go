@@ -101,6 +101,16 @@ func (p *Faulty) Bytes() int64 {
 	return p.bodies
 }
 
+// Logins are the headers Authorization of the requests that came.
+func (p *Faulty) Logins() (all []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, login := range p.logins {
+		all = append(all, login)
+	}
+	return all
+}
+
 // Foreign are the headers of the requests to the host to which it redirects.
 func (p *Faulty) Foreign() []http.Header {
 	p.mu.Lock()
