@@ -13,7 +13,7 @@ import (
 
 // guesses are the counts of failed logins that several processes share, as rows of the
 // store: one that limits by one process must limit as much by ten. Only failures are
-// written, and attempts of those who have failed much; all others are read.
+// written, and that one was right who has failed before; for all others it is read only.
 type guesses struct {
 	meta storage.Meta
 	now  func() time.Time
@@ -48,27 +48,13 @@ func guessKeys(account, client string) (keys [kinds]string) {
 	return keys
 }
 
-// effect is what an attempt does to its counts.
-type effect uint8
-
-const (
-	failed  effect = iota // it has failed
-	charged               // it begins, and counts as a failure until it has ended, if there is one to be made
-	cleared               // it was right
-	excused               // nobody knows how it ended: it was charged for nothing
-)
-
 // guess is what is to be written of an attempt, and what came of it.
 type guess struct {
-	keys    [kinds]string
-	effect  effect
-	charged bool // of one that is right: it was charged
-
-	rows [kinds]storage.Guess // as they are now
-	wait time.Duration        // of one that is charged: before it may be made
-	late bool                 // of one that is charged: it may not be made, and was not
-	err  error
-	done bool
+	keys  [kinds]string
+	right bool                 // otherwise it has failed
+	rows  [kinds]storage.Guess // as they are now
+	err   error
+	done  bool
 }
 
 // read returns the rows of an attempt; those that are missing are zero.
@@ -150,39 +136,17 @@ func (g *guesses) put(tx storage.Tx, all []*guess) error {
 
 // apply changes the rows as the attempt has it.
 func (w *guess) apply(now time.Time, rows map[string]storage.Guess) {
-	var counts [kinds]count
 	for i, key := range w.keys {
-		counts[i].learn(rows[key], now)
-	}
-	w.wait, w.late = 0, false
-	switch w.effect {
-	case charged:
-		for i := range counts {
-			wait, ok := counts[i].wait(now, guardOf(i), 1)
-			w.wait, w.late = max(w.wait, wait), w.late || !ok
+		var c count
+		c.learn(rows[key], now)
+		switch {
+		case !w.right:
+			c.fail(now, guardOf(i))
+		case i == 0:
+			c = count{}
 		}
-		if !w.late {
-			w.each(&counts, func(c *count, by guard) { c.fail(now.Add(w.wait), by) })
-		}
-	case failed:
-		w.each(&counts, func(c *count, by guard) { c.fail(now, by) })
-	case cleared:
-		if w.charged {
-			w.each(&counts, func(c *count, by guard) { c.excuse(now, by) })
-		}
-		counts[0] = count{}
-	case excused:
-		w.each(&counts, func(c *count, by guard) { c.excuse(now, by) })
-	}
-	for i, key := range w.keys {
-		w.rows[i] = counts[i].row(now, guardOf(i))
+		w.rows[i] = c.row(now, guardOf(i))
 		rows[key] = w.rows[i]
-	}
-}
-
-func (*guess) each(counts *[kinds]count, do func(*count, guard)) {
-	for i := range counts {
-		do(&counts[i], guardOf(i))
 	}
 }
 
@@ -205,15 +169,6 @@ func (c *count) row(now time.Time, g guard) storage.Guess {
 		return storage.Guess{}
 	}
 	return storage.Guess{Level: c.level, At: c.at, Due: c.due, Until: until}
-}
-
-// excuse takes a failure back that was none.
-func (c *count) excuse(now time.Time, g guard) {
-	c.decay(now, g)
-	c.level = max(0, c.level-1)
-	if c.level < g.free {
-		c.due = time.Time{}
-	}
 }
 
 // sweep removes rows that say nothing any more.

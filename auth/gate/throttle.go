@@ -41,9 +41,10 @@ const (
 // that many at once are not many for nothing.
 //
 // Where several processes serve, the counts are those of all of them (guesses), and what
-// is being checked counts once for each of them, as they may do the same. Who has few
-// failures left is charged for one before it is checked. The clocks of processes must
-// agree to within seconds.
+// is being checked counts once for each of them, as they may do the same. When an attempt
+// may be made that had to wait, each of them may make one; as that makes the next wait
+// longer, they make no more over time than one process would. The clocks of processes
+// must agree to within seconds.
 type throttle struct {
 	shared   *guesses   // or nil
 	replicas func() int // how many processes there are
@@ -72,11 +73,10 @@ func newThrottle(now func() time.Time) *throttle {
 
 // attempt is a login that is being checked.
 type attempt struct {
-	t       *throttle
-	keys    [kinds]string // of the rows, if they are shared
-	counts  [kinds]*count // by account and client, by client, by account
-	wait    time.Duration // before it may be checked
-	charged bool          // it counts as a failure for others, too
+	t      *throttle
+	keys   [kinds]string // of the rows, if they are shared
+	counts [kinds]*count // by account and client, by client, by account
+	wait   time.Duration // before it may be checked
 }
 
 // outcome is how an attempt ended.
@@ -102,35 +102,28 @@ func (t *throttle) begin(ctx context.Context, account, client string) (*attempt,
 			return nil, err
 		}
 	}
-	tight, err := a.enter(t.now())
-	if err != nil || !tight {
-		return a, err
-	}
-	return a, a.charge(ctx)
+	return a, a.enter(t.now())
 }
 
-// enter has the attempt be one that is checked. It says whether so many have failed, or
-// may be failing elsewhere, that it must be charged before.
-func (a *attempt) enter(now time.Time) (tight bool, err error) {
+// enter has the attempt be one that is checked.
+func (a *attempt) enter(now time.Time) error {
 	t, replicas := a.t, float64(a.t.replicas())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i, c := range a.counts {
-		g := guardOf(i)
-		wait, ok := c.wait(now, g, replicas)
+		wait, ok := c.wait(now, guardOf(i), replicas)
 		if !ok {
-			return false, &ThrottledError{After: wait}
+			return &ThrottledError{After: wait}
 		}
 		a.wait = max(a.wait, wait)
-		tight = tight || t.shared != nil && !g.gentle && c.level+replicas*float64(c.busy+1) > g.free
 	}
 	if a.counts[1].busy >= maxAttempts {
-		return false, &ThrottledError{After: time.Second}
+		return &ThrottledError{After: time.Second}
 	}
 	for _, c := range a.counts {
 		c.busy++
 	}
-	return tight, nil
+	return nil
 }
 
 func (t *throttle) count(now time.Time, kind, a, b string) *count {

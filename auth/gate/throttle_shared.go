@@ -68,43 +68,18 @@ func (a *attempt) set(rows [kinds]storage.Guess, before *[kinds]int) {
 	}
 }
 
-// charge counts the attempt as a failure, for all processes, before it is checked.
-func (a *attempt) charge(ctx context.Context) error {
-	w := &guess{keys: a.keys, effect: charged}
-	err := a.t.shared.write(ctx, w)
-	if err == nil {
-		a.set(w.rows, nil)
-		if w.late {
-			err = &ThrottledError{After: w.wait}
-		}
-	}
-	if err != nil {
-		a.leave()
-		return err
-	}
-	a.charged, a.wait = true, max(a.wait, w.wait)
-	return nil
-}
-
 // tell tells all processes how the attempt ended. Nothing is written of one that was
 // right and had not failed before.
 func (a *attempt) tell(ctx context.Context, how outcome) {
-	w := &guess{keys: a.keys, charged: a.charged}
-	switch {
-	case how == wrong && !a.charged:
-		w.effect = failed
-	case how == right && (a.charged || a.hasFailed()):
-		w.effect = cleared
-	case how == unknown && a.charged:
-		w.effect = excused
-	default:
+	if how == unknown || how == right && !a.hasFailed() {
 		return
 	}
+	w := &guess{keys: a.keys, right: how == right}
 	if err := a.t.shared.write(ctx, w); err == nil {
 		a.set(w.rows, nil)
 		return
 	}
-	if how != wrong {
+	if how == right {
 		return // it will be forgotten by itself
 	}
 	now := a.t.now()
