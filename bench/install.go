@@ -14,10 +14,23 @@ import (
 	"strings"
 )
 
-// lookup is where Debian has a program: /usr/sbin is not in every user's path.
+// postgresProgram stands for PostgreSQL among what a work needs, whatever its version.
+const postgresProgram = "postgresql"
+
+// lookup is where Debian has a program, /usr/sbin is not in every user's path; or where
+// hack/install-tools.sh has put one that Debian has not.
 func lookup(program string) (path string, found bool) {
+	if program == postgresProgram {
+		dir := postgresDir()
+		return dir, dir != ""
+	}
 	if path, err := exec.LookPath(program); err == nil {
 		return path, true
+	}
+	if path, err := filepath.Abs(filepath.Join(cmp.Or(os.Getenv("BERTH_TOOLS"), filepath.Join("bin", "tools")), program)); err == nil {
+		if _, err := os.Stat(path); err == nil {
+			return path, true
+		}
 	}
 	path = "/usr/sbin/" + program
 	_, err := os.Stat(path)
@@ -44,6 +57,7 @@ var packages = map[string]string{
 	"ip":                  "iproute2",
 	"nft":                 "nftables",
 	nameNginx:             "nginx-light",
+	"setpriv":             "util-linux",
 	"unshare":             "util-linux",
 	"/usr/lib/cni/bridge": "containernetworking-plugins", // podman's
 }
@@ -68,6 +82,12 @@ func install(ctx context.Context, works []work) error {
 		return fmt.Errorf("containers need root: run it as root, or with -only %s", partRegistry)
 	}
 	missing := missing(works)
+	if at := slices.Index(missing, nameS3); at >= 0 { // Debian has none
+		if out, err := exec.CommandContext(ctx, "hack/install-tools.sh", nameS3).CombinedOutput(); err != nil {
+			return fmt.Errorf("hack/install-tools.sh %s: %w: %s", nameS3, err, out)
+		}
+		missing = slices.Delete(missing, at, at+1)
+	}
 	if len(missing) == 0 {
 		return nil
 	}

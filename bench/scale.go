@@ -14,6 +14,7 @@ type scale struct {
 	readers    int           // clients that read a manifest
 	page       int           // entries of a page
 	entries    int           // tags of the great repository, repositories of the great registry
+	scaledTags int           // tags of the great repository in PostgreSQL
 	pages      int           // pages that are read in a run
 	settle     time.Duration // how long a server is left alone before it counts as idle
 	memory     int64         // bytes that each client pushes and pulls
@@ -53,6 +54,7 @@ func newScale(o options) scale {
 		readers:    32,
 		page:       100,
 		entries:    100_000,
+		scaledTags: 1_000_000,
 		pages:      500,
 		settle:     2 * time.Second,
 		memory:     256 * mb,
@@ -90,6 +92,7 @@ func newScale(o options) scale {
 		s.window = 100 * time.Millisecond
 		s.page = 10
 		s.entries = 100
+		s.scaledTags = 1_000
 		s.pages = 5
 		s.settle = 100 * time.Millisecond
 		s.memory = 1 * mb

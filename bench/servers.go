@@ -43,11 +43,11 @@ func newBench(o options, work, dir string) (*bench, error) {
 	return b, os.MkdirAll(b.dir, 0o755)
 }
 
-// close stops the servers that still run and removes what they stored.
+// close stops the servers that still run, last first, and removes what they stored.
 func (b *bench) close() error {
 	var errs []error
-	for len(b.servers) > 0 {
-		errs = append(errs, b.stop(b.servers[0], syscall.SIGTERM))
+	for n := len(b.servers); n > 0; n = len(b.servers) {
+		errs = append(errs, b.stop(b.servers[n-1], syscall.SIGTERM))
 	}
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
 }

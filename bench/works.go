@@ -43,6 +43,7 @@ var works = []work{
 	{partRegistry, "collect", "garbage found among much that is none", nil, collect},
 	{partRegistry, "collect-push", "pushes during a collection", nil, collectPush},
 	{partRegistry, "delete", "deletes, until the bytes are gone", []string{nameDockerRegistry}, deletes},
+	{partRegistry, "scale", "replicas on S3 and PostgreSQL", []string{nameDockerRegistry, nameS3, postgresProgram, "setpriv"}, scaleOut},
 	{partRegistry, "memory", "resident memory, idle and under load", []string{nameDockerRegistry}, memoryUse},
 	{partRunner, "run", "a short container by the docker command", engineTools, runCommand},
 	{partRunner, "cycle", "the life of a container over the API", engineTools, cycle},
