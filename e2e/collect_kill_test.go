@@ -70,8 +70,7 @@ func TestCollectKilled(t *testing.T) {
 	s.Restart()
 }
 
-// sameRows checks that the metadata knows just the bytes that are reached, and has
-// nothing to look at.
+// sameRows is sameRowsOf for the metadata in a directory.
 func sameRows(t *testing.T, dir string, reached map[digest.Digest]bool) {
 	t.Helper()
 	meta, err := bolt.Open(filepath.Join(dir, "meta.db"))
@@ -79,7 +78,14 @@ func sameRows(t *testing.T, dir string, reached map[digest.Digest]bool) {
 		t.Fatal(err)
 	}
 	defer func() { _ = meta.Close() }()
-	err = meta.View(t.Context(), func(tx storage.Tx) error {
+	sameRowsOf(t, meta, reached)
+}
+
+// sameRowsOf checks that the metadata knows just the bytes that are reached, and has
+// nothing to look at.
+func sameRowsOf(t *testing.T, meta storage.Meta, reached map[digest.Digest]bool) {
+	t.Helper()
+	err := meta.View(t.Context(), func(tx storage.Tx) error {
 		for e, err := range storage.Reviews.Scan(tx, nil, nil) {
 			if err != nil {
 				return err
@@ -323,9 +329,13 @@ func (c *sweptClient) layer(repo string, data []byte) error {
 			return err
 		}
 	case 1:
-		a, err := c.wire.do("POST", "/v2/"+repo+"/blobs/uploads/?mount="+d.String()+"&from="+sweptRepos[c.rand.IntN(2)], nil)
+		path := "/v2/" + repo + "/blobs/uploads/?mount=" + d.String() + "&from=" + sweptRepos[c.rand.IntN(2)]
+		a, err := c.wire.do("POST", path, nil)
 		if err != nil || a.status == http.StatusCreated {
 			return err
+		}
+		if a.status != http.StatusAccepted {
+			return &unexpected{"POST", path, a, http.StatusAccepted}
 		}
 		return c.wire.commitUpload(a.header.Get("Location"), data, 0)
 	}
