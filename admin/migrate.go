@@ -21,14 +21,14 @@ type (
 		From     string           `json:"from"` // what these are called
 		To       string           `json:"to"`   // what the target is called
 		Dir      string           `json:"dir"`  // absolute path of the target's data directory; empty if all of it is elsewhere
-		S3       *MigrateS3       `json:"s3,omitempty"`
+		S3       *MigrateS3       `json:"bucket,omitempty"`
 		Postgres *MigratePostgres `json:"postgres,omitempty"`
 		Jobs     int              `json:"jobs"` // how many blobs are copied at a time; 0 for the default
 		Rate     int64            `json:"rate"` // bytes a second; 0 for no limit
 		Verify   bool             `json:"verify"`
 		Damaged  bool             `json:"damaged"` // move without blobs that are damaged
 		Keep     bool             `json:"keep"`    // do not mark the source as moved
-		DryRun   bool             `json:"dry_run"`
+		DryRun   bool             `json:"dryrun"`
 	}
 	// MigrateS3 is a bucket for blobs. The server has it no longer than it moves.
 	MigrateS3 struct {
@@ -36,18 +36,18 @@ type (
 		Bucket     string `json:"bucket"`
 		Prefix     string `json:"prefix"`
 		Region     string `json:"region"`
-		AccessKey  string `json:"access_key"`
-		SecretKey  string `json:"secret_key"`
-		PathStyle  bool   `json:"path_style"`
+		AccessKey  string `json:"access"`
+		SecretKey  string `json:"secret"`
+		PathStyle  bool   `json:"pathstyle"`
 		CA         string `json:"ca"`
 		Encryption string `json:"encryption"`
-		KMSKey     string `json:"kms_key"`
+		KMSKey     string `json:"kmskey"`
 	}
 	// MigratePostgres is a database for metadata.
 	MigratePostgres struct {
 		DSN      string `json:"dsn"`
 		Schema   string `json:"schema"`
-		MaxConns int    `json:"max_conns"`
+		MaxConns int    `json:"maxconns"`
 	}
 	// MigrateStep is a part of what a migration does.
 	MigrateStep struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,12 +51,15 @@ func TestMigrate(t *testing.T) {
 	defer clients.Wait()
 	defer m.end.Store(true)
 	m.waitPushed(50)
-	m.killed()
+	whole := m.killed()
 	done := m.move("file:"+s.Data, "s3+postgres")
+	if done.Already != whole {
+		t.Errorf("it was moved before: %v, want %v", done.Already, whole)
+	}
 	m.end.Store(true)
 	clients.Wait()
 	t.Logf("%d steps of clients were acknowledged, %d were refused for a while; writes were refused for %.2f s in the last try", m.pushed.Load(), m.waited.Load(), done.ReadOnlySeconds)
-	if done.Rows == 0 || done.Blobs == 0 || done.DroppedUploads > 0 {
+	if !whole && (done.Rows == 0 || done.Blobs == 0 || done.DroppedUploads > 0) {
 		t.Errorf("it has moved %+v", done)
 	}
 	m.refused()
@@ -63,28 +67,39 @@ func TestMigrate(t *testing.T) {
 	if code, said := s.RunSecond(); code == 0 || !strings.Contains(said, "was moved to s3+postgres") || !strings.Contains(said, "moved to go back") {
 		t.Errorf("a server on what was moved ends with %d: %s", code, said)
 	}
-	m.checkOn(berthtest.Options{Addr: s.Addr, Env: slices.Concat(m.stores.Env(), quiet)})
+	m.checkOn(berthtest.Options{Addr: s.Addr, Env: slices.Concat(m.stores.Env(), quiet, []string{"BERTH_STORAGE_S3_REDIRECT=false"})})
 	dir := filepath.Join(t.TempDir(), "back")
 	m.move("s3+postgres", "file:"+dir)
 	m.checkOn(berthtest.Options{Addr: s.Addr, Data: dir, Env: quiet})
 }
 
-// killed begins to move again and again, and kills the command, or the server.
-func (m *migration) killed() {
+// killed begins to move again and again, and kills the command, or the server. It says
+// whether one of the commands came to its end before.
+func (m *migration) killed() (whole bool) {
 	for i := range migrateKills {
-		stop := m.command("file:"+m.server.Data, "s3+postgres").Service(func(string) error { return nil })
-		time.Sleep(time.Duration(m.rand.IntN(1500)) * time.Millisecond) // the kill is to come at random
+		var slow []string // so that it is killed while it copies, too
+		if i%2 == 0 {
+			slow = []string{"--rate", "0.2"}
+		}
+		stop := m.command("file:"+m.server.Data, "s3+postgres").Service(func(string) error { return nil }, slow...)
+		time.Sleep(time.Duration(m.rand.IntN(1200)) * time.Millisecond) // the kill is to come at random
 		if i%3 == 2 {
 			m.broken.Store(true)
 			m.server.Kill()
 			stop(syscall.SIGKILL)
 			m.server.Restart()
 			m.broken.Store(false)
-		} else if stop(syscall.SIGKILL) == 0 {
-			m.t.Fatal("it came to its end before it was killed")
+		} else if code := stop(syscall.SIGKILL); code == 0 {
+			return true
+		} else if code > 0 {
+			m.t.Fatalf("it has failed before it was killed")
+		}
+		if _, err := os.Stat(filepath.Join(m.server.Data, "moved")); err == nil {
+			return true // it was killed as it was about to say so
 		}
 		m.waitPushed(20) // the server takes writes again
 	}
+	return false
 }
 
 func (m *migration) command(from, to string) *berthtest.Command {
@@ -93,6 +108,7 @@ func (m *migration) command(from, to string) *berthtest.Command {
 
 type migrateDone struct {
 	Blobs, Rows     int64
+	Already         bool
 	DroppedUploads  int64   `json:"dropped_uploads"`
 	ReadOnlySeconds float64 `json:"read_only_seconds"`
 }
