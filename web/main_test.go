@@ -27,6 +27,7 @@ import (
 	"github.com/berth-registry/berth/auth/oidc"
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/bolt"
 	"github.com/berth-registry/berth/web"
 )
@@ -42,6 +43,7 @@ const (
 type site struct {
 	*httptest.Server
 	t        *testing.T
+	handler  http.Handler
 	idp      *berthtest.IDP
 	provider *oidc.Provider
 	accounts *accounts.Store
@@ -104,13 +106,24 @@ func (e throttled) RetryAfter() time.Duration { return e.After }
 // options.
 func newSite(t *testing.T, secure bool, change func(*web.Options)) *site {
 	t.Helper()
-	s := &site{t: t, idp: berthtest.StartIDP(t)}
 	meta, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db"))
-	s.must(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { _ = meta.Close() })
+	s := newSiteOn(t, meta, berthtest.StartIDP(t))
+	s.must(s.accounts.Create(t.Context(), accounts.Account{Name: local, Groups: []string{"crew"}}, localPassword))
+	s.serve(secure, change)
+	return s
+}
+
+// newSiteOn makes what the pages stand on, over a store.
+func newSiteOn(t *testing.T, meta storage.Meta, idp *berthtest.IDP) *site {
+	t.Helper()
+	s := &site{t: t, idp: idp}
+	var err error
 	s.accounts, err = accounts.New(t.Context(), meta, accounts.Options{Now: s.now, Cost: bcrypt.MinCost})
 	s.must(err)
-	s.must(s.accounts.Create(t.Context(), accounts.Account{Name: local, Groups: []string{"crew"}}, localPassword))
 	s.tokens, err = tokens.New(t.Context(), meta, tokens.Options{Service: "berth", Now: s.now})
 	s.must(err)
 	s.provider, err = oidc.NewProvider(oidc.Options{
@@ -122,9 +135,8 @@ func newSite(t *testing.T, secure bool, change func(*web.Options)) *site {
 	s.must(err)
 	s.gate = gate.New(gate.Options{
 		Sources: []auth.Source{s.accounts, s.provider.Source()}, Keys: s.accounts, Tokens: s.tokens, Workload: s.workload,
-		Service: "berth", Audit: s, Now: s.now,
+		Service: "berth", Audit: s, Now: s.now, Look: s.accounts.Look,
 	})
-	s.serve(secure, change)
 	return s
 }
 
@@ -153,6 +165,7 @@ func (s *site) serve(secure bool, change func(*web.Options)) {
 	h, err := web.New(o)
 	s.must(err)
 	h = s.gate.Identify(h)
+	s.handler = h
 	if secure {
 		s.Server = httptest.NewTLSServer(h)
 	} else {
