@@ -131,8 +131,9 @@ func TestMirrorKilled(t *testing.T) {
 			}
 			return f
 		})
-		if a, err := m.wire.do("GET", "/v2/far/"+img.repo+"/manifests/"+img.tag, nil); m.right(a, err, img.manifest) != nil {
-			t.Fatal(a, err)
+		a, err := m.wire.do("GET", "/v2/far/"+img.repo+"/manifests/"+img.tag, nil)
+		if err := m.right(a, err, img.manifest); err != nil {
+			t.Fatal(err)
 		}
 		o := m.begin(img.repo, img.blobs[1])
 		m.Kill()

@@ -4,9 +4,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -132,9 +134,7 @@ func (p *Faulty) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	time.Sleep(f.Delay)
 	if f.Status != 0 {
-		for name, values := range f.Header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), f.Header)
 		w.WriteHeader(f.Status)
 		return
 	}
@@ -160,9 +160,7 @@ func (p *Faulty) ask(r *http.Request) (*http.Response, error) {
 
 // send sends an answer on, with a fault.
 func (p *Faulty) send(w http.ResponseWriter, r *http.Request, resp *http.Response, f Fault) {
-	for name, values := range resp.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), resp.Header)
 	size := resp.ContentLength
 	switch {
 	case f.Endless:
@@ -218,7 +216,7 @@ var errCut = errors.New("cut")
 // Write sends a part.
 func (b *faultyBody) Write(data []byte) (int, error) {
 	if b.fault.Wrong && b.sent+int64(len(data)) == b.size {
-		data[len(data)-1] ^= 1
+		data = append(slices.Clone(data[:len(data)-1]), data[len(data)-1]^1)
 	}
 	cut := b.fault.Cut > 0 && b.sent+int64(len(data)) > b.fault.Cut
 	if cut {

@@ -76,6 +76,7 @@ func (h *healing) all(ctx context.Context) error {
 		h.tried[blob.Digest] = h.now()
 		switch err := h.healer(ctx, blob.Digest, blob.Repos); {
 		case err == nil:
+			delete(h.tried, blob.Digest) // should it be damaged once more, that is news
 			h.log.InfoContext(ctx, "damaged bytes were had anew", "digest", blob.Digest)
 		case !errors.Is(err, errors.ErrUnsupported):
 			h.log.WarnContext(ctx, "damaged bytes cannot be had anew; will try again", "digest", blob.Digest, "error", err)
