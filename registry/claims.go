@@ -102,7 +102,7 @@ func (c *claim) take(ctx context.Context, seen storage.Upload) (row storage.Uplo
 		if err != nil && !isNotFound(err) {
 			return err
 		}
-		if row.State != storage.UploadOpen || row.Writer != seen.Writer || row.Beat != seen.Beat || row.Size != seen.Size {
+		if row.State != storage.UploadOpen || row.Writer != seen.Writer || row.Beat != seen.Beat {
 			return errTaken
 		}
 		if !known {

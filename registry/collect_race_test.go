@@ -26,6 +26,7 @@ type hooked struct {
 	committed func(digest.Digest)       // when a stage has become a blob
 	deleting  func(digest.Digest)       // before a blob is deleted
 	delete    func(digest.Digest) error // in place of that; each time
+	closed    func()                    // before a stage is closed; each time
 	one       sync.Mutex                // held while delete runs: deletions come several at once
 }
 
@@ -53,6 +54,13 @@ func (h *hooked) Stage(ctx context.Context, id string, off int64) (storage.Stage
 type hookedStage struct {
 	storage.Stage
 	blobs *hooked
+}
+
+func (s *hookedStage) Close() error {
+	if s.blobs.closed != nil {
+		s.blobs.closed()
+	}
+	return s.Stage.Close()
 }
 
 func (s *hookedStage) Commit(d digest.Digest) error {

@@ -133,6 +133,6 @@ func (c *changing) held() (bool, error) {
 // collects has a transaction that holds the collection, at the same time as this one
 // that writes tombstones, see it or be seen.
 func (c *changing) collects() error {
-	n := mathrand.N[int64](collectors) //nolint:gosec // it keeps no secret
+	n := mathrand.N[int64](collectors)
 	return storage.Collecting.Put(c, storage.Key(storage.NumberPart(n)), storage.Counter{N: c.now.UnixMicro()})
 }

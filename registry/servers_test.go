@@ -309,7 +309,7 @@ func TestMovedByOne(t *testing.T) {
 		}
 		return row, there
 	}
-	if !suspect(a) || !suspect(a) || !moves(a) {
+	if first, again := suspect(a), suspect(a); !first || !again || !moves(a) {
 		t.Fatal("a does not move what it suspects")
 	}
 	if suspect(b) || moves(b) {

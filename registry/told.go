@@ -12,9 +12,9 @@ import (
 // maxTold is how much told remembers at most.
 const maxTold = 1 << 18
 
-// told remembers what clients were told of, and until when that holds. Content that
-// something needs has no lease in its row, as that would have to be written for
-// everybody who asks; but it can come to be garbage, and be collected, before a client
+// told remembers what clients were told of by this process, and until when that holds.
+// Where it is alone, content that something needs has no lease in its row, as that would
+// have to be written for everybody who asks; but it can come to be garbage, and be collected, before a client
 // has used it. Whoever tells of content has it remembered first and looks whether it
 // is there then; a collection looks here in the transaction that removes something.
 // So a client either was told of what stays, or is told that it is absent.
