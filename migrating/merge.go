@@ -30,14 +30,14 @@ func merge[A, B any](as iter.Seq2[A, error], bs iter.Seq2[B, error], order func(
 		if errB != nil {
 			return errB
 		}
-		c := 0
+		var c int
 		switch {
 		case !moreB:
 			c = -1
-		case !moreA:
-			c = 1
-		default:
+		case moreA:
 			c = order(a, b)
+		default:
+			c = 1
 		}
 		var inA *A
 		var inB *B

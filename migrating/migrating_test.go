@@ -129,8 +129,13 @@ func (c *content) check(t *testing.T, s migrating.Store) {
 func TestRun(t *testing.T) {
 	bucket := berthtest.StartS3(t)
 	for _, way := range [][2]string{
-		{"file", "s3+postgres"}, {"s3+postgres", "file"}, {"file", "s3+file"}, {"file", "file+postgres"},
-		{"s3+file", "s3+postgres"}, {"file+postgres", "s3+file"}, {"s3+postgres", "s3+postgres"},
+		{"file", "s3+postgres"},
+		{"s3+postgres", "file"},
+		{"file", "s3+file"},
+		{"file", "file+postgres"},
+		{"s3+file", "s3+postgres"},
+		{"file+postgres", "s3+file"},
+		{"s3+postgres", "s3+postgres"},
 	} {
 		t.Run(way[0]+" to "+way[1], func(t *testing.T) {
 			from, _ := newPlace(t, way[0], bucket).open()
@@ -249,7 +254,9 @@ func damaged(t *testing.T) (from migrating.Store, c *content, bad, gone digest.D
 	from, _ = p.open()
 	c = fill(t, from)
 	bad, gone = c.layers["a/one"], c.layers["a/two"]
-	file := func(d digest.Digest) string { return filepath.Join(p.dir, "blobs", "sha256", d.Encoded()[:2], d.Encoded()) }
+	file := func(d digest.Digest) string {
+		return filepath.Join(p.dir, "blobs", "sha256", d.Encoded()[:2], d.Encoded())
+	}
 	data, err := os.ReadFile(file(bad))
 	must(t, err)
 	data[17] ^= 1

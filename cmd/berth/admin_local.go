@@ -148,6 +148,9 @@ func openStore(ctx context.Context, cfg config.Config) (a *administration, err e
 			err = errors.Join(err, data.close())
 		}
 	}()
+	if err := migrated(ctx, cfg.Storage, data.meta); err != nil {
+		return nil, err
+	}
 	store, err := accounts.New(ctx, data.meta, accounts.Options{})
 	if err != nil {
 		return nil, err

@@ -108,7 +108,8 @@ func (s *migrateSource) open(ctx context.Context, r admin.MigrateRequest) (to *m
 	}()
 	same := r.Dir == "" || sameFile(r.Dir, s.storage.Data)
 	if r.DryRun {
-		return to, to.look(ctx, c, s, same)
+		err = to.look(ctx, c, s, same)
+		return to, err
 	}
 	if !same {
 		unlock, err := lockOffline(c.Data)
@@ -159,34 +160,24 @@ func (s *migrateSource) otherMeta(c config.Storage) error {
 
 // look opens of the target what is there, and makes nothing.
 func (t *migrateTarget) look(ctx context.Context, c config.Storage, s *migrateSource, same bool) error {
-	exists := false
-	var err error
-	if c.Postgres.On() {
-		exists, err = postgres.Exists(ctx, postgres.Options{DSN: c.Postgres.DSN, Schema: c.Postgres.Schema})
-	} else {
-		var missing bool
-		missing, err = lacksMeta(c.Data)
-		exists = !missing
-	}
+	exists, err := hasMeta(ctx, c)
 	if err != nil {
 		return err
 	}
-	switch {
-	case exists && !same && (!c.S3.On() || !c.Postgres.On()):
+	if exists && !same {
 		unlock, err := lockOffline(c.Data)
 		if err != nil {
 			return err
 		}
 		t.closes = append(t.closes, unlock)
 	}
-	meta := storage.Meta(mem.NewMeta()) // a bucket that is only listed writes nothing there
+	opened := &stores{meta: mem.NewMeta()} // a bucket that is only listed writes nothing there
 	if exists {
-		if meta, err = openMeta(ctx, c, s.log); err != nil {
+		if t.meta, err = openMeta(ctx, c, s.log); err != nil {
 			return err
 		}
-		t.meta, t.closes = meta, append(t.closes, meta.Close)
+		opened.meta, t.closes = t.meta, append(t.closes, t.meta.Close)
 	}
-	opened := &stores{meta: meta}
 	switch {
 	case c.S3.On():
 		err = opened.openS3(ctx, c, s.log)
@@ -197,6 +188,15 @@ func (t *migrateTarget) look(ctx context.Context, c config.Storage, s *migrateSo
 	}
 	t.blobs, t.closes = opened.blobs, append(t.closes, opened.closes...)
 	return err
+}
+
+// hasMeta says whether there is metadata, empty or not.
+func hasMeta(ctx context.Context, c config.Storage) (bool, error) {
+	if c.Postgres.On() {
+		return postgres.Exists(ctx, postgres.Options{DSN: c.Postgres.DSN, Schema: c.Postgres.Schema})
+	}
+	missing, err := lacksMeta(c.Data)
+	return !missing, err
 }
 
 // targetStorage is the target of a request as a configuration names it. Where it has no
