@@ -102,7 +102,10 @@ func (t *throttle) begin(ctx context.Context, account, client string) (*attempt,
 			return nil, err
 		}
 	}
-	return a, a.enter(t.now())
+	if err := a.enter(t.now()); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // enter has the attempt be one that is checked.
