@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	soak = flag.Duration("soak", 0, "how long TestKill, TestPowerCut and TestCollectKilled go on; 0 is some rounds")
+	soak = flag.Duration("soak", 0, "how long TestKill, TestPowerCut, TestCollectKilled and TestScaleKilled go on; 0 is some rounds")
 	seed = flag.Uint64("seed", rand.Uint64(), "of what they do")
 )
 
