@@ -36,9 +36,9 @@ const (
 
 // mirrors measures the pull of an image through a mirror that does not have it, beside
 // the pull of the same image from the upstream itself, a berth, and beside
-// docker-registry as a cache of it; once over a link of 1 Gb/s and once over the
-// loopback interface alone, where all of them share the processors and the direct pull
-// is a copy of memory. Then it measures the pull of what a mirror has, beside the pull
+// docker-registry as a cache of it; once over a link of 1 Gb/s, and once, without a goal,
+// over the loopback interface alone: there the direct pull is a copy of memory on the
+// same processors, while a mirror also hashes and writes each byte. Then it measures the pull of what a mirror has, beside the pull
 // of what was pushed; and what many clients that pull at once cost the upstream. Each
 // cold pull has a server of its own, new and empty. The clients read and do nothing
 // with it.
@@ -96,15 +96,15 @@ func (m *mirrorBench) prepare(ctx context.Context) error {
 
 // coldFar is a pull over a link that is slower than the mirror.
 func (m *mirrorBench) coldFar(ctx context.Context) (*figure, error) {
-	return m.cold(ctx, fmt.Sprintf("cold, %s over 1 Gb/s", megabytes(m.image.size)), m.far)
+	return m.cold(ctx, fmt.Sprintf("cold, %s over 1 Gb/s", megabytes(m.image.size)), m.far, atMost(1.1))
 }
 
 // coldNear is one from an upstream on the same machine.
 func (m *mirrorBench) coldNear(ctx context.Context) (*figure, error) {
-	return m.cold(ctx, fmt.Sprintf("cold, %s over loopback", megabytes(m.image.size)), m.near)
+	return m.cold(ctx, fmt.Sprintf("cold, %s over loopback", megabytes(m.image.size)), m.near, bound{})
 }
 
-func (m *mirrorBench) cold(ctx context.Context, name string, l *link) (*figure, error) {
+func (m *mirrorBench) cold(ctx context.Context, name string, l *link, goal bound) (*figure, error) {
 	f := &figure{Name: name, Unit: "s"}
 	turns := []turn{{of: nameDirect, measure: func() (float64, error) {
 		elapsed, err := m.image.pull(ctx, l.addr, "", 1)
@@ -121,7 +121,7 @@ func (m *mirrorBench) cold(ctx context.Context, name string, l *link) (*figure, 
 	if err := m.interleave(ctx, f, turns...); err != nil {
 		return nil, err
 	}
-	f.ratio(nameBerth, nameDirect, atMost(1.1))
+	f.ratio(nameBerth, nameDirect, goal)
 	f.ratio(nameBerth, nameDockerRegistry, bound{})
 	return f, nil
 }
