@@ -3,9 +3,7 @@ package migrating_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
@@ -27,15 +25,19 @@ func TestInterrupted(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // it keeps no secret
 	whole := false
-	for i := range 12 {
+	for i := range 16 {
 		held := false
 		ctx, cancel := context.WithCancel(t.Context())
-		steps := r.IntN(12)
+		steps := i/2 + 1 // that it tells of, or some time
+		if i%2 == 1 {
+			steps = -1
+			time.AfterFunc(time.Duration(r.IntN(300))*time.Millisecond, cancel)
+		}
 		_, err := migrating.Run(ctx, from, to, migrating.Options{
 			From: "here", Jobs: 1 + i%4,
 			Hold: func(context.Context) (func(), error) { held = true; return func() { held = false }, nil },
 			Progress: func(migrating.Progress) {
-				if steps--; steps == 0 {
+				if steps--; steps == 0 { // below 0 it is time that counts
 					cancel()
 				}
 			},
@@ -55,10 +57,6 @@ func TestInterrupted(t *testing.T) {
 		c.layers["a/one"], c.images["a/one"] = push(t, l, "a/one", "latest", noise(4000, uint64(600+i)))
 		must(t, l.DeleteTag(t.Context(), "a/two", "v2"))
 		push(t, l, "a/two", "v2", noise(300, uint64(700+i)))
-		gone := fmt.Sprintf("gone/%d", i) // its note must not come back
-		_, d := push(t, l, gone, "latest", noise(50, uint64(800+i)))
-		_, err = l.Snapshot(t.Context(), from.Notes)
-		must(t, errors.Join(err, l.DeleteManifest(t.Context(), gone, d)))
 		_, err = l.Snapshot(t.Context(), from.Notes)
 		must(t, err)
 		c.stats, err = l.Stats(t.Context())
@@ -71,11 +69,40 @@ func TestInterrupted(t *testing.T) {
 	}
 	c.moves = total(t, from.Meta, storage.CountMoves)
 	c.check(t, to)
-	for note, err := range to.Notes.NoteNames(t.Context()) {
-		if err != nil || strings.Contains(note, "gone/") {
-			t.Errorf("there is a note %s, %v", note, err)
-		}
+}
+
+// TestChanged has a repository and its note go, and another one come, when all but the
+// switch is done.
+func TestChanged(t *testing.T) {
+	from, _ := newPlace(t, "file", nil).open()
+	c := fill(t, from)
+	to, _ := newPlace(t, "file+postgres", nil).open()
+	stop := errors.New("not now")
+	_, err := migrating.Run(t.Context(), from, to, migrating.Options{Hold: func(context.Context) (func(), error) { return nil, stop }})
+	if !errors.Is(err, stop) {
+		t.Fatal(err)
 	}
+	l, closeLocal := local(t, from)
+	must(t, l.DeleteManifest(t.Context(), "moved", digestOf(t, l, "moved")))
+	c.layers["new"], c.images["new"] = push(t, l, "new", "latest", noise(70, 71))
+	_, err = l.Snapshot(t.Context(), from.Notes)
+	must(t, err)
+	c.stats, err = l.Stats(t.Context())
+	must(t, err)
+	closeLocal()
+	if _, err := to.Notes.Note(t.Context(), "repositories/moved"); err != nil {
+		t.Fatalf("notes are not copied ahead: %v", err)
+	}
+	_, err = migrating.Run(t.Context(), from, to, migrating.Options{})
+	must(t, err)
+	if _, err := to.Notes.Note(t.Context(), "repositories/moved"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the note of a repository that is gone: %v", err)
+	}
+	if _, err := to.Notes.Note(t.Context(), "repositories/new"); err != nil {
+		t.Errorf("the note of a new repository: %v", err)
+	}
+	c.moves = total(t, from.Meta, storage.CountMoves)
+	c.check(t, to)
 }
 
 // TestDatabaseKilled kills the target's PostgreSQL in the middle.

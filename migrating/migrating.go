@@ -10,8 +10,8 @@
 //
 // Blobs are copied while the source is written to, again until little is left. Then
 // writes are held (Gate), and the rest, the rows and the bytes of upload sessions
-// follow. Counters keep their values, so numbers go on above them. Leases and holds of
-// processes stay behind.
+// follow. Counters keep their values, so numbers go on above them. What
+// processes say of themselves (leases, holds) stays behind.
 //
 // It does not change what is stored, decide where stores are, or remove anything at the
 // source.

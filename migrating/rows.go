@@ -20,7 +20,7 @@ import (
 // tables lists the tables that are moved: not what is of processes, and what a store of
 // blobs knows of its stages only if it stays the same.
 func (m *mover) tables() []string {
-	left := []string{storage.Leases.Name(), storage.Holds.Name(), storage.Collecting.Name()}
+	left := []string{storage.Leases.Name(), storage.Holds.Name(), storage.Collecting.Name(), storage.Replicas.Name()}
 	if !m.sameBlobs {
 		left = append(left, storage.Stages.Name(), storage.StageParts.Name())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/migrating"
 	"github.com/berth-registry/berth/storage"
+	"github.com/berth-registry/berth/storage/replicas"
 )
 
 // migrate has the server that runs move, or moves its data if none does.
@@ -64,55 +65,48 @@ func openSource(ctx context.Context, c config.Storage) (data *stores, closeData 
 	return data, func() error { return errors.Join(data.close(), unlock()) }, nil
 }
 
-const (
-	// serverTime is how long a server may go without renewing a lease.
-	serverTime = 30 * time.Second
-	serverLook = 500 * time.Millisecond
-)
+// serverLook is how often is looked for a server.
+const serverLook = 200 * time.Millisecond
 
-// nobodyServes fails if servers share the metadata: each of them renews leases, or waits
-// for one that does.
+// nobodyServes fails if servers share the metadata: each says again and again that it
+// lives (package replicas).
 func nobodyServes(ctx context.Context, meta storage.Meta) error {
 	if _, alone := meta.(storage.Versioner); alone {
 		return nil
 	}
-	first, limit, err := leases(ctx, meta)
-	if err != nil {
-		return err
-	}
-	for begin := time.Now(); len(first) > 0 && time.Since(begin) < limit; {
+	first, err := beats(ctx, meta)
+	for begin := time.Now(); err == nil && len(first) > 0 && time.Since(begin) < replicas.Patience; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(serverLook):
 		}
-		now, _, err := leases(ctx, meta)
-		if err != nil {
+		var now map[string]int64
+		if now, err = beats(ctx, meta); err != nil {
 			return err
 		}
-		for name, lease := range now {
-			if first[name] != lease {
-				return fmt.Errorf("a server runs on the metadata (%s): stop all servers first", lease.Owner)
+		for id, beat := range now {
+			if first[id] != beat {
+				return fmt.Errorf("a server runs on the metadata (%s): stop all servers first", id)
 			}
 		}
 	}
-	return nil
+	return err
 }
 
-// leases are the leases there are, and how long the longest may go without being renewed.
-func leases(ctx context.Context, meta storage.Meta) (list map[string]storage.Lease, limit time.Duration, err error) {
+// beats are what servers have said last, by their ids.
+func beats(ctx context.Context, meta storage.Meta) (list map[string]int64, err error) {
 	err = meta.View(ctx, func(tx storage.Tx) error {
-		list, limit = map[string]storage.Lease{}, serverTime
-		for e, err := range storage.Leases.Scan(tx, nil, nil) {
+		list = map[string]int64{}
+		for e, err := range storage.Replicas.Scan(tx, nil, nil) {
 			if err != nil {
 				return err
 			}
-			list[string(e.Key)] = e.Value
-			limit = max(limit, min(e.Value.TTL, 2*serverTime))
+			list[string(e.Key)] = e.Value.Beat
 		}
 		return nil
 	})
-	return list, limit, err
+	return list, err
 }
 
 // reopen has a registry served again that was moved.
