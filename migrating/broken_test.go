@@ -76,26 +76,31 @@ func TestInterrupted(t *testing.T) {
 func TestChanged(t *testing.T) {
 	from, _ := newPlace(t, "file", nil).open()
 	c := fill(t, from)
+	l, closeLocal := local(t, from)
+	_, gone := push(t, l, "gone", "latest", noise(50, 70))
+	_, err := l.Snapshot(t.Context(), from.Notes)
+	must(t, err)
+	closeLocal()
 	to, _ := newPlace(t, "file+postgres", nil).open()
 	stop := errors.New("not now")
-	_, err := migrating.Run(t.Context(), from, to, migrating.Options{Hold: func(context.Context) (func(), error) { return nil, stop }})
+	_, err = migrating.Run(t.Context(), from, to, migrating.Options{Hold: func(context.Context) (func(), error) { return nil, stop }})
 	if !errors.Is(err, stop) {
 		t.Fatal(err)
 	}
-	l, closeLocal := local(t, from)
-	must(t, l.DeleteManifest(t.Context(), "moved", digestOf(t, l, "moved")))
+	l, closeLocal = local(t, from)
+	must(t, l.DeleteManifest(t.Context(), "gone", gone))
 	c.layers["new"], c.images["new"] = push(t, l, "new", "latest", noise(70, 71))
 	_, err = l.Snapshot(t.Context(), from.Notes)
 	must(t, err)
 	c.stats, err = l.Stats(t.Context())
 	must(t, err)
 	closeLocal()
-	if _, err := to.Notes.Note(t.Context(), "repositories/moved"); err != nil {
+	if _, err := to.Notes.Note(t.Context(), "repositories/gone"); err != nil {
 		t.Fatalf("notes are not copied ahead: %v", err)
 	}
 	_, err = migrating.Run(t.Context(), from, to, migrating.Options{})
 	must(t, err)
-	if _, err := to.Notes.Note(t.Context(), "repositories/moved"); !errors.Is(err, storage.ErrNotFound) {
+	if _, err := to.Notes.Note(t.Context(), "repositories/gone"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("the note of a repository that is gone: %v", err)
 	}
 	if _, err := to.Notes.Note(t.Context(), "repositories/new"); err != nil {

@@ -168,14 +168,6 @@ func push(t *testing.T, l *registry.Local, repo, tag string, layer []byte) (dige
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
 
-// digestOf is what the tag latest of a repository names.
-func digestOf(t *testing.T, l *registry.Local, repo string) digest.Digest {
-	t.Helper()
-	m, err := l.StatManifest(t.Context(), repo, registry.Reference{Tag: "latest"})
-	must(t, err)
-	return m.Digest
-}
-
 // session is an upload session that has some bytes.
 type session struct {
 	id         string
