@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -45,7 +46,7 @@ func (l *Local) Uncount(ctx context.Context) error {
 				return err
 			}
 		}
-		return storage.Tallies.Put(tx, storage.TallyKey(""), storage.Tally{})
+		return errors.Join(tx.forgetSums(), storage.Tallies.Put(tx, storage.TallyKey(""), storage.Tally{}))
 	})
 }
 
@@ -64,8 +65,9 @@ func (c *changing) recount() (more bool, err error) {
 		return c.clearShares()
 	case group[0].Phase == phaseClear:
 		more, err = clearRows(c, storage.Usages.Name(), nil)
-		if !more {
+		if !more && err == nil {
 			t.all.Tally = storage.Tally{Phase: phaseBytes, Quotas: t.all.Quotas}
+			err = c.forgetSums()
 		}
 		return true, err
 	case group[0].Phase == phaseBytes:

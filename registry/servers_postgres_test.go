@@ -137,3 +137,35 @@ func TestCollectDifferent(t *testing.T) {
 		t.Errorf("one has removed %d links and the other one %d, of 200", mine, other)
 	}
 }
+
+// TestPushedAtOnce has two servers push different blobs to different repositories at once:
+// none meets the other, and what all use is counted, also when it is counted anew.
+func TestPushedAtOnce(t *testing.T) {
+	a, b, _ := onPostgres(t)
+	meta := b.meta.(*postgres.Meta)
+	a.blob("a", "first")
+	b.blob("b", "first")
+	before := meta.Stats().Retries
+	var all sync.WaitGroup
+	for i, c := range []*collected{a, b} {
+		all.Go(func() {
+			for n := range 20 {
+				c.blob(string(rune('a'+i)), string(rune('a'+i))+string(rune('a'+n)))
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d transactions of one server met others", meta.Stats().Retries-before)
+	want := registry.Usages{Counted: true, Sum: 2*len64("first") + 2*20*2, Bytes: len64("first") + 2*20*2}
+	if got := must[registry.Usages](t)(a.Usages(t.Context())); got != want {
+		t.Errorf("counted is %+v, want %+v", got, want)
+	}
+	if err := errors.Join(a.Uncount(t.Context()), b.Recount(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if got := must[registry.Usages](t)(a.Usages(t.Context())); got != want {
+		t.Errorf("counted anew is %+v, want %+v", got, want)
+	}
+}
+
+func len64(s string) int64 { return int64(len(s)) }

@@ -329,7 +329,36 @@ func (c *changing) settle() error {
 			return err
 		}
 	}
+	return t.settleAll(c)
+}
+
+// settleAll writes the tally of all repositories. Every push changes it, so where several
+// processes push the sums are added to counters, which no transaction meets another at.
+func (t *tallies) settleAll(c *changing) error {
+	a, b := &t.all.Tally, &t.all.before
+	if !c.local.shared() || a.Phase != phaseCounted || b.Phase != phaseCounted {
+		return t.all.put(c, "")
+	}
+	for name, n := range map[string]int64{
+		storage.CountUsed: a.Bytes - b.Bytes, storage.CountHeld: a.Sum - b.Sum, storage.CountTags: a.Tags - b.Tags,
+	} {
+		if n == 0 {
+			continue
+		}
+		if err := storage.Add(c, name, n); err != nil {
+			return err
+		}
+	}
+	a.Bytes, a.Sum, a.Tags = b.Bytes, b.Sum, b.Tags
 	return t.all.put(c, "")
+}
+
+// forgetSums has what all repositories use begin at nothing.
+func (c *changing) forgetSums() error {
+	return errors.Join(
+		storage.Counters.Delete(c, storage.Key(storage.CountUsed)),
+		storage.Counters.Delete(c, storage.Key(storage.CountHeld)),
+		storage.Counters.Delete(c, storage.Key(storage.CountTags)))
 }
 
 func (t *tally) put(c *changing, id string) error {

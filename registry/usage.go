@@ -88,8 +88,18 @@ func usage(tx storage.Tx, repo string, row storage.Usage) (Usage, error) {
 func (l *Local) Usages(ctx context.Context) (u Usages, err error) {
 	err = l.meta.View(ctx, func(tx storage.Tx) error {
 		row, counted, err := readTally(tx, "")
+		if err != nil {
+			return err
+		}
 		u = Usages{Counted: counted, Sum: row.Sum, Bytes: row.Bytes, Tags: row.Tags}
-		return err
+		for name, sum := range map[string]*int64{storage.CountHeld: &u.Sum, storage.CountUsed: &u.Bytes, storage.CountTags: &u.Tags} {
+			n, err := storage.Total(tx, name)
+			if err != nil {
+				return err
+			}
+			*sum += n
+		}
+		return nil
 	})
 	return u, err
 }

@@ -13,6 +13,11 @@ const (
 	CountManifests = "manifests" // manifests in all repositories
 	CountRepos     = "repos"     // repositories with a manifest
 	CountUploads   = "uploads"   // upload sessions that hold bytes
+
+	// What all repositories use, beyond what the row of their tally says.
+	CountUsed = "used" // bytes, each digest once
+	CountHeld = "held" // bytes of each repository, together
+	CountTags = "tags"
 )
 
 // The names of the counters that give numbers (see Next).
