@@ -166,6 +166,15 @@ func TestPushedAtOnce(t *testing.T) {
 	if got := must[registry.Usages](t)(a.Usages(t.Context())); got != want {
 		t.Errorf("counted anew is %+v, want %+v", got, want)
 	}
+	a.blob("a", "last")
+	forget(t, b.meta)
+	if err := b.Recount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want.Sum, want.Bytes = want.Sum+len64("last"), want.Bytes+len64("last")
+	if got := must[registry.Usages](t)(a.Usages(t.Context())); got != want {
+		t.Errorf("what was forgotten is counted as %+v, want %+v", got, want)
+	}
 }
 
 func len64(s string) int64 { return int64(len(s)) }
