@@ -27,14 +27,30 @@ func lookup(program string) (path string, found bool) {
 	if path, err := exec.LookPath(program); err == nil {
 		return path, true
 	}
-	if path, err := filepath.Abs(filepath.Join(cmp.Or(os.Getenv("BERTH_TOOLS"), filepath.Join("bin", "tools")), program)); err == nil {
-		if _, err := os.Stat(path); err == nil {
-			return path, true
-		}
+	if path := filepath.Join(cmp.Or(os.Getenv("BERTH_TOOLS"), filepath.Join(moduleRoot(), "bin", "tools")), program); isThere(path) {
+		return path, true
 	}
 	path = "/usr/sbin/" + program
+	return path, isThere(path)
+}
+
+func isThere(path string) bool {
 	_, err := os.Stat(path)
-	return path, err == nil
+	return err == nil
+}
+
+// moduleRoot is the directory of Berth's source, or the current one.
+func moduleRoot() string {
+	dir, err := os.Getwd()
+	for ; err == nil; dir = filepath.Dir(dir) {
+		switch {
+		case isThere(filepath.Join(dir, "go.mod")):
+			return dir
+		case dir == filepath.Dir(dir):
+			return "."
+		}
+	}
+	return "."
 }
 
 func nginxProgram() string {
@@ -83,7 +99,7 @@ func install(ctx context.Context, works []work) error {
 	}
 	missing := missing(works)
 	if at := slices.Index(missing, nameS3); at >= 0 { // Debian has none
-		if out, err := exec.CommandContext(ctx, "hack/install-tools.sh", nameS3).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, filepath.Join(moduleRoot(), "hack", "install-tools.sh"), nameS3).CombinedOutput(); err != nil {
 			return fmt.Errorf("hack/install-tools.sh %s: %w: %s", nameS3, err, out)
 		}
 		missing = slices.Delete(missing, at, at+1)
