@@ -194,3 +194,48 @@ func TestMirrorOutage(t *testing.T) {
 		})
 	}
 }
+
+// TestMirrorCrowdFails has many clients wait for the same bytes, which turn out to be
+// wrong, or do not come to their end: all of them are told so, and none takes what it
+// got for all.
+func TestMirrorCrowdFails(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]berthtest.Fault{"wrong": {Wrong: true}, "cut": {Cut: 300_000}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := startBasicUpstream(t)
+			img := u.push("team/crowd", "v1", 400_000)
+			m := startMirror(t, u, "")
+			hold := make(chan struct{})
+			f.Hold = hold
+			var failing atomic.Bool
+			failing.Store(true)
+			u.proxy.Do(func(r *http.Request) (none berthtest.Fault) {
+				if !isBlob(r) || !strings.HasSuffix(r.URL.Path, img.blobs[1].String()) || !failing.Load() {
+					return none
+				}
+				if r.Header.Get("Range") != "" { // nor does it go on
+					return berthtest.Fault{Status: http.StatusServiceUnavailable}
+				}
+				return f
+			})
+			var clients []*openBlob
+			for range crowd / 4 { // all have begun before it fails
+				clients = append(clients, m.begin(img.repo, img.blobs[1]))
+			}
+			close(hold)
+			var all sync.WaitGroup
+			for _, c := range clients {
+				all.Go(func() {
+					if rest, err := io.ReadAll(c.res.Body); err == nil {
+						t.Errorf("a client takes %d bytes for all of a blob", len(rest)+len(c.read))
+					}
+				})
+			}
+			all.Wait()
+			m.sound()
+			failing.Store(false)
+			waitFor(t, "image when the fault is over", func() bool { return m.pull(img) == nil })
+		})
+	}
+}
