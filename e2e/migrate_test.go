@@ -59,7 +59,9 @@ func TestMigrate(t *testing.T) {
 	m.end.Store(true)
 	clients.Wait()
 	t.Logf("%d steps of clients were acknowledged, %d were refused for a while; writes were refused for %.2f s in the last try", m.pushed.Load(), m.waited.Load(), done.ReadOnlySeconds)
-	if !whole && (done.Rows == 0 || done.Blobs == 0 || done.DroppedUploads > 0) {
+	// A server that is killed as it commits leaves a session without bytes: those that
+	// clients count on are checked below.
+	if !whole && (done.Rows == 0 || done.Blobs == 0) {
 		t.Errorf("it has moved %+v", done)
 	}
 	m.refused()
@@ -109,7 +111,6 @@ func (m *migration) command(from, to string) *berthtest.Command {
 type migrateDone struct {
 	Blobs, Rows     int64
 	Already         bool
-	DroppedUploads  int64   `json:"dropped_uploads"`
 	ReadOnlySeconds float64 `json:"read_only_seconds"`
 }
 
@@ -138,15 +139,23 @@ func (m *migration) client(number int) {
 		if err == nil {
 			return
 		}
-		answered, ok := errors.AsType[*unexpected](err)
-		if ok && !(answered.got.status == http.StatusServiceUnavailable && strings.Contains(string(answered.got.body), "UNAVAILABLE") && answered.got.header.Get("Retry-After") != "") ||
-			!ok && !m.broken.Load() && !strings.Contains(err.Error(), "broken pipe") && !strings.Contains(err.Error(), "reset by peer") {
+		if !m.excused(err) {
 			m.t.Errorf("client %d: %v", number, err)
 			return
 		}
 		m.waited.Add(1)
 		time.Sleep(50 * time.Millisecond) // as a client does that was told to try again
 	}
+}
+
+// excused says whether a client may see an error: that it is to try again, or that its
+// connection broke, also as it was refused before all was sent.
+func (m *migration) excused(err error) bool {
+	if answered, ok := errors.AsType[*unexpected](err); ok {
+		got := answered.got
+		return got.status == http.StatusServiceUnavailable && got.header.Get("Retry-After") != "" && strings.Contains(string(got.body), "UNAVAILABLE")
+	}
+	return m.broken.Load() || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // waitPushed waits until clients have done something more.

@@ -23,7 +23,7 @@ func TestInterrupted(t *testing.T) {
 	to, _ := newPlace(t, "s3+postgres", bucket).open()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // it keeps no secret
+	r := rand.New(rand.NewPCG(seed, 0))
 	whole := false
 	for i := range 16 {
 		held := false
