@@ -116,6 +116,10 @@ func (c *claim) take(ctx context.Context, seen storage.Upload) (row storage.Uplo
 	return row, err
 }
 
+// takesOver says whether the row tells of a writer before this one, which may have left
+// a stage behind that it did not live to tell of.
+func (c *claim) takesOver(row storage.Upload) bool { return c != nil && row.Beat > 1 }
+
 // wantUpload asks the writer of a session to let go of it.
 func (l *Local) wantUpload(ctx context.Context, id uploadID, writer string) error {
 	return l.meta.Update(ctx, func(tx storage.Tx) error {

@@ -420,3 +420,46 @@ func TestSweptElsewhere(t *testing.T) {
 		}
 	})
 }
+
+// pickyStager is blobs that begin a stage of a known digest only if there is none.
+type pickyStager struct{ storage.Blobs }
+
+func (p *pickyStager) StageFor(ctx context.Context, id string, _ digest.Digest) (storage.Stage, error) {
+	for s, err := range p.Stages(ctx) {
+		if err == nil && s.ID == id {
+			err = errors.New("the stage is there already")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return p.Stage(ctx, id, 0)
+}
+
+// TestCommitAfterDeath kills a server that has saved the first part of a blob in its
+// stage, and nothing in its session: a client that commits the session elsewhere is not
+// held up by what is left.
+func TestCommitAfterDeath(t *testing.T) {
+	withServers(t, func(t *testing.T, a, b *server) {
+		id, body := a.session(t), newSlow()
+		first := make(chan error, 1)
+		go func() {
+			_, err := a.CommitUpload(t.Context(), "a", id, registry.Chunk{}, body, digest.FromString("abc"))
+			first <- err
+		}()
+		body.sent <- []byte("a")
+		a.off.Store(true)
+		left := must[storage.Stage](t)(a.blobs.Blobs.Stage(t.Context(), id, 0))
+		_ = must[int](t)(left.Write([]byte("a")))
+		if err := errors.Join(left.Sync(), left.Close()); err != nil {
+			t.Fatal(err)
+		}
+		other := must[*registry.Local](t)(registry.NewLocal(t.Context(), &pickyStager{b.blobs.Blobs}, b.cut, registry.Options{}))
+		t.Cleanup(other.Close)
+		(&server{other, b.cut, nil}).commit(t, id, "abc", "abc")
+		close(body.sent)
+		if err := <-first; err == nil {
+			t.Error("the first one is told that it is stored")
+		}
+	})
+}

@@ -239,6 +239,11 @@ func (u *upload) open(ctx context.Context) (err error) {
 		}
 	}
 	if u.row.Size == 0 && u.want != "" && u.want.Algorithm() == u.id.alg { // of another one, all would be read again
+		if u.claim.takesOver(u.row) {
+			if err := u.local.blobs.Discard(ctx, u.id.text); err != nil {
+				return err
+			}
+		}
 		u.stage, err = storage.StageFor(ctx, u.local.blobs, u.id.text, u.want)
 	} else {
 		u.stage, err = u.local.blobs.Stage(ctx, u.id.text, u.row.Size)

@@ -11,7 +11,8 @@ import (
 type DigestStager interface {
 	// StageFor is Stage at 0 for a stage that is to become the blob d. Its Commit may
 	// refuse to make it another. Its Reader may fail once much was written. Close
-	// keeps its bytes only if Sync was called.
+	// keeps its bytes only if Sync was called, which may fail if the stage is there
+	// already: Discard it first.
 	StageFor(ctx context.Context, id string, d digest.Digest) (Stage, error)
 }
 

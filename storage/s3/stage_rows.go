@@ -108,28 +108,25 @@ func (s *stage) sync() error {
 	return nil
 }
 
-// save writes the stage's rows. It fails if another has written them since: two
-// that go on with a stage at once must not mix their parts.
+// save writes the stage's rows. It fails if another has written them since, or has begun
+// the stage, too: two that go on with a stage at once must not mix their parts, and one
+// must not take from the other what that has saved.
 func (s *stage) save() error {
 	known, rev := s.state.Rev, rand.Text()
 	next := s.state
 	next.Rev, next.Parts, next.Digest, next.Updated = rev, len(s.parts), string(s.final), s.blobs.now()
-	var old storage.Staged
-	err := s.blobs.meta.Update(s.ctx, func(tx storage.Tx) (err error) {
-		old, err = storage.Stages.Get(tx, stageKey(s.id))
+	err := s.blobs.meta.Update(s.ctx, func(tx storage.Tx) error {
+		old, err := storage.Stages.Get(tx, stageKey(s.id))
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return err
 		}
-		first := s.saved
 		switch {
 		case old.Rev == rev:
 			return nil // it was done, and not heard of
-		case known == "": // in place of another try
-			first = 0
 		case old.Rev != known:
 			return fmt.Errorf("stage %s was changed by another process", s.id)
 		}
-		first = min(first, len(s.parts))
+		first := min(s.saved, len(s.parts))
 		if err := deleteParts(tx, s.id, first); err != nil {
 			return err
 		}
@@ -144,8 +141,5 @@ func (s *stage) save() error {
 		return err
 	}
 	s.state, s.saved = next, len(s.parts)
-	if known == "" && old.Rev != rev && old.Upload != "" {
-		s.blobs.warn(s.ctx, s.blobs.abort(s.ctx, old.Key, old.Upload))
-	}
 	return nil
 }

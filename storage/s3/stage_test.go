@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -221,6 +222,46 @@ func TestTwoWriters(t *testing.T) {
 		t.Errorf("Size of a mixture: %v", err)
 	}
 	discardAll(t, b)
+}
+
+// TestTwoBegin has two processes begin one stage: what one has saved the other does not
+// write over, whether it saves or lets go, and knew the digest or not.
+func TestTwoBegin(t *testing.T) {
+	s := berthtest.StartS3(t)
+	data, other := noise(minPart+1000, 1), noise(2*minPart, 2)
+	d := digest.FromBytes(data)
+	for name, begin := range map[string]func(*Blobs) (storage.Stage, error){
+		"unknown": func(b *Blobs) (storage.Stage, error) { return b.Stage(t.Context(), "id", 0) },
+		"known":   func(b *Blobs) (storage.Stage, error) { return b.StageFor(t.Context(), "id", digest.FromBytes(other)) },
+	} {
+		for _, sync := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, sync %v", name, sync), func(t *testing.T) {
+				o := options(t, s)
+				one := openStage(t, open(t, o), "id", 0)
+				two, err := begin(open(t, o))
+				must(t, "Stage", err)
+				write(t, one, data)
+				write(t, two, other)
+				must(t, "Sync of one", one.Sync())
+				if sync {
+					if err := two.Sync(); err == nil {
+						t.Error("both were saved")
+					}
+				}
+				_ = two.Close()
+				must(t, "Close of one", one.Close())
+				b := open(t, o)
+				st := openStage(t, b, "id", int64(len(data)))
+				must(t, "Commit, Close", errors.Join(st.Commit(d), st.Close()))
+				checkBlob(t, b, d, data)
+				discardAll(t, b)
+				must(t, "Discard", b.Discard(t.Context(), "id"))
+				if left := below(t, s, b); len(left) != 1 {
+					t.Errorf("%q are left", left)
+				}
+			})
+		}
+	}
 }
 
 // TestCopies checks that a large object is copied in parts, and that a copy that
