@@ -9,9 +9,11 @@ import (
 	"github.com/berth-registry/berth/registry"
 )
 
-// Mirroring copies from other registries on a schedule. What it returns of
-// ErrMirrorUnknown, ErrMirrorRuns and ErrMirror is told to the client as it is.
+// Mirroring has mirrors of other registries, and copies from them on a schedule. What it
+// returns of ErrMirrorUnknown, ErrMirrorRuns and ErrMirror is told to the client as it is.
 type Mirroring interface {
+	// Mirrors says how the mirrors are, in the order of the configuration.
+	Mirrors(ctx context.Context) ([]Mirror, error)
 	// MirrorJobs says how the jobs are, in the order of the configuration.
 	MirrorJobs(ctx context.Context) ([]MirrorJob, error)
 	// RunMirror runs a job now, or with dry only tells what it would do. It tells what
@@ -82,18 +84,24 @@ type (
 		Tags   []string `json:"tags"`
 	}
 
-	mirrorList struct {
-		Jobs []MirrorJob `json:"jobs"`
+	// MirrorStatus is how mirrors and jobs are.
+	MirrorStatus struct {
+		Mirrors []Mirror    `json:"mirrors"`
+		Jobs    []MirrorJob `json:"jobs"`
 	}
 )
 
-// listMirrors says how the jobs are.
+// listMirrors says how the mirrors and the jobs are.
 func (c *call) listMirrors() (int, any, error) {
 	if c.Mirroring == nil {
 		return 0, nil, errNotOffered
 	}
+	mirrors, err := c.Mirroring.Mirrors(c.r.Context())
+	if err != nil {
+		return 0, nil, err
+	}
 	jobs, err := c.Mirroring.MirrorJobs(c.r.Context())
-	return http.StatusOK, mirrorList{nonNil(jobs)}, err
+	return http.StatusOK, MirrorStatus{nonNil(mirrors), nonNil(jobs)}, err
 }
 
 // planMirror tells what a run of a job would do.
@@ -124,11 +132,17 @@ func (c *call) runMirror(dry bool) (int, any, error) {
 	})
 }
 
+// MirrorStatus says how the mirrors of other registries are, and the jobs that copy from
+// them.
+func (c *Client) MirrorStatus(ctx context.Context) (s MirrorStatus, err error) {
+	err = c.call(ctx, http.MethodGet, "mirrors", nil, &s)
+	return s, err
+}
+
 // MirrorJobs says how the jobs are that copy from other registries.
 func (c *Client) MirrorJobs(ctx context.Context) ([]MirrorJob, error) {
-	var list mirrorList
-	err := c.call(ctx, http.MethodGet, "mirrors", nil, &list)
-	return list.Jobs, err
+	s, err := c.MirrorStatus(ctx)
+	return s.Jobs, err
 }
 
 // PlanMirror tells each what a run of a job would do.

@@ -18,6 +18,10 @@ type mirrors struct {
 	run func(ctx context.Context, name string, dry bool, tell func(admin.MirrorStep) error) error
 }
 
+func (mirrors) Mirrors(context.Context) ([]admin.Mirror, error) {
+	return []admin.Mirror{{Name: "hub", Available: true}}, nil
+}
+
 func (mirrors) MirrorJobs(context.Context) ([]admin.MirrorJob, error) {
 	return []admin.MirrorJob{{Name: "nightly", Mirror: "hub", Schedule: "every 1h", Last: &admin.MirrorRun{Outcome: "ok"}}}, nil
 }
@@ -102,6 +106,9 @@ func TestMirrorErrors(t *testing.T) {
 			}
 			if jobs, err := client.MirrorJobs(t.Context()); err != nil || len(jobs) != 1 || jobs[0].Last.Outcome != "ok" || jobs[0].Now != nil {
 				t.Errorf("%s: %+v, %v", by, jobs, err)
+			}
+			if s, err := client.MirrorStatus(t.Context()); err != nil || len(s.Mirrors) != 1 || s.Mirrors[0].Name != "hub" || !s.Mirrors[0].Available || len(s.Jobs) != 1 {
+				t.Errorf("%s: %+v, %v", by, s, err)
 			}
 		}
 		server.Close()

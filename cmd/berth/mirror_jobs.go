@@ -8,12 +8,18 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/admin"
+	"github.com/berth-registry/berth/gc/caching"
 	"github.com/berth-registry/berth/mirroring"
 	"github.com/berth-registry/berth/registry"
 )
 
-// mirrorJobs has the jobs of a server administered: it implements admin.Mirroring.
-type mirrorJobs struct{ worker *mirroring.Worker }
+// mirrorJobs has the mirrors of a server and their jobs administered: it implements
+// admin.Mirroring.
+type mirrorJobs struct {
+	worker *mirroring.Worker
+	others *others
+	caches *caching.Evictor
+}
 
 // tagsInLine is how many tags are told of in one line.
 const tagsInLine = 1000

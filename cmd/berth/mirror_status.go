@@ -17,7 +17,7 @@ import (
 // watchEvery is how often --watch looks again.
 const watchEvery = time.Second
 
-// mirrorScreen shows how jobs are, and again if that has changed.
+// mirrorScreen shows how mirrors and jobs are, and again if that has changed.
 type mirrorScreen struct {
 	w     io.Writer
 	json  bool
@@ -26,11 +26,11 @@ type mirrorScreen struct {
 }
 
 // run shows them once, or again and again until ctx ends.
-func (s *mirrorScreen) run(ctx context.Context, look func() ([]admin.MirrorJob, error)) error {
+func (s *mirrorScreen) run(ctx context.Context, look func() (admin.MirrorStatus, error)) error {
 	for {
-		jobs, err := look()
+		status, err := look()
 		if err == nil {
-			err = s.show(jobs)
+			err = s.show(status)
 		}
 		if err != nil && ctx.Err() == nil || !s.again {
 			return err
@@ -43,16 +43,16 @@ func (s *mirrorScreen) run(ctx context.Context, look func() ([]admin.MirrorJob, 
 	}
 }
 
-func (s *mirrorScreen) show(jobs []admin.MirrorJob) error {
+func (s *mirrorScreen) show(status admin.MirrorStatus) error {
 	var b strings.Builder
 	var err error
 	switch {
 	case s.json && s.again:
-		err = printLine(&b, map[string][]admin.MirrorJob{"jobs": jobs})
+		err = printLine(&b, status)
 	case s.json:
-		err = printJSON(&b, map[string][]admin.MirrorJob{"jobs": jobs})
+		err = printJSON(&b, status)
 	default:
-		err = printMirrorStatus(&b, jobs)
+		err = printMirrorStatus(&b, status)
 	}
 	text := b.String()
 	if err != nil || text == s.last {
@@ -70,18 +70,30 @@ func (s *mirrorScreen) show(jobs []admin.MirrorJob) error {
 	return err
 }
 
-// printMirrorStatus prints how jobs are.
-func printMirrorStatus(w io.Writer, jobs []admin.MirrorJob) error {
-	if len(jobs) == 0 {
-		return printMirrors(w, jobs)
+// printMirrorStatus prints how mirrors are, and then jobs.
+func printMirrorStatus(w io.Writer, s admin.MirrorStatus) error {
+	if len(s.Mirrors) == 0 && len(s.Jobs) == 0 {
+		_, err := fmt.Fprintln(w, "There are no mirrors: the server's configuration has none (mirrors).")
+		return err
 	}
+	if err := printMirrorUpstreams(w, s.Mirrors); err != nil {
+		return err
+	}
+	if len(s.Mirrors) > 0 && len(s.Jobs) > 0 {
+		_, _ = fmt.Fprintln(w)
+	}
+	return printMirrorJobs(w, s.Jobs)
+}
+
+// printMirrorJobs prints how jobs are.
+func printMirrorJobs(w io.Writer, jobs []admin.MirrorJob) error {
 	for i, j := range jobs {
 		if i > 0 {
 			_, _ = fmt.Fprintln(w)
 		}
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		row := func(what, format string, args ...any) { _, _ = fmt.Fprintf(t, what+"\t"+format+"\n", args...) }
-		row("name", "%s", printable(j.Name))
+		row("job", "%s", printable(j.Name))
 		row("mirror", "%s, %s", printable(j.Mirror), printable(j.Schedule))
 		shown := j.Last
 		if j.Running && j.Now != nil {

@@ -249,8 +249,8 @@ func namespaces(c config.Config) (all []namespace.Mirror) {
 }
 
 // administer adds to the administration's options what there is of other registries.
-func (o *others) administer(options *admin.Options) {
-	options.Mirroring = &mirrorJobs{o.worker}
+func (o *others) administer(options *admin.Options, caches *caching.Evictor) {
+	options.Mirroring = &mirrorJobs{o.worker, o, caches}
 	options.Replicator = &replications{o.replicator}
 }
 

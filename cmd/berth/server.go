@@ -132,7 +132,7 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	options := admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Lasts: d.access.gate.Lasts, Audit: recorder, Log: d.log}
 	d.health.administer(&options)
 	d.health.measure(metrics)
-	d.others.administer(&options)
+	d.others.administer(&options, d.health.evictor)
 	d.migrator.local = d.local
 	options.Migrator = d.migrator
 	d.others.measure(metrics)

@@ -35,6 +35,7 @@ func (d *server) run(ctx context.Context, signals <-chan os.Signal) error {
 	if !d.cfg.Restricted() && !isLoopback(d.cfg.HTTP.Addr) {
 		d.log.WarnContext(ctx, "no policy: anyone who reaches the address may push, pull and delete", "addr", d.cfg.HTTP.Addr)
 	}
+	logPlaces(ctx, d.cfg, d.log)
 	d.log.InfoContext(ctx, "ready", "version", version, "data", d.cfg.Storage.Data, "push", "docker push "+d.cfg.HTTP.Addr+"/NAME")
 	for {
 		select {

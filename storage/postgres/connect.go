@@ -5,11 +5,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -27,6 +31,21 @@ const (
 
 // schemaName is what a schema may be called.
 var schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,39}$`)
+
+// Place says which database is meant, on which server, and in which schema: nothing of
+// who signs in. It fails as Open does if the DSN cannot be read.
+func (o Options) Place() (string, error) {
+	config, schema, err := o.config()
+	if err != nil {
+		return "", err
+	}
+	servers := []string{}
+	conn := config.ConnConfig
+	for _, c := range append([]*pgconn.FallbackConfig{{Host: conn.Host, Port: conn.Port}}, conn.Fallbacks...) {
+		servers = append(servers, net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))))
+	}
+	return fmt.Sprintf("PostgreSQL at %s, database %s, schema %s", strings.Join(slices.Compact(servers), ", "), conn.Database, schema), nil
+}
 
 // config reads the options. No error holds a part of the DSN.
 func (o Options) config() (config *pgxpool.Config, schema string, err error) {
