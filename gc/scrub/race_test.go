@@ -290,7 +290,7 @@ const killedBlobs = 20
 func killedBlob(i int) []byte { return noise(1000+i*7000, uint64(i)) }
 
 // TestKill kills a process in the middle of rounds: whatever it leaves, the next one
-// finishes, and everything can be pushed and read.
+// finishes, finds what was harmed before it began, and everything can be pushed and read.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 5 {
@@ -313,7 +313,7 @@ func TestKill(t *testing.T) {
 			t.Fatalf("it said %s", out.String())
 		}
 		w := newWorld(t, dir)
-		st := w.round()
+		st := w.newRound()
 		for _, blob := range st.Damaged {
 			if blob.Moving {
 				t.Errorf("after kill %d, %s is still about to be moved", i, blob.Digest)

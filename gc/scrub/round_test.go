@@ -65,6 +65,42 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestHarmBehind harms what a round has checked that a dead process has left: to go on
+// with it reads nothing again, and the round after it finds the harm.
+func TestHarmBehind(t *testing.T) {
+	for name, left := range map[string]func(last digest.Digest) storage.Scrub{
+		"while it reads":    func(last digest.Digest) storage.Scrub { return storage.Scrub{After: string(last)} },
+		"when it has read":  func(digest.Digest) storage.Scrub { return storage.Scrub{Listing: true} },
+		"when it has ended": func(last digest.Digest) storage.Scrub { return storage.Scrub{Listing: true, After: string(last)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, t.TempDir())
+			data := noise(1000, 1)
+			d := w.mustPush("a", data)
+			leave := func() {
+				state := left(d)
+				state.Began = time.Now().Add(-time.Hour)
+				if err := w.meta.Update(t.Context(), func(tx storage.Tx) error { return storage.Scrubs.Put(tx, storage.ScrubKey, state) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			leave()
+			data[500] ^= 1
+			if err := os.WriteFile(w.path(d), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if st := w.round(); len(st.Damaged) > 0 || st.Round.Last.Blobs > 0 {
+				t.Errorf("the round that goes on: %+v", st)
+			}
+			leave()
+			if st := w.newRound(); len(st.Damaged) != 1 || st.Damaged[0].Digest != d {
+				t.Errorf("a new round: %+v", st)
+			}
+			w.isUnknown("a", d)
+		})
+	}
+}
+
 // memWorld is a registry in memory.
 func memWorld(t *testing.T) (*mem.Blobs, *mem.Meta, *registry.Local) {
 	t.Helper()

@@ -159,6 +159,16 @@ func (w *world) round() scrub.Status {
 	return w.roundOf(w.scrub)
 }
 
+// newRound has a round run that begins now: what was harmed before is found, which one
+// that goes on may have gone past.
+func (w *world) newRound() scrub.Status {
+	w.t.Helper()
+	if !w.status(w.scrub).Round.Began.IsZero() {
+		w.round()
+	}
+	return w.round()
+}
+
 func (w *world) roundOf(s *scrub.Scrub) scrub.Status {
 	w.t.Helper()
 	before := w.status(s).Round.Last.Finished
