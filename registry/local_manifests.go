@@ -45,10 +45,18 @@ func (l *Local) StatManifest(ctx context.Context, repo string, ref Reference) (D
 		l.tell(storage.ReviewManifest, repo, last)
 		desc, watch, err = l.stat(ctx, repo, ref)
 	}
-	if err == nil && l.stale(watch) && !l.Cached(repo) {
+	cached := l.Cached(repo)
+	stale := l.stale
+	if cached {
+		stale = l.unknownToOthers
+	}
+	if err == nil && stale(watch) {
 		err = leased(l.change(ctx, func(tx *changing) error {
 			if _, err := getManifest(tx, repo, desc.Digest); err != nil {
 				return err // it was removed meanwhile
+			}
+			if cached {
+				return watchedManifests.tellOthers(tx, repo, desc.Digest)
 			}
 			return watchedManifests.touch(tx, repo, desc.Digest)
 		}))

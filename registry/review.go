@@ -195,16 +195,35 @@ func (w watched[V]) touch(c *changing, repo string, d digest.Digest) error {
 	})
 }
 
+// tellOthers gives a row a lease that other processes have to know of, and leaves the
+// review of it where it is.
+func (w watched[V]) tellOthers(c *changing, repo string, d digest.Digest) error {
+	return w.change(c, repo, d, func(watch *storage.Watch) error {
+		if c.local.unknownToOthers(*watch) {
+			c.keep(watch)
+		}
+		return nil
+	})
+}
+
 // stale says whether a lease that a client needs now must be written: not each
 // time that it asks.
 func (l *Local) stale(w storage.Watch) bool {
-	now, grace := l.now(), l.keeping.Load().Grace
-	lease, skew := l.leaseTime()
-	ends := w.Lease < now.Add(lease/2+skew).UnixMicro()
 	if w.Due == 0 {
-		return ends && l.shared()
+		return l.unknownToOthers(w)
 	}
-	return ends || w.Due < now.Add(grace/2).UnixMicro()
+	return l.ends(w) || w.Due < l.now().Add(l.keeping.Load().Grace/2).UnixMicro()
+}
+
+// unknownToOthers says whether a lease must be written only as other processes have to
+// know of it. What a cache holds needs no other: its review finds by itself what was
+// pulled.
+func (l *Local) unknownToOthers(w storage.Watch) bool { return l.shared() && l.ends(w) }
+
+// ends says whether a lease ends so soon that it must be written anew.
+func (l *Local) ends(w storage.Watch) bool {
+	lease, skew := l.leaseTime()
+	return w.Lease < l.now().Add(lease/2+skew).UnixMicro()
 }
 
 // shared says that other processes may change the metadata, too.
