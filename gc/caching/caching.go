@@ -46,6 +46,9 @@ type Pulls interface {
 	Flush(ctx context.Context) error
 	// Lately says whether this process has served content since a time.
 	Lately(repo string, d digest.Digest, since time.Time) bool
+	// Slack is how much later than it is written down content may have been served by
+	// another process; 0 if there is none.
+	Slack() time.Duration
 }
 
 // Mirror is a cache of another registry.

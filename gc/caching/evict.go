@@ -132,6 +132,7 @@ func (e *Evictor) eviction(m Mirror) registry.Eviction {
 	since := e.now().Add(-inUse)
 	ev := registry.Eviction{Prefix: m.Prefix, Target: m.Quota / 20 * 19, Before: since}
 	if e.pulls != nil {
+		ev.Before = since.Add(-e.pulls.Slack())
 		ev.Spare = func(repo string, d digest.Digest) bool { return e.pulls.Lately(repo, d, since) }
 	}
 	return ev

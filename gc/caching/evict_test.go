@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/gc/caching"
+	"github.com/berth-registry/berth/gc/retention"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/mem"
@@ -245,4 +246,60 @@ func TestRun(t *testing.T) {
 		cancel()
 		running.Wait()
 	})
+}
+
+// TestQuotaShared has content pulled through another server again and again, which
+// writes that down only now and then: it is in use here, too, until nobody has pulled it
+// for a while.
+func TestQuotaShared(t *testing.T) {
+	for _, every := range []time.Duration{time.Minute, 4 * time.Minute, 10*time.Minute - time.Second} {
+		t.Run(every.String(), func(t *testing.T) {
+			w := newWorld(t, mem.NewMeta(), hub(0, 1))
+			other := retention.NewPulls(w.meta, retention.PullOptions{Now: w.Now})
+			other.SetCached(w.Cached)
+			d := w.fetch("hub/a", []string{"layer"}, "v1")
+			bare := w.fetchBlob("hub/a", "bare")
+			written := map[time.Time]bool{}
+			begin := w.Now()
+			for w.Now().Sub(begin) < 2*time.Hour {
+				if _, _, err := other.Wrap(w.Local).Manifest(t.Context(), "hub/a", registry.Reference{Digest: d}); err != nil {
+					t.Fatal(err)
+				}
+				f, _, err := other.Wrap(w.Local).Blob(t.Context(), "hub/a", bare)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(f.Close(), other.Flush(t.Context())); err != nil {
+					t.Fatal(err)
+				}
+				written[w.pulledAt("hub/a", d)] = true
+				w.pass(every)
+				w.evict()
+				if !w.has("hub/a", d) || !w.hasBlob("hub/a", bare) {
+					t.Fatalf("it is gone after %v", w.Now().Sub(begin))
+				}
+			}
+			if n := len(written); n > 13 {
+				t.Errorf("in two hours it was written down %d times", n)
+			}
+			w.pass(22 * time.Minute)
+			w.evict()
+			if w.has("hub/a", d) || w.hasBlob("hub/a", bare) {
+				t.Error("it stays when nobody pulls it")
+			}
+		})
+	}
+}
+
+// pulledAt is when it is written down that a manifest was pulled last.
+func (w *world) pulledAt(repo string, d digest.Digest) (at time.Time) {
+	w.t.Helper()
+	if err := w.meta.View(w.t.Context(), func(tx storage.Tx) error {
+		row, err := storage.PulledDigests.Get(tx, storage.Key(repo, storage.DigestPart(d)))
+		at = row.At
+		return err
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return at
 }

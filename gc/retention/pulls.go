@@ -21,6 +21,12 @@ const (
 	// pullEvery is how often a pull of the same tag or digest is written down at most:
 	// less than pullSlack, which makes up for it.
 	pullEvery = 50 * time.Minute
+	// sharedEvery is that of what a cache holds where other processes write to the store,
+	// too: they know of no other pulls than those that are written down.
+	sharedEvery = 10 * time.Minute
+	// sharedLate is by how much longer ago than it was, as others read it, such a pull may
+	// be: it waits to be written, and clocks differ.
+	sharedLate = time.Minute
 	// maxNoted is of how many tags and digests it is remembered that they were
 	// pulled lately; beyond it, they are looked up again.
 	maxNoted = 50_000
@@ -42,7 +48,8 @@ const (
 // a client that has what it points to asks for nothing else.
 //
 // It keeps nobody waiting: pulls are kept in memory, at most one an hour of each tag
-// and digest, and written every few seconds. In a crash those of the last seconds
+// and digest, and written every few seconds; of what a cache holds one in ten minutes,
+// where several processes share the store. In a crash those of the last seconds
 // are lost, and so are those that the store fails to take and those above 50,000 in
 // that time.
 type Pulls struct {
@@ -51,6 +58,7 @@ type Pulls struct {
 	log  *slog.Logger
 	some chan struct{} // there are some to be written
 
+	shared bool // other processes may write to the store, too
 	cached atomic.Pointer[func(repo string) bool]
 
 	mu      sync.RWMutex
@@ -85,6 +93,8 @@ type PullOptions struct {
 // NewPulls makes a recorder of pulls.
 func NewPulls(meta storage.Meta, o PullOptions) *Pulls {
 	p := &Pulls{meta: meta, now: o.Now, log: o.Log, some: make(chan struct{}, 1), noted: map[pull]*notedPull{}, pending: map[pull]time.Time{}}
+	_, alone := meta.(storage.Versioner)
+	p.shared = !alone
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -109,6 +119,23 @@ func (p *Pulls) Lately(repo string, d digest.Digest, since time.Time) bool {
 	defer p.mu.RUnlock()
 	n := p.lookUp(what)
 	return n != nil && n.last.Load() >= since.UnixMicro()
+}
+
+// Slack is how much later than it is written down content of a cache may have been
+// pulled in another process. What was pulled in this one Lately tells.
+func (p *Pulls) Slack() time.Duration {
+	if p.shared {
+		return sharedEvery + sharedLate
+	}
+	return 0
+}
+
+// every is how often a pull of the same is written down at most.
+func (p *Pulls) every(cached bool) time.Duration {
+	if cached && p.shared {
+		return sharedEvery
+	}
+	return pullEvery
 }
 
 // begin writes down since when pulls are recorded, once for ever: until then, nobody
@@ -165,7 +192,7 @@ func (p *Pulls) isNoted(what pull, now time.Time, cached bool) bool {
 	if cached {
 		n.last.Store(now.UnixMicro())
 	}
-	return now.Sub(n.at) < pullEvery
+	return now.Sub(n.at) < p.every(cached)
 }
 
 func (p *Pulls) lookUp(what pull) *notedPull {
@@ -260,9 +287,10 @@ func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) e
 		clear(written)
 		for _, what := range some {
 			table, key, there := storage.PulledTags, storage.Key(what.repo, what.ref.Tag), tagged
+			cached := p.isCached(what.repo)
 			if what.ref.Tag == "" {
 				table, key, there = storage.PulledDigests, storage.Key(what.repo, storage.DigestPart(what.ref.Digest)), named
-				if p.isCached(what.repo) {
+				if cached {
 					there = held
 				}
 			}
@@ -270,7 +298,7 @@ func (p *Pulls) write(ctx context.Context, some []pull, at map[pull]time.Time) e
 			if err != nil && !isNotFound(err) {
 				return err
 			}
-			if at[what].Sub(old.At) < pullEvery {
+			if at[what].Sub(old.At) < p.every(cached) {
 				written[what] = old.At // by another replica, or before a restart
 				continue
 			}
