@@ -49,7 +49,7 @@ func TestQuick(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]map[string]int{
-		partRegistry: {"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0, "access": 2, "policy": 2, "collect": 1, "collect-push": 1, "delete": 1, "mirror": 4, "scale": 1},
+		partRegistry: {"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0, "access": 2, "policy": 2, "collect": 1, "collect-push": 1, "delete": 1, "mirror": 5, "scale": 1},
 		partRunner:   {"run": 1, "cycle": 1, "exec": 1, "many": 1, "ps": 1, "idle": 2, "host": 5, "unpack": 2},
 	}
 	rest := string(text)

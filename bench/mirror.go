@@ -36,12 +36,12 @@ const (
 
 // mirrors measures the pull of an image through a mirror that does not have it, beside
 // the pull of the same image from the upstream itself, a berth, and beside
-// docker-registry as a cache of it; once over a link of 1 Gb/s, and once, without a goal,
-// over the loopback interface alone: there the direct pull is a copy of memory on the
-// same processors, while a mirror also hashes and writes each byte. Then it measures the pull of what a mirror has, beside the pull
-// of what was pushed; and what many clients that pull at once cost the upstream. Each
-// cold pull has a server of its own, new and empty. The clients read and do nothing
-// with it.
+// docker-registry as a cache of it; once over a link of 1 Gb/s, and once over the
+// loopback interface alone: there the direct pull is a copy of memory on the same
+// processors, while a mirror also hashes and writes each byte. Then it measures the
+// pull of what a mirror has, beside the pull of what was pushed; and what many clients
+// that pull at once cost the upstream. Each cold pull has a server of its own, new and
+// empty. The clients read and do nothing with it.
 func mirrors(ctx context.Context, b *bench) ([]*figure, error) {
 	m := &mirrorBench{bench: b}
 	if err := m.prepare(ctx); err != nil {
@@ -99,9 +99,10 @@ func (m *mirrorBench) coldFar(ctx context.Context) (*figure, error) {
 	return m.cold(ctx, fmt.Sprintf("cold, %s over 1 Gb/s", megabytes(m.image.size)), m.far, atMost(1.1))
 }
 
-// coldNear is one from an upstream on the same machine.
+// coldNear is one from an upstream on the same machine: what it costs to verify and
+// keep an image then shows beside nothing but a copy.
 func (m *mirrorBench) coldNear(ctx context.Context) (*figure, error) {
-	return m.cold(ctx, fmt.Sprintf("cold, %s over loopback", megabytes(m.image.size)), m.near, bound{})
+	return m.cold(ctx, fmt.Sprintf("cold, %s over loopback", megabytes(m.image.size)), m.near, atMost(1.1))
 }
 
 func (m *mirrorBench) cold(ctx context.Context, name string, l *link, goal bound) (*figure, error) {

@@ -342,8 +342,9 @@ func reviewRow[V any](b *batch, tx *changing, w watched[V], r queued, needed fun
 }
 
 // claimTime is how long one of several processes has the bytes of a tombstone to
-// itself. It deletes them in half of it, or leaves them.
-const claimTime = 15 * time.Minute
+// itself. It deletes them in half of it, or leaves them. Who is killed meanwhile keeps
+// others from pushing the same bytes for so long.
+const claimTime = 5 * time.Minute
 
 // claim keeps other processes from deleting the same bytes: the one that comes later
 // would delete them from under a push that has come meanwhile. Where there are no

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/storage"
@@ -43,6 +44,11 @@ func openStores(ctx context.Context, c config.Storage, log *slog.Logger) (s *sto
 	return s, nil
 }
 
+// databasePatience is how long a request waits for a database that is not there: one
+// that is started again, or another one that takes over, is back by then, and clients
+// do not give up yet.
+const databasePatience = 15 * time.Second
+
 func openMeta(ctx context.Context, c config.Storage, log *slog.Logger) (storage.Meta, error) {
 	if !c.Postgres.On() {
 		return bolt.Open(filepath.Join(c.Data, metaFile))
@@ -51,7 +57,7 @@ func openMeta(ctx context.Context, c config.Storage, log *slog.Logger) (storage.
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(ctx, postgres.Options{DSN: dsn, Schema: c.Postgres.Schema, MaxConns: c.Postgres.MaxConns, Log: log})
+	return postgres.Open(ctx, postgres.Options{DSN: dsn, Schema: c.Postgres.Schema, MaxConns: c.Postgres.MaxConns, Patience: databasePatience, Log: log})
 }
 
 func (s *stores) openDir(c config.Storage, log *slog.Logger) error {
