@@ -25,11 +25,11 @@ func TestChart(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		values string
-		kinds  string // of what is made, sorted
+		kinds  string // of what is made, sorted, with commas
 		facts  map[string]string
 	}{
 		"nothing set": {
-			kinds: "Secret Service Service ServiceAccount StatefulSet",
+			kinds: "Secret,Service,Service,ServiceAccount,StatefulSet",
 			facts: map[string]string{
 				"StatefulSet.spec.replicas": "1",
 				"StatefulSet.spec.volumeClaimTemplates.0.spec.resources.requests.storage":     "100Gi",
@@ -45,7 +45,7 @@ func TestChart(t *testing.T) {
 		},
 		"many servers": {
 			values: chartMany,
-			kinds:  "Deployment PodDisruptionBudget Secret Secret Service Service ServiceAccount",
+			kinds:  "Deployment,PodDisruptionBudget,Secret,Secret,Service,Service,ServiceAccount",
 			facts: map[string]string{
 				"Deployment.spec.replicas":                                              "3",
 				"Deployment.spec.strategy.rollingUpdate.maxUnavailable":                 "0",
@@ -58,7 +58,7 @@ func TestChart(t *testing.T) {
 		},
 		"secrets that are there, a role for S3, TLS": {
 			values: "mode: replicas\nreplicas: 5\nconfig: {storage: {s3: {bucket: images}}}\nstores: {existingSecret: mine, existing: {s3: false}}\ntls: {secretName: cert}\nserviceAccount: {annotations: {role: r}}",
-			kinds:  "Deployment PodDisruptionBudget Secret Service Service ServiceAccount",
+			kinds:  "Deployment,PodDisruptionBudget,Secret,Service,Service,ServiceAccount",
 			facts: map[string]string{
 				"Deployment.spec.replicas":                                  "5",
 				"Deployment.spec.template.spec.containers.0.env":            "",
@@ -70,7 +70,7 @@ func TestChart(t *testing.T) {
 		},
 		"a configuration that is there": {
 			values: "mode: replicas\nexistingConfigSecret: mine\nstores: {existingSecret: theirs}\npodDisruptionBudget: {enabled: false}",
-			kinds:  "Deployment Service Service ServiceAccount",
+			kinds:  "Deployment,Service,Service,ServiceAccount",
 			facts: map[string]string{
 				"Deployment.spec.template.spec.volumes.0.secret.secretName": "mine",
 				"Deployment.spec.template.spec.containers.0.env.0.name":     "BERTH_STORAGE_S3_ACCESS_KEY",
@@ -95,7 +95,7 @@ extraEnv: [{name: HTTPS_PROXY, value: "http://proxy:3128"}]
 extraVolumes: [{name: ca, configMap: {name: ca}}]
 extraVolumeMounts: [{name: ca, mountPath: /etc/berth/ca}]
 `,
-			kinds: "Deployment HTTPRoute HorizontalPodAutoscaler Ingress PodDisruptionBudget Secret Secret Service Service ServiceAccount ServiceMonitor",
+			kinds: "Deployment,HTTPRoute,HorizontalPodAutoscaler,Ingress,PodDisruptionBudget,Secret,Secret,Service,Service,ServiceAccount,ServiceMonitor",
 			facts: map[string]string{
 				"Deployment.spec.replicas":                                              "", // the autoscaler's
 				"HorizontalPodAutoscaler.spec.minReplicas":                              "3",
@@ -109,12 +109,12 @@ extraVolumeMounts: [{name: ca, mountPath: /etc/berth/ca}]
 		},
 		"one server with blobs in S3": {
 			values: "config: {storage: {s3: {bucket: images}}, policy: [{who: [authenticated], repos: [\"**\"], may: [pull, push]}]}\nstores: {s3AccessKey: key, s3SecretKey: s3-secret}\npersistence: {storageClass: fast, size: 5Gi}",
-			kinds:  "Secret Secret Service Service ServiceAccount StatefulSet",
+			kinds:  "Secret,Secret,Service,Service,ServiceAccount,StatefulSet",
 			facts:  map[string]string{"StatefulSet.spec.volumeClaimTemplates.0.spec.storageClassName": "fast"},
 		},
 		"one server without a volume": {
 			values: "persistence: {enabled: false}\nserviceAccount: {create: false}\nfullnameOverride: " + strings.Repeat("x", 60),
-			kinds:  "Secret Service Service StatefulSet",
+			kinds:  "Secret,Service,Service,StatefulSet",
 			facts:  map[string]string{"StatefulSet.spec.volumeClaimTemplates": "", "StatefulSet.metadata.name": strings.Repeat("x", 52)},
 		},
 	} {
@@ -125,7 +125,7 @@ extraVolumeMounts: [{name: ca, mountPath: /etc/berth/ca}]
 				t.Errorf("kubecheck: %v\n%s", err, out)
 			}
 			objects := manifests(t, text)
-			if kinds := strings.Join(kindsOf(objects), " "); kinds != c.kinds {
+			if kinds := strings.Join(kindsOf(objects), ","); kinds != c.kinds {
 				t.Errorf("made %s, want %s", kinds, c.kinds)
 			}
 			for path, want := range c.facts {

@@ -134,15 +134,12 @@ func (c *topology) start(service, user string, args ...string) {
 // healthy runs the health check of a service.
 func (c *topology) healthy(service string) error {
 	test := c.project.Services[service].HealthCheck.Test[1:]
-	user := "nobody"
+	user := "65534" // nobody
 	switch test[0] {
 	case "wget": // as images of Alpine have it
 		test = append([]string{"busybox"}, test...)
 	case "/usr/bin/berth":
 		test[0], user = "/run/bin/berth", "65532"
-	}
-	if user == "nobody" {
-		user = "65534"
 	}
 	_, stderr, err := c.in(service, user, test...).Env(imageEnv(service)...).Try()
 	if err != nil {
@@ -162,7 +159,7 @@ func (c *topology) postgres() {
 	c.in("postgres", "postgres", "sh", "-c", `set -e
 initdb --no-sync --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" $POSTGRES_INITDB_ARGS -D /run/postgres
 echo "CREATE DATABASE $POSTGRES_DB" | postgres --single -D /run/postgres postgres
-echo "host all all all scram-sha-256" >>/run/postgres/pg_hba.conf`).Run()
+echo "host all berth 0.0.0.0/0 scram-sha-256" >>/run/postgres/pg_hba.conf`).Run()
 	c.start("postgres", "postgres", "postgres", "-D", "/run/postgres", "-c", "listen_addresses=*", "-c", "unix_socket_directories=", "-c", "fsync=off")
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -18,7 +19,7 @@ func manifests(t *testing.T, text string) (objects []map[string]any) {
 	for d := yaml.NewDecoder(strings.NewReader(text)); ; {
 		var o map[string]any
 		err := d.Decode(&o)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return objects
 		}
 		if err != nil {
