@@ -37,15 +37,15 @@ type (
 	MirrorCache struct {
 		Bytes     int64 `json:"bytes"` // each digest once
 		Manifests int64 `json:"manifests"`
-		Quota     int64 `json:"quota"`   // bytes; 0 for any number
-		Keep      int64 `json:"keep"`    // seconds after the last pull; 0 for ever
-		Full      bool  `json:"full"`    // over the quota, as all that it holds is in use
-		Hits      int64 `json:"hits"`    // answered from the cache
-		Misses    int64 `json:"misses"`  // for which the upstream was asked
-		Stale     int64 `json:"stale"`   // answered from the cache as the upstream could not be asked
-		Failed    int64 `json:"failed"`  // as the upstream could not be asked, or gave something wrong
-		Corrupt   int64 `json:"corrupt"` // blobs that came with wrong bytes
-		Filling   int64 `json:"filling"` // blobs that come now
-		Fetched   int64 `json:"fetched"` // bytes that came from the upstream
+		Quota     int64 `json:"quota"`    // bytes; 0 for any number
+		Keep      int64 `json:"keep"`     // seconds after the last pull; 0 for ever
+		Full      bool  `json:"full"`     // over the quota, as all that it holds is in use
+		Hits      int64 `json:"hits"`     // answered from the cache
+		Misses    int64 `json:"misses"`   // for which the upstream was asked
+		Stale     int64 `json:"stale"`    // answered from the cache as the upstream could not be asked
+		Failures  int64 `json:"failures"` // times that the upstream could not be asked, or gave something wrong
+		Corrupt   int64 `json:"corrupt"`  // blobs that came with wrong bytes
+		Filling   int64 `json:"filling"`  // blobs that come now
+		Fetched   int64 `json:"fetched"`  // bytes that came from the upstream
 	}
 )

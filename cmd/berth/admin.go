@@ -39,6 +39,15 @@ type dataFlags struct {
 
 // addAdminFlags adds the flags to cmd, and says what they do behind its Long.
 func addAdminFlags(cmd *cobra.Command) *adminFlags {
+	return addAdminFlagsWith(cmd, "if none runs, its data is changed directly")
+}
+
+// addServerFlags is addAdminFlags for what only a server that runs does.
+func addServerFlags(cmd *cobra.Command) *adminFlags {
+	return addAdminFlagsWith(cmd, "one must run, as this asks it")
+}
+
+func addAdminFlagsWith(cmd *cobra.Command, ifNone string) *adminFlags {
 	f := &adminFlags{cmd: cmd, data: dataFlags{cmd: cmd}}
 	cmd.Flags().StringVar(&f.registry, "registry", os.Getenv("BERTH_REGISTRY"), "administer the registry at `HOST[:PORT]`; also set by BERTH_REGISTRY")
 	cmd.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "talk HTTP without TLS; the default for localhost")
@@ -48,7 +57,7 @@ func addAdminFlags(cmd *cobra.Command) *adminFlags {
 	cmd.Long += `
 
 Without --registry it is the server of this machine whose data is in --data, or
-where --config says; if none runs, its data is changed directly. Run it as the
+where --config says; ` + ifNone + `. Run it as the
 user that runs the server. With --registry, it is done over the network, with the
 credentials of 'docker login', or with --username.`
 	cmd.ValidArgsFunction = cobra.NoFileCompletions

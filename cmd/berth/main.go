@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,7 @@ func newRootCmd() *cobra.Command {
 			return err
 		}
 		_, err = newRules(c)
-		return err
+		return errors.Join(err, checkPlaces(c))
 	}
 	root.AddCommand(newServeCmd(), cli.NewVersionCmd("berth", version),
 		cli.NewConfigCmd("berth", "BERTH", "/etc/berth.yaml", check, config.Example))

@@ -30,7 +30,7 @@ With --json: {"mirrors": [{"name", "prefix", "upstream", "available": true, "unt
 "reason", "ratelimit": {"limit": N, "remaining": N, "window": SECONDS, "at": TIME},
 "requests": {"ok": N, "not_found": N, "refused": N, "limited": N, "failed": N,
 "rejected": N}, "cache": {"bytes": N, "manifests": N, "quota": N, "keep": SECONDS, "full":
-false, "hits": N, "misses": N, "stale": N, "failed": N, "corrupt": N, "filling": N,
+false, "hits": N, "misses": N, "stale": N, "failures": N, "corrupt": N, "filling": N,
 "fetched": N}}, ...], `
 
 func newMirrorCmd() *cobra.Command {
@@ -57,7 +57,7 @@ With --json: {` + mirrorJSON,
 		Example: "  berth mirror ls",
 		Args:    cobra.NoArgs,
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return f.with(cmd.Context(), false, func(a *administration) error {
 			jobs, err := a.MirrorJobs(cmd.Context())
@@ -88,7 +88,7 @@ With --watch, each is on one line.`,
 		Example: "  berth mirror status\n  berth mirror status hub\n  berth mirror status nightly --watch",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	watch := cmd.Flags().Bool("watch", false, "show it again whenever it changes")
 	cmd.ValidArgsFunction = f.completeWith(1, mirrorAndJobNames)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

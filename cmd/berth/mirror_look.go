@@ -34,7 +34,7 @@ func (m mirrorJobs) Mirrors(ctx context.Context) ([]admin.Mirror, error) {
 		s := served[c.Name]
 		one.Cache = admin.MirrorCache{
 			Bytes: bytes, Manifests: manifests, Quota: c.Quota, Keep: int64(c.Keep / time.Second), Full: kept[one.Prefix].Stuck,
-			Hits: s.Hits, Misses: s.Misses, Stale: s.Stale, Failed: s.Failures, Corrupt: s.Corrupt, Filling: s.Fills, Fetched: s.Fetched,
+			Hits: s.Hits, Misses: s.Misses, Stale: s.Stale, Failures: s.Failures, Corrupt: s.Corrupt, Filling: s.Fills, Fetched: s.Fetched,
 		}
 		all = append(all, one)
 	}

@@ -37,7 +37,7 @@ With --json: {"actions": [{"action": "copy" or "remove", "repository", "upstream
 		Example: "  berth mirror run nightly --dry-run\n  berth mirror run nightly",
 		Args:    cobra.ExactArgs(1),
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	dry := cmd.Flags().Bool("dry-run", false, "list what would be done, and do nothing")
 	cmd.ValidArgsFunction = f.completeWith(1, mirrorNames)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -80,7 +80,7 @@ func mirrorServed(c admin.MirrorCache) string {
 		{c.Hits, "from the cache"},
 		{c.Stale, "from the cache as the upstream did not answer"},
 		{c.Misses, "asked for"},
-		{c.Failed, "failed"},
+		{c.Failures, "times the upstream was of no use"},
 		{c.Corrupt, "with wrong bytes"},
 		{c.Filling, "coming now"},
 	})

@@ -38,12 +38,12 @@ type others struct {
 func newOthers(c config.Config, meta storage.Meta, log *slog.Logger) (o *others, err error) {
 	o = &others{mirrors: c.Mirrors, upstreams: map[string]*upstream.Upstream{}, targets: map[string]*upstream.Upstream{}}
 	for _, m := range c.Mirrors {
-		if o.upstreams[m.Name], err = newUpstream(m.Name, m.Upstream, m.Login, 0, log); err != nil {
+		if o.upstreams[m.Name], err = newUpstream("mirror", m.Name, m.Upstream, m.Login, 0, log); err != nil {
 			return nil, fmt.Errorf("mirrors: %s: %w", m.Name, err)
 		}
 	}
 	for _, r := range c.Replication {
-		if o.targets[r.Name], err = newUpstream(r.Name, r.URL, r.Login, verifying, log); err != nil {
+		if o.targets[r.Name], err = newUpstream("replication", r.Name, r.URL, r.Login, verifying, log); err != nil {
 			return nil, fmt.Errorf("replication: %s: %w", r.Name, err)
 		}
 	}
@@ -75,7 +75,7 @@ const verifying = 10 * time.Minute
 
 // newUpstream makes the client of another registry, which may take so long to answer;
 // 0 for the default.
-func newUpstream(name, url string, l config.Login, answer time.Duration, log *slog.Logger) (*upstream.Upstream, error) {
+func newUpstream(kind, name, url string, l config.Login, answer time.Duration, log *slog.Logger) (*upstream.Upstream, error) {
 	password, err := secret(l.Password, l.PasswordFile)
 	if err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func newUpstream(name, url string, l config.Login, answer time.Duration, log *sl
 		return nil, err
 	}
 	o := upstream.Options{
-		Name: name, URL: url, Username: l.Username, Password: password, Token: token, CredentialHelper: l.CredentialHelper,
+		Kind: kind, Name: name, URL: url, Username: l.Username, Password: password, Token: token, CredentialHelper: l.CredentialHelper,
 		HeaderTimeout: answer, CAFile: l.CA, Proxy: l.Proxy, UserAgent: "berth/" + version, Log: log,
 	}
 	if l.Provider != "none" {
@@ -194,7 +194,15 @@ const collectionName = "berth collection"
 
 // prepare reads what can change while the server runs. What it returns makes it hold.
 func (o *others) prepare(c config.Config) (apply func() error, err error) {
-	var jobs []mirroring.Job
+	jobs, err := o.jobs(c)
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return o.worker.SetJobs(o.sources(), jobs) }, nil
+}
+
+// jobs are what is copied on a schedule.
+func (o *others) jobs(c config.Config) (jobs []mirroring.Job, err error) {
 	for _, s := range c.Sync {
 		job, err := mirroring.NewJob(o.jobSpec(s))
 		if err != nil {
@@ -202,7 +210,7 @@ func (o *others) prepare(c config.Config) (apply func() error, err error) {
 		}
 		jobs = append(jobs, job)
 	}
-	return func() error { return o.worker.SetJobs(o.sources(), jobs) }, nil
+	return jobs, nil
 }
 
 func (o *others) jobSpec(s config.Sync) mirroring.Spec {

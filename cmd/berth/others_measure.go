@@ -75,5 +75,5 @@ func (o *others) measureMirrors(m *telemetry.Metrics) {
 	each("berth_mirror_hits", "Requests that were answered from the cache.", func(s mirror.Stats) int64 { return s.Hits })
 	each("berth_mirror_misses", "Requests for which the upstream was asked.", func(s mirror.Stats) int64 { return s.Misses })
 	each("berth_mirror_stale", "Requests that were answered from the cache as the upstream could not be asked.", func(s mirror.Stats) int64 { return s.Stale })
-	each("berth_mirror_failures", "Requests that failed as the upstream could not be asked, or gave something wrong.", func(s mirror.Stats) int64 { return s.Failures })
+	each("berth_mirror_failures", "Times that the upstream could not be asked, or gave something wrong.", func(s mirror.Stats) int64 { return s.Failures })
 }

@@ -27,7 +27,7 @@ func TestSpare(t *testing.T) {
 		w.WriteHeader(http.StatusNotFound)
 	}))
 	defer s.Close()
-	u, err := newUpstream("hub", s.URL, config.Login{Provider: "none"}, 0, nil)
+	u, err := newUpstream("mirror", "hub", s.URL, config.Login{Provider: "none"}, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"path"
 	"path/filepath"
@@ -21,6 +23,24 @@ func logPlaces(ctx context.Context, c config.Config, log *slog.Logger) {
 	for _, r := range c.Replication {
 		log.InfoContext(ctx, "replication", "name", r.Name, "url", r.URL, "login", loginKind(r.Login))
 	}
+}
+
+// checkPlaces says what is wrong with places that a server would not start with, as far as
+// that can be told without the files that are named, and without asking anybody.
+func checkPlaces(c config.Config) error {
+	o := &others{mirrors: c.Mirrors}
+	_, errSync := o.jobs(c)
+	_, errRules := replicationRules(c)
+	if errRules != nil {
+		errRules = fmt.Errorf("replication: %w", errRules)
+	}
+	var errDSN error
+	if p := c.Storage.Postgres; p.DSN != "" {
+		if _, err := (postgres.Options{DSN: p.DSN, Schema: p.Schema}).Place(); err != nil {
+			errDSN = fmt.Errorf("storage.postgres.dsn: %w", err)
+		}
+	}
+	return errors.Join(errSync, errRules, errDSN)
 }
 
 // blobsPlace is where blobs are.

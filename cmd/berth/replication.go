@@ -54,7 +54,7 @@ func newReplicationLsCmd() *cobra.Command {
 		Example: "  berth replication ls",
 		Args:    cobra.NoArgs,
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		return f.replications(nil, "cannot list the replication", printReplications)
 	}
@@ -69,7 +69,7 @@ func newReplicationStatusCmd() *cobra.Command {
 		Example: "  berth replication status\n  berth replication status paris --json | jq '.replications[].failed'",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	cmd.ValidArgsFunction = f.completeWith(1, replicationNames)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		return f.replications(args, "cannot show how the replication goes", printReplicationStatus)
@@ -180,7 +180,7 @@ With --json: {"retried": N}.`,
 		Example: "  berth replication retry paris",
 		Args:    cobra.ExactArgs(1),
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	cmd.ValidArgsFunction = f.completeWith(1, replicationNames)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return f.with(cmd.Context(), false, func(a *administration) error {
@@ -217,7 +217,7 @@ With --json: {"items": [{"repository", "tag", "digest", "deleted": false, "since
 		Example: "  berth replication run paris --dry-run\n  berth replication run paris",
 		Args:    cobra.ExactArgs(1),
 	}
-	f := addAdminFlags(cmd)
+	f := addServerFlags(cmd)
 	dry := cmd.Flags().Bool("dry-run", false, "list what differs, and change nothing")
 	cmd.ValidArgsFunction = f.completeWith(1, replicationNames)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -36,7 +36,8 @@ func NewConfigCmd(program, prefix, file string, check func(path string) error, e
 			Short: "Check a configuration file and the " + prefix + "_... variables, and do nothing else",
 			Long: `Check a configuration file, and the ` + prefix + `_... variables of the environment, as
 '` + program + ` serve --config FILE' would. Everything that is wrong is printed, with
-file, line, key and what was expected; the exit code is then 1.`,
+file, line, key and what was expected; the exit code is then 1. Other files that it
+names are not looked at.`,
 			Example: "  " + program + " config check " + file,
 			Args:    cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {

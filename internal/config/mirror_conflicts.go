@@ -54,11 +54,11 @@ func mirrorConflicts(c Config) []settings.Conflict {
 		names[m.Name] = true
 		prefix := m.PathPrefix()
 		for other, name := range prefixes {
-			f.when(other == prefix, "expected different prefixes, found "+prefix+" for "+name+" and "+m.Name, "mirrors")
+			f.when(other == prefix, "expected different prefixes, found "+prefix+" for "+name+" and "+m.Name+": set prefix of one of them", "mirrors")
 		}
 		prefixes[prefix] = m.Name
 		for _, ns := range m.AskedFor() {
-			f.when(namespaces[ns] != "", "expected different namespaces, found "+ns+" for "+namespaces[ns]+" and "+m.Name, "mirrors")
+			f.when(namespaces[ns] != "", "expected different namespaces, found "+ns+" for "+namespaces[ns]+" and "+m.Name+": set namespaces of one of them", "mirrors")
 			namespaces[ns] = m.Name
 		}
 		if m.RegistryMirror {

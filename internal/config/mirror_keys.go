@@ -130,7 +130,7 @@ func mirrors(c *Config) *settings.Items {
 			m := &c.Mirrors[i]
 			return append(append([]settings.Field{
 				{Name: "name", Value: settings.Match(&m.Name, "a name such as hub", entryName)},
-				{Name: "upstream", Value: settings.Match(&m.Upstream, wantURL, baseURL)},
+				{Name: "upstream", Value: settings.Hidden(settings.Match(&m.Upstream, wantURL, baseURL))},
 				{Name: "prefix", Value: settings.Match(&m.Prefix, "the beginning of a name such as hub", repoPrefix)},
 				{Name: "namespaces", Value: list(&m.Namespaces, "a list of hosts such as docker.io", hostPort.MatchString)},
 				{Name: "registry_mirror", Value: settings.Boolean(&m.RegistryMirror)},
@@ -155,7 +155,7 @@ func login(l *Login) []settings.Field {
 		{Name: "credential_helper", Value: settings.Match(&l.CredentialHelper, "the NAME of a docker-credential-NAME", helperName)},
 		{Name: "provider", Value: choice(&l.Provider, "none", "ecr", "gcr", "acr")},
 		{Name: "ca", Value: file(&l.CA)},
-		{Name: "proxy", Value: settings.Match(&l.Proxy, "a URL such as http://proxy.example.com:3128", urlOrEmpty)},
+		{Name: "proxy", Value: settings.Hidden(settings.Match(&l.Proxy, "a URL such as http://proxy.example.com:3128", urlOrEmpty))},
 	}
 }
 
@@ -244,7 +244,7 @@ func replication(c *Config) *settings.Items {
 			r := &c.Replication[i]
 			return append(append([]settings.Field{
 				{Name: "name", Value: settings.Match(&r.Name, "a name such as paris", entryName)},
-				{Name: "url", Value: settings.Match(&r.URL, wantURL, baseURL)},
+				{Name: "url", Value: settings.Hidden(settings.Match(&r.URL, wantURL, baseURL))},
 			}, login(&r.Login)...),
 				settings.Field{Name: "repos", Value: list(&r.Repos, "a list of patterns such as team/**", repos.MatchString)},
 				settings.Field{Name: "tags", Value: list(&r.Tags, "a list of patterns such as v1.*", tagGlob.MatchString)},

@@ -51,7 +51,7 @@ var scaleKeys = []settings.Key[Config]{
 		Path: "storage.s3.endpoint",
 		Doc:  "The server, https://s3.example.com; \"\" is Amazon's of the region.",
 		Value: func(c *Config) *settings.Value {
-			return settings.Match(&c.Storage.S3.Endpoint, wantURL+`, or ""`, baseURL)
+			return settings.Hidden(settings.Match(&c.Storage.S3.Endpoint, wantURL+`, or ""`, baseURL))
 		},
 	}, {
 		Path: "storage.s3.prefix",
@@ -99,7 +99,7 @@ var scaleKeys = []settings.Key[Config]{
 		Path: "storage.s3.redirect_endpoint",
 		Doc:  "The server as clients reach it, if that is another URL than storage.s3.endpoint.",
 		Value: func(c *Config) *settings.Value {
-			return settings.Match(&c.Storage.S3.RedirectEndpoint, wantURL+`, or ""`, baseURL)
+			return settings.Hidden(settings.Match(&c.Storage.S3.RedirectEndpoint, wantURL+`, or ""`, baseURL))
 		},
 	}, {
 		Path: "storage.s3.redirect_expiry",

@@ -13,7 +13,9 @@
 package namespace
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -84,12 +86,49 @@ func (n *names) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		r = r.WithContext(registry.Refusing(r.Context(), err))
+	case m != nil && m == n.fallback && r.Method == http.MethodHead && namespaceOf(r.URL.RawQuery) == "":
+		if n.serveHead(w, m.rewrite(r, "/v2/", req.Repo)) {
+			return
+		}
 	case m != nil:
 		r = m.rewrite(r, "/v2/", req.Repo)
 	default:
 		r = n.lengthen(r, req.Repo)
 	}
 	n.next.ServeHTTP(w, r)
+}
+
+// serveHead answers a HEAD from the default mirror, unless that cannot be asked: who
+// pushes a repository that is not here yet looks like that for what is there, and must
+// not depend on an upstream.
+func (n *names) serveHead(w http.ResponseWriter, r *http.Request) bool {
+	held := &head{header: w.Header().Clone()}
+	n.next.ServeHTTP(held, r)
+	if held.status >= http.StatusInternalServerError || held.status == http.StatusTooManyRequests {
+		return false
+	}
+	maps.Copy(w.Header(), held.header)
+	w.WriteHeader(cmp.Or(held.status, http.StatusOK))
+	return true
+}
+
+// head is an answer without a body, which is not sent yet.
+type head struct {
+	header http.Header
+	status int
+}
+
+func (h *head) Header() http.Header { return h.header }
+
+func (h *head) Write(p []byte) (int, error) {
+	h.WriteHeader(http.StatusOK)
+	return len(p), nil
+}
+
+func (h *head) WriteHeader(status int) {
+	if h.status == 0 && status >= http.StatusOK { // before it there may be others
+		h.status = status
+	}
 }
 
 // mirror finds the mirror that a request means, or nil.

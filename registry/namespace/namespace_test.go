@@ -90,6 +90,43 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestDefaultAway checks that who looks for what it is about to push does not depend on
+// the upstream of the default mirror, and that who pulls is told of it.
+func TestDefaultAway(t *testing.T) {
+	for _, c := range []struct {
+		method, target string
+		status, want   int // of the mirror; of the answer
+	}{
+		{"HEAD", "/v2/mine/app/manifests/v1", 503, 404},
+		{"HEAD", "/v2/mine/app/manifests/v1", 429, 404},
+		{"HEAD", "/v2/mine/app/manifests/v1", 200, 200},
+		{"HEAD", "/v2/mine/app/manifests/v1", 404, 404},
+		{"HEAD", "/v2/mine/app/manifests/v1", 401, 401},
+		{"GET", "/v2/mine/app/manifests/v1", 503, 503},
+		{"HEAD", "/v2/mine/app/manifests/v1?ns=docker.io", 503, 503},
+		{"HEAD", "/v2/hub/mine/app/manifests/v1", 503, 503},
+	} {
+		asked := 0
+		h := namespace.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			status := http.StatusNotFound
+			if strings.HasPrefix(r.URL.Path, "/v2/hub/") {
+				status = c.status
+				w.Header().Set("Docker-Content-Digest", digest)
+			}
+			w.WriteHeader(status)
+		}), namespace.Options{Mirrors: mirrors, Has: func(context.Context, string) bool { return false }})
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(c.method, c.target, http.NoBody))
+		if w.Code != c.want {
+			t.Errorf("%s %s with a mirror that answers %d: %d, want %d", c.method, c.target, c.status, w.Code, c.want)
+		}
+		if told := w.Header().Get("Docker-Content-Digest") != ""; told != (c.want == c.status) || asked > 2 {
+			t.Errorf("%s %s with a mirror that answers %d: the header is there is %v, asked %d times", c.method, c.target, c.status, told, asked)
+		}
+	}
+}
+
 func TestAlias(t *testing.T) {
 	for repo, want := range map[string]string{
 		"nginx": "hub/library/nginx", "library/nginx": "hub/library/nginx", "hub/nginx": "hub/library/nginx", "acme/app": "hub/acme/app",

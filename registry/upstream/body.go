@@ -77,7 +77,7 @@ func (b *body) broken(err error) error {
 	if b.w.stalled() {
 		b.u.counts.broken.Add(1)
 		return &Unavailable{
-			Name: b.u.o.Name, Reason: fmt.Sprintf("%s sent too little for %v, and was broken off", b.host, b.w.limit),
+			Name: b.u.o.Name, Kind: b.u.o.Kind, Reason: fmt.Sprintf("%s sent too little for %v, and was broken off", b.host, b.w.limit),
 			cause: io.ErrUnexpectedEOF,
 		}
 	}
@@ -85,7 +85,7 @@ func (b *body) broken(err error) error {
 		return err
 	}
 	b.u.counts.broken.Add(1)
-	return &Unavailable{Name: b.u.o.Name, Reason: b.host + " broke the transfer off", cause: io.ErrUnexpectedEOF}
+	return &Unavailable{Name: b.u.o.Name, Kind: b.u.o.Kind, Reason: b.host + " broke the transfer off", cause: io.ErrUnexpectedEOF}
 }
 
 // Close ends the transfer.

@@ -17,8 +17,8 @@ const (
 // closed, and lets all through; open until a time; and from then on half open:
 // one request at a time is let through, and what comes of it closes or opens it.
 type breaker struct {
-	name string
-	now  func() time.Time
+	kind, name string // for errors
+	now        func() time.Time
 
 	mu       sync.Mutex
 	failures int // in a row, while closed
@@ -32,7 +32,9 @@ type breaker struct {
 	limited bool
 }
 
-func newBreaker(name string, now func() time.Time) *breaker { return &breaker{name: name, now: now} }
+func newBreaker(kind, name string, now func() time.Time) *breaker {
+	return &breaker{kind: kind, name: name, now: now}
+}
 
 // ticket is a request that was let through.
 type ticket struct {
@@ -74,7 +76,7 @@ func (b *breaker) closedTo() *Unavailable {
 }
 
 func (b *breaker) unavailable(until, now time.Time) *Unavailable {
-	return &Unavailable{Name: b.name, Reason: b.reason, Until: until, Limited: b.limited, wait: until.Sub(now)}
+	return &Unavailable{Name: b.name, Kind: b.kind, Reason: b.reason, Until: until, Limited: b.limited, wait: until.Sub(now)}
 }
 
 // leave takes note of what came of a request: an answer if f is nil. It returns

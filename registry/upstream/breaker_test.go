@@ -12,7 +12,7 @@ func (s *stopped) now() time.Time { return s.t }
 
 func newTestBreaker() (*breaker, *stopped) {
 	c := &stopped{t: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-	return newBreaker("hub", c.now), c
+	return newBreaker("mirror", "hub", c.now), c
 }
 
 // through sends a request through, of which comes f.

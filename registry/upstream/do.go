@@ -40,13 +40,13 @@ func (d doer) Do(req *http.Request) (*http.Response, error) {
 			u.counts.ok.Add(1)
 		}
 		if news {
-			u.o.Log.InfoContext(ctx, "upstream is available again", "mirror", u.o.Name)
+			u.o.Log.InfoContext(ctx, "upstream is available again", u.o.Kind, u.o.Name)
 		}
 		return resp, nil
 	}
 	u.counts.fault(f)
 	if news {
-		u.o.Log.WarnContext(ctx, "upstream is unavailable", "mirror", u.o.Name, "reason", f.reason, "until", until)
+		u.o.Log.WarnContext(ctx, "upstream is unavailable", u.o.Kind, u.o.Name, "reason", f.reason, "until", until)
 	}
 	return nil, u.explain(ctx, f, until)
 }
@@ -60,7 +60,7 @@ func (u *Upstream) explain(ctx context.Context, f *fault, until time.Time) error
 		return f
 	}
 	e := &Unavailable{
-		Name: u.o.Name, Reason: f.reason, Until: until,
+		Name: u.o.Name, Kind: u.o.Kind, Reason: f.reason, Until: until,
 		Limited: f.kind == limited, Denied: f.kind == denied, cause: f.cause,
 	}
 	if !until.IsZero() {
@@ -150,10 +150,10 @@ func (d doer) denied(resp *http.Response) *fault {
 	case !u.sameOrigin(resp.Request.URL): // storage that it redirects to, with a URL that may have expired
 		return &fault{reason: answered(resp), again: true}
 	case resp.StatusCode == http.StatusUnauthorized && (basic || u.o.Token != ""):
-		return &fault{kind: refused, reason: "the mirror's credentials were refused: " + answered(resp)}
+		return &fault{kind: refused, reason: "this registry's credentials were refused: " + answered(resp)}
 	case u.source.anonymous():
 		return &fault{kind: denied, reason: "access without credentials was denied, or it does not exist: " + answered(resp)}
 	default:
-		return &fault{kind: denied, reason: "access with the mirror's credentials was denied, or it does not exist: " + answered(resp)}
+		return &fault{kind: denied, reason: "access with this registry's credentials was denied, or it does not exist: " + answered(resp)}
 	}
 }

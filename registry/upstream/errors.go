@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,7 +16,8 @@ import (
 // Limited, ErrDenied if Denied, and ErrUnavailable otherwise. Errors that a
 // transfer was broken off with wrap io.ErrUnexpectedEOF, too.
 type Unavailable struct {
-	Name   string    // of the mirror
+	Name   string    // of the mirror, or whatever Kind says
+	Kind   string    // that of Options; "mirror" if empty
 	Reason string    // for users, without URLs
 	Until  time.Time // the upstream is left alone until then; zero if it is not
 
@@ -30,7 +32,9 @@ type Unavailable struct {
 }
 
 // Error is fit for users.
-func (e *Unavailable) Error() string { return fmt.Sprintf("mirror %s: %s", e.Name, e.Reason) }
+func (e *Unavailable) Error() string {
+	return fmt.Sprintf("%s %s: %s", cmp.Or(e.Kind, defaultKind), e.Name, e.Reason)
+}
 
 // Unwrap gives the error of package registry, with the text of e.
 func (e *Unavailable) Unwrap() []error {

@@ -100,9 +100,9 @@ func tokenFault(answer *errcode.ErrorResponse) *fault {
 	host := answer.URL.Host
 	switch answer.StatusCode {
 	case http.StatusUnauthorized, http.StatusBadRequest:
-		return &fault{kind: refused, reason: "the mirror's credentials were refused by " + host}
+		return &fault{kind: refused, reason: "this registry's credentials were refused by " + host}
 	case http.StatusForbidden:
-		return &fault{kind: denied, reason: "access with the mirror's credentials was denied by " + host}
+		return &fault{kind: denied, reason: "access with this registry's credentials was denied by " + host}
 	default:
 		return &fault{reason: fmt.Sprintf("the token server %s answered %d %s", host, answer.StatusCode, http.StatusText(answer.StatusCode))}
 	}

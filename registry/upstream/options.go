@@ -14,6 +14,8 @@ import (
 type Options struct {
 	// Name is the mirror's in the configuration, for errors and logs.
 	Name string
+	// Kind is what it is the name of in the configuration; "mirror" if empty.
+	Kind string
 	// URL is the registry's, such as "https://ghcr.io". Without a scheme it is
 	// https. Docker Hub's other names are understood.
 	URL string
@@ -69,6 +71,9 @@ func (o Options) GoString() string { return o.String() }
 func (o Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
 func (o Options) withDefaults() Options {
+	if o.Kind == "" {
+		o.Kind = defaultKind
+	}
 	if o.UserAgent == "" {
 		o.UserAgent = "berth"
 	}
@@ -96,6 +101,8 @@ func orElse[T int | time.Duration](v, otherwise T) T {
 }
 
 const (
+	defaultKind = "mirror"
+
 	hubHost = "registry-1.docker.io"
 	// hubKey is what Docker's credential helpers know Docker Hub by.
 	hubKey = "https://index.docker.io/v1/"

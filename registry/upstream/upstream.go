@@ -55,7 +55,7 @@ func newAt(o Options, at endpoints) (*Upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{o: o, base: base, breaker: newBreaker(o.Name, o.Now), tokens: newTokenCache()}
+	u := &Upstream{o: o, base: base, breaker: newBreaker(o.Kind, o.Name, o.Now), tokens: newTokenCache()}
 	if ip, err := netip.ParseAddr(base.Hostname()); err == nil {
 		u.near.set(distanceOf(ip))
 	}
@@ -92,7 +92,7 @@ func (u *Upstream) credential(ctx context.Context, hostport string) (auth.Creden
 	if _, ok := errors.AsType[*fault](err); ok {
 		return cred, err
 	}
-	return cred, &fault{kind: failed, reason: "the mirror's credentials cannot be had: " + err.Error()}
+	return cred, &fault{kind: failed, reason: "this registry's credentials cannot be had: " + err.Error()}
 }
 
 // Name is the mirror's name in the configuration.

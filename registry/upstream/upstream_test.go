@@ -158,7 +158,7 @@ func TestTokens(t *testing.T) {
 	}
 	o.Password = "wr0ng"
 	err = statOf(t.Context(), dial(t, o).Client(), "team/app")
-	if e := unavailable(t, err); e.Denied || !strings.Contains(e.Reason, "the mirror's credentials were refused") || strings.Contains(err.Error(), "wr0ng") {
+	if e := unavailable(t, err); e.Denied || !strings.Contains(e.Reason, "this registry's credentials were refused") || strings.Contains(err.Error(), "wr0ng") {
 		t.Errorf("wrong password: error %v", err)
 	}
 	o.Password = secret

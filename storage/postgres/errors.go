@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -95,10 +96,22 @@ func told(err error) error {
 	case errors.As(err, &answer):
 		return toldOf(answer)
 	case errors.As(err, &connect):
-		return fmt.Errorf("cannot reach PostgreSQL; check that it runs, and that storage.postgres names its host and port: %w", connect.Unwrap())
+		return fmt.Errorf("cannot reach PostgreSQL; check that it runs, and that storage.postgres names its host and port: %w", &attempts{connect.Unwrap()})
 	}
 	return err
 }
+
+// attempts are what came of trying to connect, at one address after the other, and with TLS
+// and without: in one line, each once.
+type attempts struct{ error }
+
+// Error implements error.
+func (t *attempts) Error() string {
+	return strings.Join(slices.Compact(strings.Split(t.error.Error(), "\n")), "; ")
+}
+
+// Unwrap returns them all.
+func (t *attempts) Unwrap() error { return t.error }
 
 func toldOf(answer *pgconn.PgError) error {
 	switch code := answer.Code; {
