@@ -63,6 +63,7 @@ type scaleCrasher struct {
 	model  *tagModel
 	round  int
 	wounds map[string]int // how often what was killed
+	probes int            // blobs that were pushed to see whether that works again
 }
 
 // work lets clients and collections work while something is killed under them, and
@@ -185,7 +186,8 @@ func (c *scaleCrasher) recovers(w *wire) {
 	c.t.Helper()
 	waitFor(c.t, "recovery", func() bool {
 		for range c.on.Servers {
-			a, err := w.pushBlob("recovery", []byte("recovered"))
+			c.probes++ // the same bytes may be just being deleted by a server that was killed
+			a, err := w.pushBlob("recovery", fmt.Append(nil, "recovered ", c.probes))
 			if err != nil || a.status != http.StatusCreated {
 				return false
 			}
