@@ -139,7 +139,7 @@ const metaFile = "meta.db"
 
 // openStore makes an administration of the metadata, whose lock the caller has.
 func openStore(ctx context.Context, cfg config.Config) (a *administration, err error) {
-	data, err := openStores(ctx, cfg.Storage, nil)
+	data, err := openUsable(ctx, cfg.Storage, nil)
 	if err != nil {
 		return nil, err
 	}

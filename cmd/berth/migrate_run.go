@@ -57,7 +57,7 @@ func openSource(ctx context.Context, c config.Storage) (data *stores, closeData 
 	}
 	err = usableStores(ctx, c)
 	if err == nil {
-		data, err = openStores(ctx, c, nil)
+		data, err = openUsable(ctx, c, nil)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, unlock())

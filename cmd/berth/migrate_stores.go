@@ -117,8 +117,10 @@ func (s *migrateSource) open(ctx context.Context, r admin.MigrateRequest) (to *m
 			return to, err
 		}
 		to.closes = append(to.closes, unlock)
-		if err := usableStores(ctx, c); err != nil {
-			return to, err
+		if inDirectory(c) { // else what is in the bucket may be what another try has copied
+			if err := usableStores(ctx, c); err != nil {
+				return to, err
+			}
 		}
 		if _, there, err := readMoved(c.Data); err != nil || there {
 			return to, errors.Join(err, fmt.Errorf("%s is what is left of a registry that was moved away: take another directory", c.Data))

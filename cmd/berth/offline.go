@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	iofs "io/fs"
@@ -11,7 +11,6 @@ import (
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/bolt"
-	"github.com/berth-registry/berth/storage/fs"
 )
 
 // restoreMark is a file that is in a data directory until a restore has come to its
@@ -30,24 +29,13 @@ func lockOffline(dir string) (unlock func() error, err error) {
 	return unlock, nil
 }
 
-// usableData fails for a data directory, which is locked, that a restore has left by
-// halves, or whose metadata is lost. To start anew over the bytes of that would have
-// the notes of its repositories overwritten, and the bytes collected.
-func usableData(ctx context.Context, dir string) error {
+// notRestoring fails for a data directory that a restore has left by halves.
+func notRestoring(dir string) error {
 	_, err := os.Stat(filepath.Join(dir, restoreMark))
-	if err == nil {
-		return fmt.Errorf("a restore into %s was cut short: do it again with 'berth restore'", dir)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
 	}
-	if !errors.Is(err, iofs.ErrNotExist) {
-		return err
-	}
-	if missing, err := lacksMeta(dir); !missing || err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "blobs")); err != nil {
-		return nil //nolint:nilerr // nothing is there that could be harmed
-	}
-	return lost(ctx, dir)
+	return cmp.Or(err, fmt.Errorf("a restore into %s was cut short: do it again with 'berth restore'", dir))
 }
 
 // lacksMeta says whether there is no metadata, or an empty file.
@@ -57,28 +45,6 @@ func lacksMeta(dir string) (bool, error) {
 		return true, nil
 	}
 	return err == nil && fi.Size() == 0, err
-}
-
-// lost fails if there is content that no metadata tells of.
-func lost(ctx context.Context, dir string) (err error) {
-	blobs, err := fs.Open(dir, nil)
-	if err != nil {
-		return fmt.Errorf("cannot use the data directory: %w", err)
-	}
-	defer func() { err = errors.Join(err, blobs.Close()) }()
-	for _, err := range blobs.NoteNames(ctx) {
-		if err != nil {
-			return err
-		}
-		return fmt.Errorf("the metadata (%s) is lost, but there are notes to make it anew from: run 'berth rebuild --data %s', or 'berth restore' a backup into another directory", filepath.Join(dir, metaFile), dir)
-	}
-	for _, err := range blobs.List(ctx, "") {
-		if err != nil {
-			return err
-		}
-		return fmt.Errorf("the metadata (%s) is lost, and nothing tells what the blobs are for: 'berth restore' a backup into another directory, or move %s away to start anew", filepath.Join(dir, metaFile), filepath.Join(dir, "blobs"))
-	}
-	return nil
 }
 
 // replaceMeta has fill write new metadata, and puts it in its place when all of it is

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berth-registry/berth/internal/config"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
-	"github.com/berth-registry/berth/storage/fs"
 )
 
 const notRebuilt = "not made anew: accounts, API keys, the keys that sign tokens, the history of tags, when images were pulled, and events for webhooks"
@@ -27,7 +28,9 @@ func newRebuildCmd() *cobra.Command {
 		Long: `Make the metadata (meta.db in the data directory) anew if it is lost: from the stored
 manifests, and from the notes of repositories and tags that the server writes beside
 them as it goes, at most a minute old. No server may run. To interrupt it changes
-nothing; do it again.
+nothing; do it again. With --config the manifests and notes may be in S3. Metadata that
+was in PostgreSQL is made anew in the data directory, too, with a configuration that
+does not name the database; 'berth migrate' moves it there.
 
 If meta.db is there but damaged, move it away first. A backup has more ('berth
 restore'): accounts, API keys, the keys that sign tokens, the history of tags, when
@@ -36,7 +39,7 @@ images were pulled, and events that webhooks have not got cannot be made anew.
 It lists each repository, and what could not be made anew of it; then the exit code
 is 1. With --json: {"repositories": [{"repository", "manifests": COUNT, "tags": COUNT,
 "problems": ["..."]}, ...]}.`,
-		Example: "  berth rebuild --data /var/lib/berth",
+		Example: "  berth rebuild --data /var/lib/berth\n  berth rebuild --config /etc/berth.yaml",
 		Args:    cobra.NoArgs,
 	}
 	data := dataFlags{cmd: cmd}
@@ -50,7 +53,7 @@ is 1. With --json: {"repositories": [{"repository", "manifests": COUNT, "tags": 
 			return err
 		}
 		list := rebuiltList{out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr(), json: *asJSON, Repos: []rebuiltRepo{}}
-		if err := rebuild(ctx, cfg.Storage.Data, list.add); err != nil {
+		if err := rebuild(ctx, cfg.Storage, list.add); err != nil {
 			return fmt.Errorf("cannot rebuild the metadata: %w", err)
 		}
 		return list.end()
@@ -58,9 +61,13 @@ is 1. With --json: {"repositories": [{"repository", "manifests": COUNT, "tags": 
 	return cmd
 }
 
-// rebuild makes the metadata anew.
-func rebuild(ctx context.Context, dir string, done func(registry.Rebuilt)) (err error) {
-	if _, err := os.Stat(filepath.Join(dir, "blobs")); errors.Is(err, iofs.ErrNotExist) {
+// rebuild makes the metadata anew, in the data directory.
+func rebuild(ctx context.Context, c config.Storage, done func(registry.Rebuilt)) (err error) {
+	dir := c.Data
+	if c.Postgres.On() {
+		return errors.New("it is made in the data directory: take storage.postgres out of the configuration, do this again, and move it to PostgreSQL with 'berth migrate'")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "blobs")); errors.Is(err, iofs.ErrNotExist) && !c.S3.On() {
 		return fmt.Errorf("there is no data of a registry in %s: say where it is with --data or --config", dir)
 	}
 	unlock, err := lockOffline(dir)
@@ -68,8 +75,8 @@ func rebuild(ctx context.Context, dir string, done func(registry.Rebuilt)) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if _, err := os.Stat(filepath.Join(dir, restoreMark)); !errors.Is(err, iofs.ErrNotExist) {
-		return errors.Join(err, fmt.Errorf("a restore into %s was cut short: do it again with 'berth restore'", dir))
+	if err := notRestoring(dir); err != nil {
+		return err
 	}
 	missing, err := lacksMeta(dir)
 	if err != nil {
@@ -78,19 +85,30 @@ func rebuild(ctx context.Context, dir string, done func(registry.Rebuilt)) (err 
 	if meta := filepath.Join(dir, metaFile); !missing {
 		return fmt.Errorf("the metadata is there: if %s is damaged, move it away, and do this again", meta)
 	}
-	blobs, err := fs.Open(dir, nil)
+	return replaceMeta(dir, func(meta storage.Meta) error { return rebuildInto(ctx, c, meta, done) })
+}
+
+// rebuildInto makes the metadata anew in an empty store.
+func rebuildInto(ctx context.Context, c config.Storage, meta storage.Meta, done func(registry.Rebuilt)) (err error) {
+	s := &stores{meta: meta}
+	if c.S3.On() {
+		err = s.openS3(ctx, c, nil)
+	} else {
+		err = s.openDir(c, nil)
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, blobs.Close()) }()
-	return replaceMeta(dir, func(meta storage.Meta) error {
-		local, err := registry.NewLocal(ctx, blobs, meta, registry.Options{UploadExpiry: 100 * 365 * 24 * time.Hour}) // what is on its way is not its business
-		if err != nil {
-			return err
-		}
-		defer local.Close()
-		return local.Rebuild(ctx, blobs, done)
-	})
+	if found, err := s.kept(ctx); err != nil || found == noContent && c.S3.On() {
+		return cmp.Or(err, fmt.Errorf("there is no data of a registry in %s", bucketName(c.S3)))
+	}
+	local, err := registry.NewLocal(ctx, s.blobs, meta, registry.Options{UploadExpiry: 100 * 365 * 24 * time.Hour}) // what is on its way is not its business
+	if err != nil {
+		return err
+	}
+	defer local.Close()
+	return local.Rebuild(ctx, s.notes, done)
 }
 
 // rebuiltRepo is what 'berth rebuild --json' prints of a repository.

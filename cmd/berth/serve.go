@@ -83,7 +83,7 @@ func serve(ctx context.Context, load func() (config.Config, error), stdout, stde
 	if err := usableStores(ctx, cfg.Storage); err != nil {
 		return err
 	}
-	data, err := openStores(ctx, cfg.Storage, log)
+	data, err := openUsable(ctx, cfg.Storage, log)
 	if err != nil {
 		return err
 	}

@@ -49,6 +49,19 @@ func openStores(ctx context.Context, c config.Storage, log *slog.Logger) (s *sto
 // do not give up yet.
 const databasePatience = 15 * time.Second
 
+// openUsable is openStores for who uses them as they are: it fails if their metadata is
+// lost.
+func openUsable(ctx context.Context, c config.Storage, log *slog.Logger) (*stores, error) {
+	s, err := openStores(ctx, c, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.notLost(ctx, c); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
 func openMeta(ctx context.Context, c config.Storage, log *slog.Logger) (storage.Meta, error) {
 	if !c.Postgres.On() {
 		return bolt.Open(filepath.Join(c.Data, metaFile))
@@ -102,12 +115,3 @@ func (s *stores) close() (err error) {
 // inDirectory says whether all data is in the data directory, so that who has its
 // lock is alone.
 func inDirectory(c config.Storage) bool { return !c.S3.On() && !c.Postgres.On() }
-
-// usableStores is usableData for wherever the metadata is: beside blobs that are in
-// the directory it must not be lost.
-func usableStores(ctx context.Context, c config.Storage) error {
-	if !inDirectory(c) {
-		return nil
-	}
-	return usableData(ctx, c.Data)
-}
