@@ -81,18 +81,9 @@ func (c *call) backup() (int, any, error) {
 		return 0, nil, err
 	}
 	c.subject = r.Target
-	return c.stream(func(ctx context.Context, send func(any) error) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		err := c.Backups.MakeBackup(ctx, r, func(step BackupStep) {
-			if err := send(step); err != nil {
-				cancel(err)
-			}
-		})
-		switch cause := context.Cause(ctx); {
-		case err != nil && cause != nil:
-			return cause
-		case err != nil:
+	return steps(c, func(ctx context.Context, tell func(BackupStep) error) error {
+		err := c.Backups.MakeBackup(ctx, r, func(step BackupStep) { _ = tell(step) }) // it ends ctx if it fails
+		if err != nil {
 			return ErrBackup.With("%v", err) // who may ask for it is on the server's machine
 		}
 		return nil

@@ -110,18 +110,9 @@ func (c *call) migrate() (int, any, error) {
 		return 0, nil, err
 	}
 	c.subject = r.To
-	return c.stream(func(ctx context.Context, send func(any) error) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		err := c.Migrator.Migrate(ctx, r, func(step MigrateStep) {
-			if err := send(step); err != nil {
-				cancel(err)
-			}
-		})
-		switch cause := context.Cause(ctx); {
-		case err != nil && cause != nil:
-			return cause
-		case err != nil:
+	return steps(c, func(ctx context.Context, tell func(MigrateStep) error) error {
+		err := c.Migrator.Migrate(ctx, r, func(step MigrateStep) { _ = tell(step) }) // it ends ctx if it fails
+		if err != nil {
 			return ErrMigrate.With("%v", err) // who may ask for it is on the server's machine
 		}
 		return nil

@@ -115,20 +115,8 @@ func (c *call) runMirror(dry bool) (int, any, error) {
 	if c.Mirroring == nil {
 		return 0, nil, errNotOffered
 	}
-	return c.stream(func(ctx context.Context, send func(any) error) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		err := c.Mirroring.RunMirror(ctx, c.params[0], dry, func(step MirrorStep) error {
-			err := send(step)
-			if err != nil {
-				cancel(err)
-			}
-			return err
-		})
-		if cause := context.Cause(ctx); err != nil && cause != nil {
-			return cause
-		}
-		return err
+	return steps(c, func(ctx context.Context, tell func(MirrorStep) error) error {
+		return c.Mirroring.RunMirror(ctx, c.params[0], dry, tell)
 	})
 }
 

@@ -105,20 +105,8 @@ func (c *call) runReplication(dry bool) (int, any, error) {
 	if c.Replicator == nil {
 		return 0, nil, errNotOffered
 	}
-	return c.stream(func(ctx context.Context, send func(any) error) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		err := c.Replicator.RunReplication(ctx, c.params[0], dry, func(step ReplicationStep) error {
-			err := send(step)
-			if err != nil {
-				cancel(err)
-			}
-			return err
-		})
-		if cause := context.Cause(ctx); err != nil && cause != nil {
-			return cause
-		}
-		return err
+	return steps(c, func(ctx context.Context, tell func(ReplicationStep) error) error {
+		return c.Replicator.RunReplication(ctx, c.params[0], dry, tell)
 	})
 }
 

@@ -54,6 +54,26 @@ func (c *call) stream(fn func(ctx context.Context, send func(v any) error) error
 	return http.StatusOK, nil, err
 }
 
+// steps answers with what run tells, as stream does. A client that does not read ends
+// what runs, by its context, and that is the error then.
+func steps[S any](c *call, run func(ctx context.Context, tell func(S) error) error) (status int, body any, err error) {
+	return c.stream(func(ctx context.Context, send func(any) error) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		err := run(ctx, func(step S) error {
+			err := send(step)
+			if err != nil {
+				cancel(err)
+			}
+			return err
+		})
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			return cause
+		}
+		return err
+	})
+}
+
 // lines writes lines.
 type lines struct {
 	mu      sync.Mutex

@@ -124,28 +124,7 @@ func refuse(w http.ResponseWriter, err error) {
 
 // Meta is meta behind the gate: updates are refused while it is shut.
 func (g *Gate) Meta(meta storage.Meta) storage.Meta {
-	m := &gatedMeta{Meta: meta, gate: g}
-	versions, hasVersions := meta.(storage.Versioner)
-	notices, hasNotices := meta.(storage.Notifier)
-	switch {
-	case hasVersions && hasNotices:
-		return &struct {
-			*gatedMeta
-			storage.Versioner
-			storage.Notifier
-		}{m, versions, notices}
-	case hasVersions:
-		return &struct {
-			*gatedMeta
-			storage.Versioner
-		}{m, versions}
-	case hasNotices:
-		return &struct {
-			*gatedMeta
-			storage.Notifier
-		}{m, notices}
-	}
-	return m
+	return storage.Like(&gatedMeta{Meta: meta, gate: g}, meta)
 }
 
 type gatedMeta struct {

@@ -16,6 +16,31 @@ type Notifier interface {
 	Listen(ctx context.Context, topic string, fn func()) error
 }
 
+// Like returns wrapper as a Versioner and a Notifier, if wrapped, which it wraps, is one.
+func Like(wrapper, wrapped Meta) Meta {
+	versions, hasVersions := wrapped.(Versioner)
+	notices, hasNotices := wrapped.(Notifier)
+	switch {
+	case hasVersions && hasNotices:
+		return &struct {
+			Meta
+			Versioner
+			Notifier
+		}{wrapper, versions, notices}
+	case hasVersions:
+		return &struct {
+			Meta
+			Versioner
+		}{wrapper, versions}
+	case hasNotices:
+		return &struct {
+			Meta
+			Notifier
+		}{wrapper, notices}
+	}
+	return wrapper
+}
+
 // Taker is a Tx that can keep rows from other transactions.
 type Taker interface {
 	// Take is storage.Take.

@@ -108,28 +108,7 @@ func (s *stage) Commit(d digest.Digest) error {
 // Meta measures how long the transactions of meta take. It is a storage.Versioner and a
 // storage.Notifier if meta is one.
 func (m *Metrics) Meta(meta storage.Meta) storage.Meta {
-	timed := &metadata{Meta: meta, view: m.timer("meta", "view"), update: m.timer("meta", "update")}
-	versions, hasVersions := meta.(storage.Versioner)
-	notices, hasNotices := meta.(storage.Notifier)
-	switch {
-	case hasVersions && hasNotices:
-		return &struct {
-			*metadata
-			storage.Versioner
-			storage.Notifier
-		}{timed, versions, notices}
-	case hasVersions:
-		return &struct {
-			*metadata
-			storage.Versioner
-		}{timed, versions}
-	case hasNotices:
-		return &struct {
-			*metadata
-			storage.Notifier
-		}{timed, notices}
-	}
-	return timed
+	return storage.Like(&metadata{Meta: meta, view: m.timer("meta", "view"), update: m.timer("meta", "update")}, meta)
 }
 
 type metadata struct {
