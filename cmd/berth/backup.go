@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/backup"
@@ -164,11 +163,9 @@ type backupBar struct {
 
 func newBackupBar(w io.Writer, quiet bool) *backupBar {
 	b := &backupBar{w: w}
-	file, ok := w.(*os.File)
-	if quiet || !ok || !term.IsTerminal(int(file.Fd())) {
+	if b.bars = newBars(w, quiet); b.bars == nil {
 		return b
 	}
-	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.AddBar(0, mpb.BarRemoveOnComplete(),
 		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1000(0), " % .1f")))
 	return b

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/internal/cli"
 	"github.com/berth-registry/berth/registry/copying"
@@ -159,8 +158,7 @@ func (f *clientFlags) progress(w io.Writer) *progress {
 	if f.json {
 		p.w = io.Discard
 	}
-	if file, ok := p.w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		p.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64), mpb.PopCompletedMode())
+	if p.bars = newBars(p.w, false, mpb.PopCompletedMode()); p.bars != nil {
 		p.w = io.Discard // what is not sent is in the sum
 	}
 	return p

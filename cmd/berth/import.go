@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/importing"
@@ -230,12 +229,10 @@ type importBar struct {
 
 func newImportBar(w io.Writer, quiet bool) *importBar {
 	b := &importBar{w: w}
-	file, ok := w.(*os.File)
-	if quiet || !ok || !term.IsTerminal(int(file.Fd())) {
+	if b.bars = newBars(w, quiet); b.bars == nil {
 		return b
 	}
 	b.report.Store(&importing.Report{})
-	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.New(0, mpb.SpinnerStyle(), mpb.BarRemoveOnComplete(),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 			r := b.report.Load()

@@ -3,11 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/migrating"
@@ -25,11 +23,9 @@ type migrateBar struct {
 
 func newMigrateBar(w io.Writer, quiet bool) *migrateBar {
 	b := &migrateBar{w: w, quiet: quiet}
-	file, ok := w.(*os.File)
-	if quiet || !ok || !term.IsTerminal(int(file.Fd())) {
+	if b.bars = newBars(w, quiet); b.bars == nil {
 		return b
 	}
-	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.AddBar(0, mpb.BarRemoveOnComplete(),
 		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1000(0), " % .1f"), decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 8})))
 	return b

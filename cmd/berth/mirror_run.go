@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/admin"
 )
@@ -164,11 +163,9 @@ type mirrorBar struct {
 
 func newMirrorBar(w io.Writer, quiet bool) *mirrorBar {
 	b := &mirrorBar{}
-	file, ok := w.(*os.File)
-	if quiet || !ok || !term.IsTerminal(int(file.Fd())) {
+	if b.bars = newBars(w, quiet); b.bars == nil {
 		return b
 	}
-	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.AddBar(0, mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.CountersNoUnit("%d of %d images ")),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return humanSize(b.bytes.Load()) + " copied" })))

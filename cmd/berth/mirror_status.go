@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/admin"
 )
@@ -58,9 +56,9 @@ func (s *mirrorScreen) show(status admin.MirrorStatus) error {
 	if err != nil || text == s.last {
 		return err
 	}
-	if file, ok := s.w.(*os.File); s.last != "" && !s.json {
+	if s.last != "" && !s.json {
 		before := "\n"
-		if ok && term.IsTerminal(int(file.Fd())) { // over what was there before
+		if isTerminal(s.w) { // over what was there before
 			before = fmt.Sprintf("\x1b[%dA\x1b[J", strings.Count(s.last, "\n"))
 		}
 		text = before + text

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/registry"
@@ -308,11 +307,9 @@ type replicationBar struct {
 
 func newReplicationBar(w io.Writer, quiet bool) *replicationBar {
 	b := &replicationBar{}
-	file, ok := w.(*os.File)
-	if quiet || !ok || !term.IsTerminal(int(file.Fd())) {
+	if b.bars = newBars(w, quiet); b.bars == nil {
 		return b
 	}
-	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.AddBar(0, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.CountersNoUnit("%d of %d that differ ")))
 	return b
 }

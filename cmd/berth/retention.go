@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/berth-registry/berth/admin"
 )
@@ -207,12 +206,10 @@ type retentionBar struct {
 
 func newRetentionBar(w, list io.Writer, quiet bool) *retentionBar {
 	b := &retentionBar{}
-	file, ok := w.(*os.File)
-	if out, is := list.(*os.File); quiet || !ok || !term.IsTerminal(int(file.Fd())) || is && term.IsTerminal(int(out.Fd())) {
+	if b.bars = newBars(w, quiet || isTerminal(list)); b.bars == nil {
 		return b
 	}
 	b.step.Store(&admin.RetentionStep{})
-	b.bars = mpb.New(mpb.WithOutput(file), mpb.WithWidth(64))
 	b.bar = b.bars.New(0, mpb.SpinnerStyle(), mpb.BarRemoveOnComplete(),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 			step := b.step.Load()
