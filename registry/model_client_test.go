@@ -403,7 +403,14 @@ func (c *modelClient) put(repo string, d digest.Digest, m *modelManifest, names 
 	c.mu.Unlock()
 	c.elsewhere()
 	since := c.Now()
-	_, err := c.PushManifest(c.ctx, repo, registry.ManifestPush{Data: m.data, Digest: d, Tags: names})
+	push := func() error {
+		_, err := c.PushManifest(c.ctx, repo, registry.ManifestPush{Data: m.data, Digest: d, Tags: names})
+		return err
+	}
+	err := push()
+	for tries := 0; tries < 3 && errors.Is(err, registry.ErrUnavailable) && len(c.servers) > 1; tries++ {
+		err = push() // the time has jumped: what was just stored may be gone
+	}
 	if err != nil {
 		if about := append([]digest.Digest{d}, m.refs...); !errors.Is(err, registry.ErrManifestBlobUnknown) || !c.excused(relies) {
 			c.fail(about, "%s pushes manifest %s to %s, which needs what it was told to be there: %v", c.name, short(d), repo, err)
