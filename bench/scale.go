@@ -102,7 +102,7 @@ func newScale(o options) scale {
 		s.samples = 5
 		s.stored = 100
 		s.garbage = 10
-		s.waste = 5_000
+		s.waste = 20_000
 		s.glance = 50 * time.Millisecond
 		s.deletes = 10
 		s.repeats = 1

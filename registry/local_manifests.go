@@ -304,11 +304,15 @@ func (w *manifestWrite) watch(tx *changing, row *storage.Manifest, known bool) e
 		tx.keep(&row.Watch)
 	}
 	why, until, err := tx.needed(w.repo, w.Digest, row)
-	if err == nil && until != 0 && tx.quotas().caches.has(w.repo) {
+	switch {
+	case err == nil && until != 0 && tx.quotas().caches.has(w.repo):
 		return tx.queue(storage.ReviewManifest, w.repo, w.Digest, &row.Watch, until, 0)
-	}
-	if err != nil || why != "" || len(w.Tags) > 0 {
+	case err != nil, len(w.Tags) > 0:
 		return err
+	case until != 0: // a node runs it, say: it is garbage when that ends
+		return tx.queue(storage.ReviewManifest, w.repo, w.Digest, &row.Watch, max(until, tx.afterGrace()), tx.lease())
+	case why != "":
+		return nil
 	}
 	return tx.queue(storage.ReviewManifest, w.repo, w.Digest, &row.Watch, tx.afterGrace(), tx.lease())
 }

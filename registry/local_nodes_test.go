@@ -139,6 +139,31 @@ func TestNodeKeepsChild(t *testing.T) {
 	}
 }
 
+// What is pushed by digest alone while a node runs it is garbage when that ends.
+func TestPushedWhileRunning(t *testing.T) {
+	c := newCollected(t)
+	c.keepShort()
+	layer := c.blob("a", "one")
+	one := must[digest.Digest](t)(c.image("a", []string{"v1"}, "", layer))
+	c.reports("n1", 24*time.Hour, one)
+	if err := c.DeleteManifest(t.Context(), "a", one); err != nil {
+		t.Fatal(err)
+	}
+	must[digest.Digest](t)(c.image("a", nil, "", layer))
+	c.pass(20 * time.Hour)
+	if c.collect(false); !c.has("a", one) {
+		t.Error("what a node runs has gone")
+	}
+	for range 4 {
+		c.pass(5 * time.Hour)
+		c.collect(false)
+	}
+	if c.has("a", one) {
+		t.Error("it stays although the report has ended")
+	}
+	c.needs(false, layer)
+}
+
 // A node that runs an index keeps all of it, and what refers to it.
 func TestNodeKeepsIndex(t *testing.T) {
 	c := newCollected(t)
