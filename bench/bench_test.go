@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"os/exec"
@@ -19,6 +20,11 @@ func TestQuick(t *testing.T) {
 		t.Fatalf("programs are missing: run, as root, apt-get install --no-install-recommends %s", strings.Join(pkgs, " "))
 	}
 	dir := t.TempDir()
+	work := filepath.Join(dir, "work")
+	// PostgreSQL, which is another user's, has its data below.
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o711), os.Mkdir(work, 0o711)); err != nil {
+		t.Fatal(err)
+	}
 	program, file, readme := filepath.Join(dir, "bench"), filepath.Join(dir, "results.json"), filepath.Join(dir, "README.md")
 	var page strings.Builder
 	for _, part := range parts {
@@ -32,7 +38,7 @@ func TestQuick(t *testing.T) {
 	}
 	// BERTH_BIN and BERTH_RUNNER_BIN are what make test has built.
 	out, err := exec.Command(program, "-quick", "-berth", os.Getenv("BERTH_BIN"), "-runner", os.Getenv("BERTH_RUNNER_BIN"),
-		"-dir", filepath.Join(dir, "work"), "-json", file, "-readme", readme).CombinedOutput()
+		"-dir", work, "-json", file, "-readme", readme).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -49,7 +55,7 @@ func TestQuick(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]map[string]int{
-		partRegistry: {"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0, "access": 2, "policy": 2, "collect": 1, "collect-push": 1, "delete": 1, "mirror": 5, "scale": 1},
+		partRegistry: {"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0, "access": 2, "policy": 2, "collect": 1, "collect-push": 1, "delete": 1, "mirror": 4, "scale": 1},
 		partRunner:   {"run": 1, "cycle": 1, "exec": 1, "many": 1, "ps": 1, "idle": 2, "host": 5, "unpack": 2},
 	}
 	rest := string(text)
@@ -105,7 +111,7 @@ func checkReport(t *testing.T, r *report, goals map[string]int) {
 func checkTable(t *testing.T, r *report, part, text string) string {
 	t.Helper()
 	table, rest, ok := strings.Cut(text, sectionEnd(part)+"\nafter\n")
-	if !ok || !strings.HasPrefix(table, "before\n"+sectionStart(part)+"\n") || strings.Contains(table, "old") {
+	if !ok || !strings.HasPrefix(table, "before\n"+sectionStart(part)+"\n") || strings.Contains(table, "\nold\n") {
 		t.Errorf("the section of the %s was not replaced: %s", part, text)
 	}
 	for _, f := range r.Figures {
