@@ -4,7 +4,8 @@
 // of them measures time: their clocks may differ by any amount, if what one of them
 // takes for a second is at most a quarter more than what another one does, and if what
 // is done under the lease ends within a third of its time to live after its context
-// has. When a process dies, another one has the lease after that time.
+// has. When a process dies, another one has the lease after a quarter more than that
+// time.
 //
 // It cannot promise more: a process that stands still while it does something may end
 // that after another has begun. So what is done under a lease must do no harm if it is
@@ -27,6 +28,10 @@ import (
 
 // ErrLost is the cause of the end of a context (context.Cause) whose lease was lost.
 var ErrLost = errors.New("another process may have the lease now")
+
+// patience is after how many hundredths of the time to live a lease that is not renewed
+// is taken: its holder's clock may be that much slower.
+const patience = 125
 
 // defaultTTL is the time to live of a lease unless Options say another.
 const defaultTTL = 30 * time.Second
@@ -90,7 +95,7 @@ func (l *lease) acquire(ctx context.Context) bool {
 		if row != seen || since.IsZero() {
 			seen, since = row, now
 		}
-		if err == nil && (row == storage.Lease{} || now.Sub(since) >= max(row.TTL, l.TTL)) {
+		if err == nil && (row == storage.Lease{} || now.Sub(since) >= patience*max(row.TTL, l.TTL)/100) {
 			var taken bool
 			if taken, err = l.take(ctx, row); taken && err == nil {
 				l.Log.DebugContext(ctx, "this process does the job", "job", l.name, "before", row.Owner)

@@ -217,7 +217,7 @@ func TestClocks(t *testing.T) {
 			}}
 			p := &process{Meta: meta}
 			all.Go(func() {
-				stop := j.run(name, p, o, ttl/3-3*time.Second)
+				stop := j.run(name, p, o, ttl/3)
 				for range 200 {
 					time.Sleep(rand.N(2 * ttl))
 					switch rand.N(4) {
