@@ -63,9 +63,15 @@ programs='
 	versitygw           github.com/versity/versitygw/cmd/versitygw               v1.8.0
 '
 
-# BuildKit's module cannot be installed by name: it excludes versions of its
-# dependencies. It is built where it was downloaded to.
-buildkit=v0.34.2
+# A Go program whose module cannot be installed by name, as it excludes versions of
+# its dependencies: it is built where it was downloaded to. Its package there, the
+# module, its version. The plugins of docker need their version told.
+modules='
+	buildctl       cmd/buildctl  github.com/moby/buildkit     v0.34.2
+	buildkitd      cmd/buildkitd github.com/moby/buildkit     v0.34.2
+	docker-buildx  cmd/buildx    github.com/docker/buildx     v0.38.2
+	docker-compose cmd           github.com/docker/compose/v5 v5.6.0
+'
 
 # installed NAME VERSION: whether bin/tools has it; `built` notes that it does.
 installed() { [ -x "$bin/$1" ] && [ "$(cat "$bin/.$1.version" 2>/dev/null)" = "$2" ]; }
@@ -82,15 +88,17 @@ install_programs() {
 	done <<<"$programs"
 }
 
-install_buildkit() {
-	local dir name
-	installed buildctl $buildkit && installed buildkitd $buildkit && return
-	echo "installing buildkit $buildkit"
-	dir=$(cd / && go mod download -json "github.com/moby/buildkit@$buildkit" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
-	for name in buildctl buildkitd; do
-		CGO_ENABLED=0 go build -C "$dir" -trimpath -o "$bin/$name" "./cmd/$name"
-		built "$name" $buildkit
-	done
+install_modules() {
+	local name package module version dir
+	while read -r name package module version; do
+		[ -n "$name" ] && [[ -z "${1-}" || $name = "$1" ]] || continue
+		installed "$name" "$version" && continue
+		echo "installing $name $version"
+		dir=$(cd / && go mod download -json "$module@$version" </dev/null | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+		CGO_ENABLED=0 go build -C "$dir" -trimpath -o "$bin/$name" \
+			-ldflags "-s -w -X $module/version.Version=$version -X $module/internal.Version=$version" "./$package" </dev/null
+		built "$name" "$version"
+	done <<<"$modules"
 }
 
 # Programs of the tests that are modules of this repository: the identity provider,
@@ -110,10 +118,13 @@ install_ours() {
 
 mkdir -p "$bin"
 if [ $# -gt 0 ]; then
-	if [[ " $ours " = *" $1 "* ]]; then install_ours "$1"; else install_programs "$1"; fi
+	if [[ " $ours " = *" $1 "* ]]; then install_ours "$1"; else
+		install_programs "$1"
+		install_modules "$1"
+	fi
 	exit
 fi
 install_debian "$debian"
 install_programs
-install_buildkit
+install_modules
 install_ours
