@@ -152,6 +152,7 @@ func (s *Shim) writeBundle(b *bundle, req CreateRequest) error {
 	linux := *spec.Linux
 	linux.CgroupsPath = b.record.Cgroup
 	spec.Linux = &linux
+	spec.Mounts, _ = s.stagedMounts(req)
 	if req.NetNS != nil {
 		path, err := namespacePath(req.NetNS)
 		if err != nil {

@@ -34,6 +34,9 @@ type CreateRequest struct {
 	Stdin, StdinOnce bool
 	// NetNS is the network namespace to join; nil leaves it to Spec.
 	NetNS *os.File
+	// Shm is the mount, of OpenShm, that the bind to /dev/shm is of, whatever its
+	// source; nil leaves it to Spec.
+	Shm *os.File
 }
 
 // Create makes a container, ready to start: its namespaces, its cgroups and its
@@ -128,7 +131,7 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		if err := bindReadOnly(b.record.Runtime.Path, s.runtimeFile(b.record.Runtime)); err != nil {
 			return err
 		}
-		return req.Rootfs.mount(s.rootfs())
+		return s.mountAll(req)
 	})
 	p.closeBut(sync)
 	if monitor != nil {

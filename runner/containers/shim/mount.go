@@ -173,6 +173,9 @@ func (s *Shim) prepareMounts() error {
 	if err := os.MkdirAll(s.rootfs(), 0o700); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(s.staging(), 0o700); err != nil {
+		return err
+	}
 	for r := range s.runtimes() {
 		if err := os.WriteFile(s.runtimeFile(r), nil, 0o600); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type Shim struct {
 	cgroups cgroups
 	null    *os.File
 	watch   *watcher
+	users   namespaces
 	stall   time.Duration // see unstick
 
 	mu         sync.Mutex
@@ -112,6 +114,7 @@ func (s *Shim) Close() error {
 	for _, b := range s.containers {
 		b.release()
 	}
+	s.users.close()
 	err := s.null.Close()
 	if len(s.containers) == 0 {
 		if uerr := unix.Unmount(s.mounts(), unix.UMOUNT_NOFOLLOW); uerr != nil {
@@ -219,8 +222,9 @@ func (s *Shim) findRuntimes(ctx context.Context, o Options) (err error) {
 	}
 	s.others = map[string]runtimeProgram{}
 	for name, path := range o.Runtimes {
-		if !runtimeName.MatchString(name) || filepath.Join(s.mounts(), name) == s.rootfs() {
-			return fmt.Errorf("OCI runtime %q: a name has letters, digits, '-', '_' and '.', and is not %q", name, filepath.Base(s.rootfs()))
+		if !runtimeName.MatchString(name) || slices.Contains([]string{s.rootfs(), s.staging()}, filepath.Join(s.mounts(), name)) {
+			return fmt.Errorf("OCI runtime %q: a name has letters, digits, '-', '_' and '.', and is not %q or %q", name,
+				filepath.Base(s.rootfs()), filepath.Base(s.staging()))
 		}
 		r, err := findRuntime(ctx, path)
 		if err != nil {

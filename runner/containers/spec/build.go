@@ -63,6 +63,7 @@ func Build(in Input) (*specs.Spec, error) {
 	if s.Mounts, s.Linux.RootfsPropagation, err = mounts(in, security); err != nil {
 		return nil, err
 	}
+	userNamespace(in, s)
 	return s, nil
 }
 
@@ -94,13 +95,16 @@ func defaultMasked(h Host) []string {
 	return paths
 }
 
+// pingGroups is the kernel parameter of whose groups may ping.
+const pingGroups = "net.ipv4.ping_group_range"
+
 // sysctls are the kernel parameters of a container's namespaces.
 func sysctls(in Input) map[string]string {
 	c := in.Container
 	set := map[string]string{}
 	if c.HostConfig.NetworkMode.IsPrivate() {
 		if in.Host.PingGroupRange { // ping without CAP_NET_RAW
-			set["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", 1<<31-1)
+			set[pingGroups] = fmt.Sprintf("0 %d", 1<<31-1)
 		}
 		if in.Host.UnprivilegedPorts { // ports below 1024 without CAP_NET_BIND_SERVICE
 			set["net.ipv4.ip_unprivileged_port_start"] = "0"

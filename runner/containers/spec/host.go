@@ -35,6 +35,10 @@ type Host struct {
 	ThermalThrottle   []int // CPUs whose files of that name are to be masked
 	RecursiveReadOnly bool  // mount_setattr(2): since Linux 5.12
 
+	// Remap says that containers get user namespaces of their own, unless they ask
+	// for the host's. DetectHost does not set it.
+	Remap bool
+
 	// Runtimes are the names of OCI runtimes that a container may ask for, the
 	// default first. DetectHost does not set them.
 	Runtimes []string

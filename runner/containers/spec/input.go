@@ -3,6 +3,7 @@ package spec
 import (
 	"io"
 
+	"github.com/moby/moby/api/types/container"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-registry/berth/runner"
@@ -20,6 +21,8 @@ type Input struct {
 	// NetNSPath is the container's network namespace. Empty with a network mode
 	// other than host and container means a new, empty one.
 	NetNSPath string
+	// User is the container's user namespace.
+	User UserNamespace
 	// JoinPID, JoinNet and JoinIPC are the namespaces of the container that a mode
 	// container:NAME names: /proc/PID/ns/pid.
 	JoinPID, JoinNet, JoinIPC string
@@ -33,6 +36,9 @@ type Input struct {
 	// Propagation tells how the mount is shared that a path of the host is on;
 	// FindPropagation does.
 	Propagation func(path string) (Propagation, error)
+	// IsVolume says whether a mount point is a volume whose files the engine keeps,
+	// so that their users are the container's.
+	IsVolume func(m container.MountPoint) bool
 	// IsFile says whether a path of the host is something other than a directory.
 	IsFile func(path string) bool
 }

@@ -30,6 +30,7 @@ func Validate(h Host, cfg *container.Config, hc *container.HostConfig, nc *netwo
 		func() error { return checkUnsupported(hc) },
 		func() error { return checkNetwork(cfg, hc, nc) },
 		func() error { return checkModes(hc) },
+		func() error { return checkUserns(h, hc) },
 		func() error { return checkHostConfig(h, hc) },
 		func() error { return checkSecurity(h, hc) },
 		func() error { return checkSysctls(hc) },
