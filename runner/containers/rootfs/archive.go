@@ -22,6 +22,11 @@ import (
 // closed; the root may be closed at once. A file that grows meanwhile is cut to
 // its size before, one that shrinks is filled up with zeros.
 func Archive(root *os.File, path string) (io.ReadCloser, container.PathStat, error) {
+	return IDs{}.Archive(root, path)
+}
+
+// Archive is the function of that name for a tree of a user namespace.
+func (ids IDs) Archive(root *os.File, path string) (io.ReadCloser, container.PathStat, error) {
 	path = absolute(path)
 	f, err := lookup(root, path)
 	if err != nil {
@@ -41,6 +46,7 @@ func Archive(root *os.File, path string) (io.ReadCloser, container.PathStat, err
 	go func() {
 		defer f.Close()
 		pw.CloseWithError(archive(ctx, pw, func(t *tarWriter) error {
+			t.ids = ids
 			return t.add(f, name)
 		}))
 	}()

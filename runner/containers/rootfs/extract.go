@@ -32,9 +32,19 @@ func Extract(root *os.File, dir string, opts runner.ArchiveOptions, r io.Reader)
 	return ExtractOwned(root, dir, opts, nil, r)
 }
 
+// Extract is the function of that name for a tree of a user namespace. It returns
+// runner.ErrInvalid for an owner who is not in the namespace, too.
+func (ids IDs) Extract(root *os.File, dir string, opts runner.ArchiveOptions, r io.Reader) error {
+	return ids.extract(root, dir, opts, nil, r)
+}
+
 // ExtractOwned is Extract, and all that is unpacked is the owner's if there is
 // one, whomever the archive names.
 func ExtractOwned(root *os.File, dir string, opts runner.ArchiveOptions, owner *Owner, r io.Reader) error {
+	return IDs{}.extract(root, dir, opts, owner, r)
+}
+
+func (ids IDs) extract(root *os.File, dir string, opts runner.ArchiveOptions, owner *Owner, r io.Reader) error {
 	z, err := decompress(context.Background(), r)
 	if err != nil {
 		return broken(err)
@@ -44,6 +54,7 @@ func ExtractOwned(root *os.File, dir string, opts runner.ArchiveOptions, owner *
 	if err != nil {
 		return err
 	}
+	x.ids = ids
 	defer x.close()
 	return x.all(tar.NewReader(z))
 }
@@ -63,6 +74,7 @@ type extractor struct {
 	owner *Owner
 	// top makes the entry of dir itself count, which otherwise stays as it is.
 	top bool
+	ids IDs
 	buf []byte
 
 	parent     *os.File // the directory that the last entry went to

@@ -70,6 +70,10 @@ func (x *extractor) mkdir(dir *os.File, name string) (*os.File, error) {
 	if x.owner != nil {
 		meta.owner = *x.owner
 	}
+	if meta.owner, err = x.ids.outside(meta.owner); err != nil {
+		f.Close()
+		return nil, err
+	}
 	if err := meta.apply(f); err != nil {
 		f.Close()
 		return nil, err
@@ -158,6 +162,10 @@ func (x *extractor) metadata(hdr *tar.Header) (metadata, error) {
 	const most = 1<<32 - 2 // the greatest value means: as it is
 	if m.owner.UID < 0 || m.owner.GID < 0 || m.owner.UID > most || m.owner.GID > most {
 		return m, runner.Errorf(runner.ErrInvalid, "invalid owner %d:%d of %q", m.owner.UID, m.owner.GID, hdr.Name)
+	}
+	var err error
+	if m.owner, err = x.ids.outside(m.owner); err != nil {
+		return m, err
 	}
 	if m.mtime.Before(time.Unix(0, 0)) {
 		m.mtime = time.Unix(0, 0)

@@ -28,6 +28,7 @@ type tarWriter struct {
 	mount uint64
 	// exact keeps the fractions of seconds in times.
 	exact bool
+	ids   IDs
 }
 
 // inode is what the names of one file have in common.
@@ -89,12 +90,13 @@ func (t *tarWriter) add(f *os.File, name string) error {
 
 // header makes an entry of what the kernel says of a file.
 func (t *tarWriter) header(st *unix.Statx_t, name string) *tar.Header {
+	owner := t.ids.inside(Owner{int(st.Uid), int(st.Gid)})
 	hdr := &tar.Header{
 		Format:  tar.FormatPAX,
 		Name:    name,
 		Mode:    int64(st.Mode & 0o7777),
-		Uid:     int(st.Uid),
-		Gid:     int(st.Gid),
+		Uid:     owner.UID,
+		Gid:     owner.GID,
 		ModTime: time.Unix(st.Mtime.Sec, 0),
 	}
 	if t.exact {
