@@ -37,6 +37,9 @@ type CreateRequest struct {
 	// Shm is the mount, of OpenShm, that the bind to /dev/shm is of, whatever its
 	// source; nil leaves it to Spec.
 	Shm *os.File
+	// Mounts are what binds are of, by their destination and whatever their source:
+	// what OpenSubpath and OpenTreeSubpath return.
+	Mounts map[string]*os.File
 }
 
 // Create makes a container, ready to start: its namespaces, its cgroups and its

@@ -84,11 +84,19 @@ func idmapped(source, target string, ns *os.File) error {
 		return &os.PathError{Op: "open_tree", Path: source, Err: err}
 	}
 	defer unix.Close(fd)
+	if err := mapMount(fd, source, ns); err != nil {
+		return err
+	}
+	return attach(fd, target)
+}
+
+// mapMount maps the users of a detached mount.
+func mapMount(fd int, source string, ns *os.File) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		return fmt.Errorf("the file system of %s cannot map users: %w", source, &os.PathError{Op: "mount_setattr", Path: source, Err: err})
 	}
-	return attach(fd, target)
+	return nil
 }
 
 // attach attaches a detached mount.

@@ -132,23 +132,27 @@ func OpenRootfs(r Rootfs) (*os.File, error) {
 		return nil, err
 	}
 	var root *os.File
-	err := onThread(func() error {
-		if err := privateMounts(); err != nil {
-			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("make mounts private: %w", err)
-		}
-		// Any directory will do: the namespace goes with the thread.
-		target := r.Lower[0]
-		if err := r.mount(target); err != nil {
-			return err
-		}
-		var err error
-		root, err = openDir(target)
+	err := onThread(func() (err error) {
+		root, err = r.mountHidden()
 		return err
 	})
 	return root, err
+}
+
+// mountHidden mounts the tree in a mount namespace that goes with the calling
+// thread, and opens it.
+func (r Rootfs) mountHidden() (*os.File, error) {
+	if err := privateMounts(); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	target := r.Lower[0] // any directory will do
+	if err := r.mount(target); err != nil {
+		return nil, err
+	}
+	return openDir(target)
 }
 
 // OpenRunningRoot returns a directory descriptor (O_PATH) of the root of a

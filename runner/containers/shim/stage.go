@@ -50,6 +50,8 @@ func (s *Shim) stagedMounts(req CreateRequest) (mounts []specs.Mount, stage []st
 		switch {
 		case m.Destination == shmPath && req.Shm != nil:
 			st.mount = req.Shm
+		case req.Mounts[m.Destination] != nil:
+			st.mount, st.mapped = req.Mounts[m.Destination], mapped && len(m.UIDMappings) > 0
 		case mapped:
 			st.rbind, st.mapped = slices.Contains(m.Options, "rbind"), len(m.UIDMappings) > 0
 		default:
@@ -104,10 +106,7 @@ func (s *Shim) stageAll(req CreateRequest, stage []staged, ns *os.File) error {
 // attach makes the mount at its place.
 func (st staged) attach(ns *os.File) error {
 	if st.mount != nil {
-		if err := os.Mkdir(st.at, 0o700); err != nil {
-			return err
-		}
-		return attach(int(st.mount.Fd()), st.at)
+		return st.attachMount(ns)
 	}
 	info, err := os.Stat(st.source)
 	if err != nil {
@@ -127,6 +126,23 @@ func (st staged) attach(ns *os.File) error {
 		return fmt.Errorf("bind %s: %w", st.source, err)
 	}
 	return nil
+}
+
+// attachMount attaches a mount that was made before.
+func (st staged) attachMount(ns *os.File) error {
+	info, err := st.mount.Stat()
+	if err != nil {
+		return err
+	}
+	if err := makePlace(st.at, info.IsDir()); err != nil {
+		return err
+	}
+	if st.mapped {
+		if err := mapMount(int(st.mount.Fd()), st.source, ns); err != nil {
+			return err
+		}
+	}
+	return attach(int(st.mount.Fd()), st.at)
 }
 
 // makePlace makes what a directory or a file can be mounted on.
