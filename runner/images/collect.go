@@ -115,7 +115,7 @@ func (s *Store) unused(c *change) (trees []uint64, blobs []digest.Digest) {
 	}
 	c.layers = map[string]layerRecord{}
 	for key, l := range s.layers {
-		if !used[layerPin(key)] && s.pins[layerPin(key)] == 0 {
+		if !used[layerPin(key)] && s.pins[layerPin(key)] == 0 && s.shared[l.Dir] == 0 {
 			c.layers[key] = layerRecord{}
 			trees = append(trees, l.Dir)
 		}

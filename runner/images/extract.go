@@ -44,10 +44,11 @@ type tree struct {
 	opaque  bool // hides all that is below
 	implied []string
 	links   []hardLink
+	chained bool // it is only good on what it was made on
 }
 
 // standsAlone says whether the tree is the same whatever is below it.
-func (t tree) standsAlone() bool { return len(t.implied) == 0 && len(t.links) == 0 }
+func (t tree) standsAlone() bool { return len(t.implied) == 0 && len(t.links) == 0 && !t.chained }
 
 // hardLink is a file whose content is that of a file of a layer below.
 type hardLink struct{ name, target string }

@@ -116,7 +116,7 @@ func (s *Store) leave(ctx context.Context, f *flight) (*unpacked, error) {
 func (s *Store) release(u *unpacked) {
 	s.mu.Lock()
 	u.owners--
-	last, taken := u.owners == 0, false
+	last, taken := u.owners == 0, s.shared[u.dir] > 0
 	for _, l := range s.layers {
 		taken = taken || l.Dir == u.dir
 	}

@@ -123,7 +123,7 @@ func (s *Store) sweepTrees() error {
 	}
 	for _, f := range list {
 		n, err := strconv.ParseUint(f.Name(), 10, 64)
-		if err == nil && known[n] {
+		if err == nil && (known[n] || s.shared[n] > 0) {
 			continue
 		}
 		s.log.Info("removing a layer that was not finished", "dir", f.Name())

@@ -29,6 +29,9 @@ type Options struct {
 	// by its ID for all else. It may be nil.
 	Event  func(action events.Action, ref string, attrs map[string]string)
 	Limits Limits
+	// Shared lists the directories of layers that somebody has from ShareTree or
+	// AddBuilt since before. It may be nil.
+	Shared func() ([]string, error)
 }
 
 // Limits bound what a layer may take. A field that is zero has its default.
@@ -84,6 +87,7 @@ type Store struct {
 	pins    map[string]int // blobs and layers that an operation under way needs
 	holds   map[string]int // images that are about to be used
 	flights map[flightKey]*flight
+	shared  map[uint64]int // trees that others have links to
 
 	unsynced chan struct{} // there are layers to write out
 	stop     context.CancelFunc
@@ -105,7 +109,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		opts: o, log: o.Log, slots: make(chan struct{}, o.Limits.Downloads),
 		images: map[string]*entry{}, names: map[string]string{}, layers: map[string]layerRecord{},
 		blobs: map[digest.Digest]blob{}, pins: map[string]int{}, holds: map[string]int{},
-		flights: map[flightKey]*flight{}, unsynced: make(chan struct{}, 1),
+		flights: map[flightKey]*flight{}, shared: map[uint64]int{}, unsynced: make(chan struct{}, 1),
 	}
 	if s.unlock, err = durable.Lock(o.Root); err != nil {
 		return nil, err
@@ -129,6 +133,13 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	if err := durable.SyncDir(o.Root); err != nil {
 		return nil, err
+	}
+	if o.Shared != nil {
+		dirs, err := o.Shared()
+		if err != nil {
+			return nil, err
+		}
+		s.keepShared(dirs)
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, err
