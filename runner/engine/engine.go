@@ -41,6 +41,10 @@ type Options struct {
 	Registries      map[string]remote.Host
 	CertsDir        string
 
+	// UsernsRemap is whose subordinate users and groups those of containers are, as
+	// USER[:GROUP] or default; empty is the host's own.
+	UsernsRemap string
+
 	Bridge          string
 	Subnet, Subnet6 netip.Prefix
 
@@ -60,6 +64,7 @@ type Engine struct {
 	unlock   func() error
 
 	host    spec.Host
+	userns  spec.UserNamespace // of containers, unless they ask for the host's
 	images  *images.Store
 	remote  *remote.Client
 	store   *containers.Store
@@ -136,6 +141,9 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 		return err
 	}
 	if err := spec.LoadAppArmor(e.host); err != nil {
+		return err
+	}
+	if err := e.findUsers(); err != nil {
 		return err
 	}
 	e.images, err = images.Open(ctx, images.Options{

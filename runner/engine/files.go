@@ -25,6 +25,7 @@ type tree struct {
 	// or that in the volume or bind which it lies on.
 	within   string
 	readOnly bool
+	users    rootfs.IDs // who the owners of files are in the container
 	close    func()
 }
 
@@ -41,7 +42,9 @@ func (e *Engine) openTree(ctx context.Context, c *ctr, name string, write bool) 
 	t := tree{within: name}
 	switch {
 	case st.Running():
-		t.root, err = e.runningRoot(c)
+		if t.root, err = e.runningRoot(c); err == nil {
+			t.users, err = usersOf(st.PID)
+		}
 		_, t.readOnly = mountOf(rec, name)
 	case write:
 		release = func() {}
@@ -50,6 +53,9 @@ func (e *Engine) openTree(ctx context.Context, c *ctr, name string, write bool) 
 		t, err = openStopped(rec, name, e.readOnly(rec))
 	}
 	if err != nil {
+		if t.root != nil {
+			t.root.Close()
+		}
 		unlock()
 		return tree{}, err
 	}
@@ -169,7 +175,7 @@ func (e *Engine) ReadContainerArchive(ctx context.Context, ref, name string) (io
 	if err != nil {
 		return nil, container.PathStat{}, err
 	}
-	r, stat, err := rootfs.Archive(t.root, t.within)
+	r, stat, err := t.users.Archive(t.root, t.within)
 	if err != nil {
 		t.close()
 		return nil, stat, notFoundIn(err, c, name)
@@ -203,7 +209,7 @@ func (e *Engine) WriteContainerArchive(ctx context.Context, ref, dir string, opt
 	if t.readOnly {
 		return runner.Errorf(runner.ErrForbidden, "container rootfs is marked read-only")
 	}
-	if err := rootfs.Extract(t.root, t.within, opts, r); err != nil {
+	if err := t.users.Extract(t.root, t.within, opts, r); err != nil {
 		return notFoundIn(err, c, dir)
 	}
 	e.containerEvent(c, events.ActionExtractToDir)

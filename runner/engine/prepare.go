@@ -131,11 +131,14 @@ func (e *Engine) initPath() (string, error) {
 type input struct {
 	spec.Input
 	root *os.File
+	shm  *os.File // of another container; nil for none
 }
 
-func (in input) closeRoot() {
-	if in.root != nil {
-		in.root.Close()
+func (in input) close() {
+	for _, f := range []*os.File{in.root, in.shm} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 
@@ -148,6 +151,12 @@ func (e *Engine) specInput(rec *runner.Container, files spec.Files) (input, erro
 		return in, err
 	}
 	if in.JoinNet, err = e.namespaceOf(rec.HostConfig.NetworkMode.ConnectedContainer(), "net", "network"); err != nil {
+		return in, err
+	}
+	if err = e.joinIPC(rec, &in); err != nil {
+		return in, err
+	}
+	if in.User, err = e.userNamespace(rec); err != nil {
 		return in, err
 	}
 	if in.root, err = shim.OpenRootfs(e.readOnly(rec)); err != nil {
@@ -172,6 +181,7 @@ func (e *Engine) baseInput(rec *runner.Container) spec.Input {
 		Device:      spec.FindDevices,
 		Propagation: spec.FindPropagation,
 		IsFile:      isFile,
+		IsVolume:    e.isVolume,
 	}
 }
 

@@ -96,8 +96,6 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 		return notYet("--volumes-from")
 	case len(hc.Links) > 0:
 		return notYet("--link")
-	case hc.IpcMode.IsShareable(), hc.IpcMode.IsContainer():
-		return notYet("--ipc " + string(hc.IpcMode))
 	}
 	if mode := hc.NetworkMode; !mode.IsBridge() && !mode.IsHost() && !mode.IsNone() && !mode.IsContainer() {
 		return runner.Errorf(runner.ErrInvalid, "network %s not found", mode) // a 404 would make the docker command pull the image
@@ -139,6 +137,7 @@ func (e *Engine) logOptions(cfg container.LogConfig) (logs.Options, error) {
 func (e *Engine) specHost() spec.Host {
 	h := e.host
 	h.Runtimes = e.runtimeNames()
+	h.Remap = e.userns.Own()
 	return h
 }
 

@@ -108,7 +108,8 @@ func startCode(err error) int {
 // command. It returns the state of the running container, which is on disk.
 func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, before runner.State) (runner.State, error) {
 	var netns *os.File
-	if hasOwnNetwork(rec) {
+	remapped := e.remapped(rec)
+	if hasOwnNetwork(rec) && !remapped {
 		var err error
 		if netns, err = network.NewNetNS(); err != nil {
 			return before, err
@@ -128,11 +129,22 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, befo
 	// The container is created while its network is set up: neither needs the
 	// other before the command starts.
 	work, workCtx := errgroup.WithContext(ctx)
-	work.Go(func() error {
+	create := func() error {
 		proc, err := e.createProcess(workCtx, rec, files, netns)
 		next.PID, next.MonitorPID = proc.PID, proc.MonitorPID
 		return err
-	})
+	}
+	if remapped {
+		if err := create(); err != nil {
+			return before, err
+		}
+		if netns, err = ownNetNS(rec, next.PID); err != nil {
+			return before, err
+		}
+		defer netns.Close()
+	} else {
+		work.Go(create)
+	}
 	var endpoint network.Endpoint
 	if netns != nil && !isNone(rec) {
 		work.Go(func() (err error) {
@@ -168,11 +180,17 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, befo
 
 // createProcess makes the process of the container, which waits for Start.
 func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files spec.Files, netns *os.File) (shim.Process, error) {
-	in, err := e.specInput(rec, files)
+	rec, mounts, err := e.mountVolumes(ctx, rec)
 	if err != nil {
 		return shim.Process{}, err
 	}
-	defer in.closeRoot()
+	defer mounts.close()
+	in, err := e.specInput(rec, files)
+	defer in.close()
+	if err != nil {
+		return shim.Process{}, err
+	}
+	in.IsFile = mounts.isFile
 	s, err := spec.Build(in.Input)
 	if err != nil {
 		return shim.Process{}, err
@@ -191,6 +209,8 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 		// With a terminal the end of a client must not hang up on the command.
 		StdinOnce: rec.Config.StdinOnce && !rec.Config.Tty,
 		NetNS:     netns,
+		Shm:       in.shm,
+		Mounts:    mounts.byDestination,
 	}
 	if logOpts.Driver != logs.DriverNone {
 		req.LogPath = e.logPath(rec.ID)
@@ -220,6 +240,7 @@ func (e *Engine) tearDown(ctx context.Context, id string) {
 	if err := work.Wait(); err != nil {
 		e.log.ErrorContext(ctx, "clear what a container leaves", "container", id, "error", err)
 	}
+	e.unmountVolumes(ctx, id)
 }
 
 // begin makes the launched run the current one.

@@ -136,6 +136,9 @@ func (e *Engine) hostInfo(info *system.Info) {
 	if h.CgroupV2 {
 		info.SecurityOptions = append(info.SecurityOptions, "name=cgroupns")
 	}
+	if e.userns.Own() {
+		info.SecurityOptions = append(info.SecurityOptions, "name=userns")
+	}
 	if !h.Cgroup.Swap {
 		info.Warnings = append(info.Warnings, "WARNING: No swap limit support")
 	}
