@@ -29,6 +29,7 @@ type Engine interface {
 	ImageTransfers
 	Networks
 	Volumes
+	Statistics
 	System
 }
 

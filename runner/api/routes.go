@@ -48,6 +48,7 @@ func served() []route {
 		{post, "/containers/{name}/update", 0, (*exchange).updateContainer},
 		{remove, "/containers/{name}", 0, (*exchange).removeContainer},
 		{get, "/containers/{name}/top", 0, (*exchange).topContainer},
+		{get, "/containers/{name}/stats", 0, (*exchange).containerStats},
 		{get, "/containers/{name}/logs", 0, (*exchange).containerLogs},
 		{post, "/containers/{name}/attach", 0, (*exchange).attachContainer},
 		{post, "/containers/{name}/resize", 0, (*exchange).resizeContainer},

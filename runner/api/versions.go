@@ -77,6 +77,7 @@ func (v version) imageFilterParam() bool    { return v < 41 }  // filter=NAME
 func (v version) pruneNamedVolumes() bool   { return v < 42 }  // without being asked
 func (v version) multiplexedContent() bool  { return v >= 42 } // says its own content type
 func (v version) imageCreateEvents() bool   { return v >= 46 }
+func (v version) oneShot() bool             { return v >= 41 }
 func (v version) securityOptionNames() bool { return v < 25 }
 
 // createBody is the body of a request to create a container.
@@ -599,6 +600,13 @@ func (v version) event(m events.Message) (event, bool) {
 		e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
 	}
 	return e, true
+}
+
+// stats makes of a sample what the version has of it.
+func (v version) stats(s *container.StatsResponse) {
+	if v >= 52 {
+		s.OSType = "linux"
+	}
 }
 
 // progressLine is a line of progress with what clients read before there were

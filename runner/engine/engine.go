@@ -23,6 +23,7 @@ import (
 	"github.com/berth-registry/berth/runner/images/remote"
 	"github.com/berth-registry/berth/runner/logs"
 	"github.com/berth-registry/berth/runner/network"
+	"github.com/berth-registry/berth/runner/stats"
 	"github.com/berth-registry/berth/runner/volumes"
 )
 
@@ -72,6 +73,7 @@ type Engine struct {
 	network *network.Manager
 	volumes *volumes.Store
 	keeper  *logs.Keeper
+	stats   *stats.Sampler
 	events  *eventLog
 
 	filters spec.Filters
@@ -193,7 +195,8 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 		return fmt.Errorf("set up the network: %w", err)
 	}
 	e.keeper = logs.NewKeeper(e.log)
-	return nil
+	e.stats, err = stats.Open()
+	return err
 }
 
 // Close ends the engine, when the operations that are under way have come to
@@ -205,6 +208,9 @@ func (e *Engine) Close() error {
 	e.work.close()
 	if e.keeper != nil {
 		e.keeper.Close()
+	}
+	if e.stats != nil {
+		e.stats.Close()
 	}
 	var errs []error
 	if e.shim != nil {

@@ -90,6 +90,7 @@ func (e *Engine) finish(ctx context.Context, c *ctr, x shim.Exit) error {
 	if err := e.store.SaveState(c.id, next); err != nil {
 		e.log.ErrorContext(ctx, "save the exit of a container", "container", c.id, "error", err)
 	}
+	e.stats.Stopped(c.id)
 	e.tearDown(ctx, c.id)
 	e.endExecs(c.id)
 	c.finished(next)
