@@ -1,0 +1,73 @@
+package names
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// tableName is that of the table in a container's namespace. nft would list it
+// as
+//
+//	table ip berth-names {
+//	  chain output { type filter hook output priority raw
+//	    ip daddr 127.0.0.11 udp dport 53 udp dport set UDP
+//	    ip saddr 127.0.0.11 udp sport UDP udp sport set 53
+//	    and the same for tcp } }
+const tableName = "berth-names"
+
+const port = 53
+
+// redirect makes the table in the namespace of the calling thread, in place of
+// one that is there.
+func redirect(udp, tcp uint16) error {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
+	conn.AddTable(t)
+	conn.DelTable(t)
+	conn.AddTable(t)
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "output", Table: t, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw,
+	})
+	const src, dst = 12, 16 // of addresses in the header of IPv4
+	const sport, dport = 0, 2
+	for _, p := range []struct {
+		proto  byte
+		port   uint16
+		sumOff uint32 // of the checksum in the transport header
+	}{{unix.IPPROTO_UDP, udp, 6}, {unix.IPPROTO_TCP, tcp, 16}} {
+		conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: rewrite(p.proto, dst, dport, port, p.port, p.sumOff)})
+		conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: rewrite(p.proto, src, sport, p.port, port, p.sumOff)})
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("make table %s of nftables: %w", tableName, err)
+	}
+	return nil
+}
+
+// rewrite replaces one port by another, in packets whose address is the server's.
+func rewrite(proto byte, addrOff, portOff uint32, from, to uint16, sumOff uint32) []expr.Any {
+	const reg = unix.NFT_REG_1
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: addrOff, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: Address().AsSlice()},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{proto}},
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: portOff, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binary.BigEndian.AppendUint16(nil, from)},
+		&expr.Immediate{Register: reg, Data: binary.BigEndian.AppendUint16(nil, to)},
+		&expr.Payload{
+			OperationType: expr.PayloadWrite, SourceRegister: reg,
+			Base: expr.PayloadBaseTransportHeader, Offset: portOff, Len: 2,
+			CsumType: expr.CsumTypeInet, CsumOffset: sumOff,
+		},
+	}
+}
