@@ -30,6 +30,7 @@ type Engine interface {
 	Networks
 	Volumes
 	Statistics
+	DiskUsages
 	System
 }
 

@@ -31,6 +31,7 @@ func served() []route {
 		{get, "/version", 0, (*exchange).version},
 		{get, "/info", 0, (*exchange).info},
 		{get, "/events", 0, (*exchange).events},
+		{get, "/system/df", 25, (*exchange).diskUsage},
 		{post, "/auth", 0, (*exchange).auth},
 
 		{get, "/containers/json", 0, (*exchange).listContainers},

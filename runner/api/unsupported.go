@@ -22,7 +22,6 @@ func unsupported() []route {
 		no(get, "/containers/{name}/checkpoints", "checkpointing"),
 		no(post, "/containers/{name}/checkpoints", "checkpointing"),
 		no(remove, "/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
-		no(get, "/system/df", "measuring disk usage"),
 
 		no(post, "/build", "building images"),
 		no(post, "/build/cancel", "building images"),

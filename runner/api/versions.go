@@ -8,6 +8,7 @@ import (
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
@@ -17,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/storage"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/api/types/volume"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -78,6 +80,7 @@ func (v version) pruneNamedVolumes() bool   { return v < 42 }  // without being 
 func (v version) multiplexedContent() bool  { return v >= 42 } // says its own content type
 func (v version) imageCreateEvents() bool   { return v >= 46 }
 func (v version) oneShot() bool             { return v >= 41 }
+func (v version) diskUsageTypes() bool      { return v >= 42 }
 func (v version) securityOptionNames() bool { return v < 25 }
 
 // createBody is the body of a request to create a container.
@@ -600,6 +603,45 @@ func (v version) event(m events.Message) (event, bool) {
 		e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
 	}
 	return e, true
+}
+
+// diskUsage is what there was in place of system.DiskUsage until 1.52.
+type diskUsage struct {
+	LayersSize  int64
+	Images      []listedImage
+	Containers  []container.Summary
+	Volumes     []volume.Volume
+	BuildCache  []build.CacheRecord
+	BuilderSize *int64 `json:",omitempty"` // until 1.42
+}
+
+// diskUsage is the answer to a request for what is taken of the disk. What was not
+// asked for is null.
+func (v version) diskUsage(du runner.DiskUsage, verbose bool) any {
+	if v >= 52 {
+		return summed(du, verbose)
+	}
+	old := diskUsage{LayersSize: du.LayersSize, Volumes: du.Volumes, BuildCache: du.BuildCache}
+	if du.Images != nil {
+		users := make([]int64, len(du.Images))
+		for i, image := range du.Images {
+			users[i] = image.Containers
+		}
+		old.Images = v.imageList(du.Images)
+		for i := range old.Images {
+			old.Images[i].Containers = users[i] // which a list did not have
+		}
+	}
+	if du.Containers != nil {
+		old.Containers = v.containerList(du.Containers)
+	}
+	if v < 42 {
+		old.BuilderSize = new(int64)
+		for _, r := range du.BuildCache {
+			*old.BuilderSize += r.Size
+		}
+	}
+	return old
 }
 
 // stats makes of a sample what the version has of it.

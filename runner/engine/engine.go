@@ -87,6 +87,8 @@ type Engine struct {
 	stop  context.CancelFunc
 	// lifetime's context ends with the engine: for work that belongs to no request.
 	lifetime func() context.Context
+
+	measuring chan struct{} // held by who measures what is taken of the disk
 }
 
 // Open starts an engine on its directories: it finds the containers that run,
@@ -120,6 +122,7 @@ func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
 		containers: map[string]*ctr{},
 		names:      map[string]string{},
 		execs:      newExecTable(),
+		measuring:  make(chan struct{}, 1),
 		events:     newEventLog(),
 		work:       new(gate),
 	}
