@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -26,8 +27,11 @@ type Container struct {
 	HostConfig *container.HostConfig
 	// Networks is what was asked for, by the name of the network.
 	Networks map[string]*network.EndpointSettings
-	// Mounts are binds and volumes, their sources made out.
+	// Mounts are binds, volumes and images, their sources made out. The Name of an
+	// image's is the image's ID.
 	Mounts []container.MountPoint
+	// Inherited is what was asked of the mounts that --volumes-from has brought.
+	Inherited []mount.Mount
 	// Lower are the directories of the image's layers, the topmost first.
 	Lower []string
 }

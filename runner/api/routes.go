@@ -87,6 +87,7 @@ func served() []route {
 		{post, "/volumes/create", 0, (*exchange).createVolume},
 		{post, "/volumes/prune", 25, (*exchange).pruneVolumes},
 		{get, "/volumes/{name}", 0, (*exchange).inspectVolume},
+		{put, "/volumes/{name}", 42, (*exchange).updateVolume},
 		{remove, "/volumes/{name}", 0, (*exchange).removeVolume},
 
 		// Nothing of these can be, so that there is none is the whole truth.

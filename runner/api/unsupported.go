@@ -76,6 +76,5 @@ func unsupported() []route {
 		manager(get, "/configs/{id}"),
 		manager(remove, "/configs/{id}"),
 		manager(post, "/configs/{id}/update"),
-		manager(put, "/volumes/{name}"),
 	}
 }

@@ -44,6 +44,11 @@ func (x *exchange) inspectVolume() error {
 	return x.json(http.StatusOK, v)
 }
 
+// updateVolume changes the state of a cluster's volume: there are none.
+func (x *exchange) updateVolume() error {
+	return runner.Errorf(runner.ErrUnavailable, "volume update only valid for cluster volumes, but swarm is unavailable")
+}
+
 func (x *exchange) removeVolume() error {
 	if err := x.engine.RemoveVolume(x.r.Context(), x.name, x.isSet("force")); err != nil {
 		return err

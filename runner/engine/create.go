@@ -38,6 +38,11 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	if rec.Lower, err = e.images.Layers(ctx, img.ID); err != nil {
 		return resp, err
 	}
+	releaseMounted, err := e.holdMountedImages(ctx, rec)
+	if err != nil {
+		return resp, err
+	}
+	defer releaseMounted()
 	if rec.Name, err = e.reserve(req.Name, rec.ID); err != nil {
 		return resp, err
 	}

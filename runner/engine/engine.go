@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/runner/containers"
@@ -173,7 +174,12 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	if e.store, err = containers.Open(filepath.Join(e.opts.Data, "containers")); err != nil {
 		return fmt.Errorf("open the containers: %w", err)
 	}
-	if e.volumes, err = volumes.Open(ctx, filepath.Join(e.opts.Data, "volumes"), e.log); err != nil {
+	e.volumes, err = volumes.Open(ctx, volumes.Options{
+		Dir:   filepath.Join(e.opts.Data, "volumes"),
+		Log:   e.log,
+		Event: func(action events.Action, name string) { e.volumeEvent(action, name) },
+	})
+	if err != nil {
 		return fmt.Errorf("open the volumes: %w", err)
 	}
 	e.shim, err = shim.Open(ctx, shim.Options{
@@ -254,7 +260,7 @@ func (e *Engine) users(imageID string) []images.User {
 	var users []images.User
 	for _, c := range e.all() {
 		rec, st := c.snapshot()
-		if rec.ImageID == imageID {
+		if rec.ImageID == imageID || mountsImage(rec, imageID) {
 			users = append(users, images.User{ContainerID: rec.ID, Running: st.Running()})
 		}
 	}

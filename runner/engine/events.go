@@ -214,10 +214,3 @@ func (e *Engine) imageEvent(action events.Action, ref string, attrs map[string]s
 		Actor: events.Actor{ID: ref, Attributes: attrs},
 	})
 }
-
-func (e *Engine) volumeEvent(action events.Action, name string) {
-	e.events.publish(events.Message{
-		Type: events.VolumeEventType, Action: action,
-		Actor: events.Actor{ID: name, Attributes: map[string]string{"driver": "local"}},
-	})
-}

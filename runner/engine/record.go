@@ -28,7 +28,7 @@ func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, err := spec.ParseBinds(cfg, hc)
+	mounts, inherited, err := e.mountPoints(cfg, hc)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -53,6 +53,7 @@ func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.
 		Config:     cfg,
 		HostConfig: hc,
 		Mounts:     mounts,
+		Inherited:  inherited,
 	}
 	rec.Networks = wantedNetworks(hc, req.NetworkingConfig)
 	return rec, warnings, nil
@@ -92,8 +93,6 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 	switch {
 	case hc.AutoRemove && !hc.RestartPolicy.IsNone():
 		return runner.Errorf(runner.ErrInvalid, "can't create 'AutoRemove' container with restart policy")
-	case len(hc.VolumesFrom) > 0:
-		return notYet("--volumes-from")
 	case len(hc.Links) > 0:
 		return notYet("--link")
 	}

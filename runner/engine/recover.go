@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers"
@@ -55,6 +56,7 @@ func (e *Engine) recover(ctx context.Context) error {
 	if err := e.clearUnknown(ctx); err != nil {
 		return err
 	}
+	e.adoptVolumes(ctx)
 	if err := e.network.Restore(ctx, alive); err != nil {
 		return err
 	}
@@ -71,7 +73,7 @@ func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) 
 	c := newCtr(e.work, rec, st)
 	e.containers[rec.ID], e.names[rec.Name] = c, rec.ID
 	for _, m := range rec.Mounts {
-		if m.Name == "" {
+		if m.Type != mount.TypeVolume {
 			continue
 		}
 		if err := e.volumes.Ref(m.Name, rec.ID); err != nil && !errors.Is(err, runner.ErrNotFound) {

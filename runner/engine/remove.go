@@ -7,12 +7,10 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/mount"
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers"
 	"github.com/berth-registry/berth/runner/containers/rootfs"
-	"github.com/berth-registry/berth/runner/volumes"
 )
 
 // RemoveContainer implements runner/api's Containers.
@@ -106,27 +104,6 @@ func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
 	e.containerEvent(c, events.ActionDestroy)
 	c.notifyRemoved()
 	return nil
-}
-
-func (e *Engine) removeAnonymousVolumes(ctx context.Context, rec *runner.Container) {
-	for _, m := range rec.Mounts {
-		if m.Type != mount.TypeVolume {
-			continue
-		}
-		v, err := e.volumes.Get(ctx, m.Name)
-		if err != nil {
-			continue
-		}
-		if _, anonymous := v.Labels[volumes.AnonymousLabel]; !anonymous {
-			continue
-		}
-		// One that another container uses stays.
-		if err := e.volumes.Remove(ctx, m.Name, false); err != nil && !errors.Is(err, runner.ErrConflict) {
-			e.log.WarnContext(ctx, "remove an anonymous volume", "volume", m.Name, "error", err)
-			continue
-		}
-		e.volumeEvent(events.ActionDestroy, m.Name)
-	}
 }
 
 // PruneContainers implements runner/api's Containers.

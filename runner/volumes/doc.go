@@ -6,6 +6,11 @@
 // before it is removed, so that it is there whole or not at all whenever the
 // daemon ends; what was interrupted is cleared by Open.
 //
-// The package does not mount anything and knows no containers but by ID: who uses
-// a volume is told by Ref after each start of the daemon, and kept in memory.
+// What the options of a volume name (type, device, o) is mounted on its _data, in
+// the daemon's mount namespace, by the first who uses the volume and unmounted
+// after the last: the kernel's table of mounts is the record of it, which Settle
+// clears after a start of the daemon. A quota (size) is refused.
+//
+// The package knows no containers but by ID: who refers to a volume and who uses
+// it is told by Ref and Adopt after each start of the daemon, and kept in memory.
 package volumes

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -59,9 +58,14 @@ func boolFilter(filters runner.Filters, key string) (value, given bool, err erro
 
 // Prune removes the anonymous volumes, with the filter "all" all volumes, that no
 // container refers to. Further filters are label and, for labels that must not be
-// there, "label!".
+// there, "label!". Volumes with options stay, as removing them gives nothing back.
+// It returns runner.ErrConflict while another Prune is at work.
 func (s *Store) Prune(ctx context.Context, filters runner.Filters) (volume.PruneReport, error) {
 	report := volume.PruneReport{VolumesDeleted: []string{}}
+	if !s.pruning.CompareAndSwap(false, true) {
+		return report, runner.Errorf(runner.ErrConflict, "a prune operation is already running")
+	}
+	defer s.pruning.Store(false)
 	if err := filters.Allow("all", "label", "label!"); err != nil {
 		return report, err
 	}
@@ -99,7 +103,7 @@ func (s *Store) prunable(all bool, filters runner.Filters) []string {
 		excluded := slices.ContainsFunc(filters["label!"], func(label string) bool {
 			return runner.Filters{"label": {label}}.MatchLabels("label", v.Labels)
 		})
-		if len(s.refs[name]) == 0 && (all || anonymous) && !excluded && filters.MatchLabels("label", v.Labels) {
+		if len(s.refs[name]) == 0 && len(v.Options) == 0 && (all || anonymous) && !excluded && filters.MatchLabels("label", v.Labels) {
 			names = append(names, name)
 		}
 	}
@@ -107,7 +111,8 @@ func (s *Store) prunable(all bool, filters runner.Filters) []string {
 	return names
 }
 
-// Usage returns a volume's size in bytes and how many containers refer to it.
+// Usage returns a volume's size in bytes and how many containers refer to it. The
+// size of one with options is not looked for, and is -1.
 func (s *Store) Usage(_ context.Context, name string) (volume.UsageData, error) {
 	size, err := s.size(name)
 	if err != nil {
@@ -122,12 +127,15 @@ func (s *Store) Usage(_ context.Context, name string) (volume.UsageData, error) 
 // Containers may change them meanwhile: nothing outside is looked at.
 func (s *Store) size(name string) (sum int64, err error) {
 	s.mu.Lock()
-	_, ok := s.volumes[name]
+	v, ok := s.volumes[name]
 	s.mu.Unlock()
-	if !ok {
+	switch {
+	case !ok:
 		return 0, noSuchVolume("get", name)
+	case len(v.Options) > 0: // it may be the disk of another host
+		return -1, nil
 	}
-	root, err := os.OpenRoot(filepath.Join(s.dir, name, dataName))
+	root, err := os.OpenRoot(s.files(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil // removed by hand
 	}

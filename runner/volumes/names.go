@@ -4,8 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"regexp"
-	"slices"
-	"strings"
 
 	"github.com/moby/moby/api/types/volume"
 	"golang.org/x/sys/unix"
@@ -33,9 +31,6 @@ func checkName(name string) error {
 	return nil
 }
 
-// mountOptions are the options of Docker's local driver.
-var mountOptions = []string{"device", "o", "size", "type"}
-
 // checkRequest says what of a request cannot be fulfilled.
 func checkRequest(name string, req volume.CreateRequest) error {
 	if req.Driver != "" && req.Driver != Driver {
@@ -47,13 +42,7 @@ func checkRequest(name string, req volume.CreateRequest) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	for key := range req.DriverOpts {
-		if !slices.Contains(mountOptions, key) {
-			return runner.Errorf(runner.ErrInvalid, "invalid option: %q", key)
-		}
-		return runner.Errorf(runner.ErrNotImplemented, "the options of the local driver (%s) are not supported: use a bind or tmpfs mount", strings.Join(mountOptions, ", "))
-	}
-	return nil
+	return checkOptions(req.DriverOpts)
 }
 
 // kindOf is the kind of an error that is wrapped.

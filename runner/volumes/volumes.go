@@ -15,8 +15,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/volume"
 
 	"github.com/berth-registry/berth/internal/durable"
@@ -36,16 +38,28 @@ const (
 	oldName  = ".old-" // begins what is being removed
 )
 
+// Options say where volumes are.
+type Options struct {
+	Dir string // absolute; it is made if it is missing
+	Log *slog.Logger
+	// Event is told of each volume that was created or destroyed; nil for nobody.
+	Event func(action events.Action, name string)
+}
+
 // Store is a directory of volumes. It is safe for concurrent use by one process.
 type Store struct {
-	dir string
-	log *slog.Logger
+	dir   string
+	log   *slog.Logger
+	event func(action events.Action, name string)
 
 	clearing sync.WaitGroup
+	pruning  atomic.Bool
 
 	mu      sync.Mutex
 	volumes map[string]info
 	refs    map[string]map[string]bool // IDs of containers by name
+	mounts  map[string]*mountState     // by name
+	held    map[string]map[string]bool // names that a user of Mount holds
 }
 
 // info is what is stored of a volume.
@@ -53,14 +67,23 @@ type info struct {
 	Name      string            `json:"name"`
 	CreatedAt time.Time         `json:"createdAt"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	Options   map[string]string `json:"options,omitempty"`
 }
 
-// Open opens the volumes in dir, which it makes if it is missing.
-func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
+// Open opens the volumes of a directory.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	dir, log := o.Dir, o.Log
 	if err := durable.MkdirAll(dir); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, log: log, volumes: make(map[string]info), refs: make(map[string]map[string]bool)}
+	s := &Store{
+		dir: dir, log: log, event: o.Event,
+		volumes: make(map[string]info), refs: make(map[string]map[string]bool),
+		mounts: make(map[string]*mountState), held: make(map[string]map[string]bool),
+	}
+	if s.event == nil {
+		s.event = func(events.Action, string) {}
+	}
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -112,11 +135,13 @@ func (s *Store) load(name string) (info, error) {
 }
 
 // Create makes a volume, or returns the one that has the name already, whatever
-// labels were asked for. Without a name it gets one, and AnonymousLabel.
+// labels were asked for; made says which. Without a name it gets one, and
+// AnonymousLabel.
 //
-// It returns runner.ErrInvalid for a name that is none, runner.ErrNotFound for
-// another driver and runner.ErrNotImplemented for options of the driver.
-func (s *Store) Create(_ context.Context, req volume.CreateRequest) (volume.Volume, error) {
+// It returns runner.ErrInvalid for a name or options that are none,
+// runner.ErrNotFound for another driver, and runner.ErrConflict if there is one of
+// the name with other options.
+func (s *Store) Create(_ context.Context, req volume.CreateRequest) (v volume.Volume, made bool, err error) {
 	name, labels := req.Name, req.Labels
 	if name == "" {
 		name = randomID()
@@ -127,19 +152,32 @@ func (s *Store) Create(_ context.Context, req volume.CreateRequest) (volume.Volu
 		labels[AnonymousLabel] = ""
 	}
 	if err := checkRequest(name, req); err != nil {
-		return volume.Volume{}, runner.Errorf(kindOf(err), "create %s: %w", name, err)
+		return volume.Volume{}, false, runner.Errorf(kindOf(err), "create %s: %w", name, err)
 	}
+	v, made, err = s.findOrMake(info{Name: name, CreatedAt: time.Now().UTC().Truncate(time.Second), Labels: labels, Options: req.DriverOpts})
+	if err != nil {
+		return volume.Volume{}, false, runner.Errorf(kindOf(err), "create %s: %w", name, err)
+	}
+	if made {
+		s.event(events.ActionCreate, name)
+	}
+	return v, made, nil
+}
+
+func (s *Store) findOrMake(v info) (_ volume.Volume, made bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v, ok := s.volumes[name]; ok {
-		return s.describe(v), nil
+	if there, ok := s.volumes[v.Name]; ok {
+		if len(v.Options) > 0 && !maps.Equal(v.Options, there.Options) {
+			return volume.Volume{}, false, runner.Errorf(runner.ErrConflict, "volume name must be unique: there is one with other options")
+		}
+		return s.describe(there), false, nil
 	}
-	v := info{Name: name, CreatedAt: time.Now().UTC().Truncate(time.Second), Labels: labels}
 	if err := s.make(v); err != nil {
-		return volume.Volume{}, runner.Errorf(kindOf(err), "create %s: %w", name, err)
+		return volume.Volume{}, false, err
 	}
-	s.volumes[name] = v
-	return s.describe(v), nil
+	s.volumes[v.Name] = v
+	return s.describe(v), true, nil
 }
 
 // make makes the directory of a volume, durably.
@@ -197,9 +235,13 @@ func (s *Store) describe(v info) volume.Volume {
 		Scope:      scope,
 		CreatedAt:  v.CreatedAt.Format(time.RFC3339),
 		Labels:     maps.Clone(v.Labels),
-		Mountpoint: filepath.Join(s.dir, v.Name, dataName),
+		Options:    maps.Clone(v.Options),
+		Mountpoint: s.files(v.Name),
 	}
 }
+
+// files is where the files of a volume are.
+func (s *Store) files(name string) string { return filepath.Join(s.dir, name, dataName) }
 
 // Get returns a volume, or runner.ErrNotFound.
 func (s *Store) Get(_ context.Context, name string) (volume.Volume, error) {
@@ -216,9 +258,9 @@ func noSuchVolume(op, name string) error {
 	return runner.Errorf(runner.ErrNotFound, "%s %s: no such volume", op, name)
 }
 
-// Remove removes a volume with all that is in it. It returns runner.ErrNotFound,
-// but not by force, and runner.ErrConflict, also by force, if containers refer to
-// it.
+// Remove removes a volume with all that is in it, but not what is in the device
+// that its options name. It returns runner.ErrNotFound, but not by force, and
+// runner.ErrConflict, also by force, if containers refer to it.
 func (s *Store) Remove(_ context.Context, name string, force bool) error {
 	aside, err := s.detach(name)
 	if errors.Is(err, runner.ErrNotFound) && force {
@@ -227,26 +269,62 @@ func (s *Store) Remove(_ context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
+	s.event(events.ActionDestroy, name)
 	return os.RemoveAll(aside)
 }
 
 // detach takes a volume's name away, so that it is removed even if that is
 // interrupted, and returns where it is now.
 func (s *Store) detach(name string) (aside string, err error) {
+	v, m, err := s.mountOf(name)
+	if err != nil {
+		return "", err
+	}
+	if err := s.unused(name); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.users) > 0 {
+		return "", inUse(name, m.users)
+	}
+	// What is mounted belongs to others, and would be removed with the volume.
+	if err := s.letGo(v); err != nil {
+		return "", runner.Errorf(kindOf(err), "remove %s: %w", name, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.volumes[name]; !ok {
-		return "", noSuchVolume("get", name)
-	}
-	if ids := s.refs[name]; len(ids) > 0 {
-		return "", runner.Errorf(runner.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(slices.Sorted(maps.Keys(ids)), ", "))
+	if err := s.unusedLocked(name); err != nil {
+		return "", err
 	}
 	aside = filepath.Join(s.dir, oldName+randomID())
 	if err := durable.Rename(filepath.Join(s.dir, name), aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", runner.Errorf(kindOf(err), "remove %s: %w", name, err)
 	}
 	delete(s.volumes, name)
+	delete(s.mounts, name)
 	return aside, nil
+}
+
+// unused is why a volume cannot be removed.
+func (s *Store) unused(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unusedLocked(name)
+}
+
+func (s *Store) unusedLocked(name string) error {
+	if _, ok := s.volumes[name]; !ok {
+		return noSuchVolume("get", name)
+	}
+	if ids := s.refs[name]; len(ids) > 0 {
+		return inUse(name, ids)
+	}
+	return nil
+}
+
+func inUse(name string, ids map[string]bool) error {
+	return runner.Errorf(runner.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(slices.Sorted(maps.Keys(ids)), ", "))
 }
 
 // Ref says that a container uses a volume, which then cannot be removed. It

@@ -27,13 +27,13 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	s, err := volumes.Open(nil, dir, slog.New(slog.DiscardHandler)) //nolint:staticcheck // there is none
+	s, err := volumes.Open(nil, volumes.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)}) //nolint:staticcheck // there is none
 	if err != nil {
 		panic(err)
 	}
 	for n := 0; ; n++ {
 		name := fmt.Sprint("vol", n)
-		v, err := s.Create(nil, volume.CreateRequest{Name: name}) //nolint:staticcheck // there is none
+		v, _, err := s.Create(nil, volume.CreateRequest{Name: name}) //nolint:staticcheck // there is none
 		if err == nil {
 			err = os.WriteFile(filepath.Join(v.Mountpoint, "f"), []byte("x"), 0o600)
 		}
@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 
 func open(t *testing.T, dir string) *volumes.Store {
 	t.Helper()
-	s, err := volumes.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+	s, err := volumes.Open(t.Context(), volumes.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func open(t *testing.T, dir string) *volumes.Store {
 
 func create(t *testing.T, s *volumes.Store, name string, labels map[string]string) volume.Volume {
 	t.Helper()
-	v, err := s.Create(t.Context(), volume.CreateRequest{Name: name, Labels: labels})
+	v, _, err := s.Create(t.Context(), volume.CreateRequest{Name: name, Labels: labels})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,10 +157,15 @@ func TestRefused(t *testing.T) {
 		{volume.CreateRequest{Name: strings.Repeat("x", 256)}, runner.ErrInvalid, "create " + strings.Repeat("x", 256) + ": volume name is too long, names should be at most 255 characters"},
 		{volume.CreateRequest{Name: "vol", Driver: "nfs"}, runner.ErrNotFound, `create vol: error looking up volume plugin nfs: plugin "nfs" not found`},
 		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"colour": "red"}}, runner.ErrInvalid, `create vol: invalid option: "colour"`},
-		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"type": "tmpfs"}}, runner.ErrNotImplemented, "create vol: the options of the local driver (device, o, size, type) are not supported: use a bind or tmpfs mount"},
+		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"type": "tmpfs"}}, runner.ErrInvalid, `create vol: missing required option: "device"`},
+		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"device": "tmpfs"}}, runner.ErrInvalid, `create vol: missing required option: "type"`},
+		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"o": "size=1m", "type": "tmpfs"}}, runner.ErrInvalid, `create vol: missing required option: "device"`},
+		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"device": "/a\x00b", "type": "none"}}, runner.ErrInvalid, `create vol: invalid value of option: "device"`},
+		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"size": "10m"}}, runner.ErrInvalid, "create vol: quota size requested but no quota support"},
+		{volume.CreateRequest{Name: "vol", DriverOpts: map[string]string{"size": "much"}}, runner.ErrInvalid, "create vol: invalid size: 'much'"},
 		{volume.CreateRequest{Name: "vol", ClusterVolumeSpec: &volume.ClusterVolumeSpec{}}, runner.ErrNotImplemented, "create vol: cluster volumes are not supported"},
 	} {
-		if _, err := s.Create(t.Context(), test.req); err == nil || err.Error() != test.want || !errors.Is(err, test.kind) {
+		if _, _, err := s.Create(t.Context(), test.req); err == nil || err.Error() != test.want || !errors.Is(err, test.kind) {
 			t.Errorf("%+v: %v", test.req, err)
 		}
 	}
@@ -251,7 +256,7 @@ func TestConcurrent(t *testing.T) {
 		wg.Go(func() {
 			id := fmt.Sprint("c", i)
 			for range 20 {
-				v, err := s.Create(t.Context(), volume.CreateRequest{Name: "shared"})
+				v, _, err := s.Create(t.Context(), volume.CreateRequest{Name: "shared"})
 				if err != nil {
 					t.Error(err)
 				}

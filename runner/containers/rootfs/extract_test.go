@@ -480,25 +480,25 @@ func TestPopulate(t *testing.T) {
 	must(t, os.Mkdir(dst, 0o755))
 	must(t, os.Mkdir(dst+".new", 0o755)) // left by an earlier try
 	write(t, dst+".new/half", "")
-	must(t, rootfs.Populate(root, "/link", dst))
+	must(t, rootfs.Populate(root, "/link", dst, dst))
 	if got := listing(t, dst); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	// It is not empty now, so nothing comes into it.
 	write(t, filepath.Join(dir, "other/f"), "")
-	must(t, rootfs.Populate(root, "/other", dst))
-	must(t, rootfs.Populate(root, "/none", dst))
+	must(t, rootfs.Populate(root, "/other", dst, dst))
+	must(t, rootfs.Populate(root, "/none", dst, dst))
 	if got := listing(t, dst); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	// Interrupted while it was moved into place: the rest follows.
 	must(t, os.Mkdir(dst+".full", 0o700))
 	must(t, os.Rename(filepath.Join(dst, "file"), filepath.Join(dst+".full", "file")))
-	if wanted, err := rootfs.Populates(dst); !wanted || err != nil {
+	if wanted, err := rootfs.Populates(dst, dst); !wanted || err != nil {
 		t.Errorf("not to be finished: %v", err)
 	}
-	must(t, rootfs.Populate(root, "/src", dst))
-	if wanted, err := rootfs.Populates(dst); wanted || err != nil {
+	must(t, rootfs.Populate(root, "/src", dst, dst))
+	if wanted, err := rootfs.Populates(dst, dst); wanted || err != nil {
 		t.Errorf("to be finished: %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(dst, "file")); err != nil {

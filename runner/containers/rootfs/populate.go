@@ -20,17 +20,21 @@ import (
 // itself becomes like the directory. Where path is no directory there is nothing
 // to copy.
 //
-// The copy is made beside dst, in dst+".new", and then moved into it name by
-// name, from dst+".full", so that it is either not there or whole: when it was
-// interrupted, by the end of the daemon too, the next call with this dst finishes
-// it. Calls with one dst must not run at the same time.
-func Populate(root *os.File, path, dst string) error {
-	staged, full := dst+".new", dst+".full"
+// The copy is made on the file system of dst at staging+".new", and then moved into
+// dst name by name, from staging+".full", so that it is either not there or whole:
+// when it was interrupted, by the end of the daemon too, the next call with this dst
+// finishes it. staging may be beside dst or, if something is mounted on dst, in it.
+// Calls with one dst must not run at the same time.
+func Populate(root *os.File, path, dst, staging string) error {
+	staged, full := staging+newSuffix, staging+fullSuffix
 	if _, err := os.Lstat(full); err == nil {
 		return moveAll(full, dst)
 	}
-	wanted, err := Populates(dst)
+	wanted, err := Populates(dst, staging)
 	if err != nil || !wanted {
+		return err
+	}
+	if err := os.RemoveAll(staged); err != nil {
 		return err
 	}
 	src, err := openIn(root, absolute(path), unix.O_PATH|unix.O_DIRECTORY)
@@ -41,9 +45,6 @@ func Populate(root *os.File, path, dst string) error {
 		return pathError("open", path, err)
 	}
 	defer src.Close()
-	if err := os.RemoveAll(staged); err != nil {
-		return err
-	}
 	if err := os.Mkdir(staged, 0o700); err != nil {
 		return err
 	}
@@ -56,10 +57,15 @@ func Populate(root *os.File, path, dst string) error {
 	return moveAll(full, dst)
 }
 
+const (
+	newSuffix  = ".new"  // of a copy that is being made
+	fullSuffix = ".full" // of one that is whole
+)
+
 // Populates says whether Populate would do something with dst: it is empty, or a
 // call was interrupted.
-func Populates(dst string) (bool, error) {
-	if _, err := os.Lstat(dst + ".full"); err == nil {
+func Populates(dst, staging string) (bool, error) {
+	if _, err := os.Lstat(staging + fullSuffix); err == nil {
 		return true, nil
 	}
 	dir, err := os.Open(dst)
@@ -67,11 +73,16 @@ func Populates(dst string) (bool, error) {
 		return false, err
 	}
 	defer dir.Close()
-	_, err = dir.Readdirnames(1)
-	if errors.Is(err, io.EOF) {
-		return true, nil
+	names, err := dir.Readdirnames(2)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
 	}
-	return false, err
+	for _, name := range names {
+		if filepath.Join(dst, name) != staging+newSuffix {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // copyTree makes the empty directory dst like src.

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -14,79 +13,130 @@ import (
 )
 
 // ParseBinds returns the mount points that --volume, --mount and the volumes of
-// the configuration ask for. The Source of a volume, and the Name of one without,
-// are left to whoever makes volumes; VolumeOptions tells what else was said about
-// it. --tmpfs is not among them, as it is none for Docker.
+// the configuration ask for. Those that --volumes-from has brought are given: the
+// others beat them, but the configuration's volumes. The Source of a volume, and
+// the Name of one without, are left to whoever makes volumes, those of an image to
+// whoever finds it; Asked tells what else was said. --tmpfs is not among them, as
+// it is none for Docker.
 //
 // That the source of a --mount is there is checked, unless it is to be made; that
 // of a --volume is to be made where it is missing.
-func ParseBinds(cfg *container.Config, hc *container.HostConfig) ([]container.MountPoint, error) {
-	var list []container.MountPoint
-	taken := func(destination string) bool {
-		if slices.ContainsFunc(list, func(m container.MountPoint) bool { return m.Destination == destination }) {
-			return true
-		}
-		for p := range hc.Tmpfs {
-			if path.Clean(p) == destination {
-				return true
-			}
-		}
-		return false
-	}
-	add := func(m container.MountPoint, err error) error {
-		if err != nil {
-			return err
-		}
-		if taken(m.Destination) {
-			return runner.Errorf(runner.ErrInvalid, "Duplicate mount point: %s", m.Destination)
-		}
-		list = append(list, m)
-		return nil
-	}
+func ParseBinds(cfg *container.Config, hc *container.HostConfig, inherited []container.MountPoint) ([]container.MountPoint, error) {
+	p := mountPoints{tmpfs: hc.Tmpfs}
 	for _, bind := range hc.Binds {
-		if err := add(parseBind(bind, hc.VolumeDriver)); err != nil {
+		if err := p.add(parseBind(bind, hc.VolumeDriver)); err != nil {
 			return nil, err
 		}
 	}
 	for _, m := range hc.Mounts {
-		if err := add(fromMount(m, true)); err != nil {
+		if err := p.add(fromMount(m, true)); err != nil {
 			return nil, err
 		}
 	}
+	for _, m := range inherited {
+		if !p.taken(m.Destination) {
+			p.list = append(p.list, m)
+		}
+	}
 	for _, destination := range slices.Sorted(maps.Keys(cfg.Volumes)) {
-		if taken(path.Clean(destination)) {
+		if p.taken(path.Clean(destination)) {
 			continue
 		}
 		if strings.Contains(destination, ":") {
 			return nil, invalidVolume(destination)
 		}
-		if err := add(fromMount(mount.Mount{Type: mount.TypeVolume, Target: destination}, false)); err != nil {
+		if err := p.add(fromMount(mount.Mount{Type: mount.TypeVolume, Target: destination}, false)); err != nil {
 			return nil, err
 		}
 	}
-	return list, nil
+	return p.list, nil
 }
 
-// VolumeOptions tells what was said about the volume of a mount point.
-func VolumeOptions(hc *container.HostConfig, m container.MountPoint) mount.VolumeOptions {
-	if asked := askedMount(hc, m.Destination); asked != nil && asked.VolumeOptions != nil {
-		return *asked.VolumeOptions
+// mountPoints are those of a container, and the places of its tmpfs.
+type mountPoints struct {
+	list  []container.MountPoint
+	tmpfs map[string]string
+}
+
+func (p *mountPoints) taken(destination string) bool {
+	if slices.ContainsFunc(p.list, func(m container.MountPoint) bool { return m.Destination == destination }) {
+		return true
 	}
-	return mount.VolumeOptions{NoCopy: slices.Contains(strings.Split(m.Mode, ","), "nocopy")}
+	for place := range p.tmpfs {
+		if path.Clean(place) == destination {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *mountPoints) add(m container.MountPoint, err error) error {
+	if err != nil {
+		return err
+	}
+	if p.taken(m.Destination) {
+		return runner.Errorf(runner.ErrInvalid, "Duplicate mount point: %s", m.Destination)
+	}
+	p.list = append(p.list, m)
+	return nil
+}
+
+// Asked returns what a container's mount point was made of: its own --mount or
+// --volume, or that of the container which it has it from. Of a volume of the
+// configuration nothing was said.
+func Asked(c *runner.Container, destination string) mount.Mount {
+	at := func(m mount.Mount) bool { return path.Clean(m.Target) == destination }
+	if i := slices.IndexFunc(c.HostConfig.Mounts, at); i >= 0 {
+		return c.HostConfig.Mounts[i]
+	}
+	for _, bind := range c.HostConfig.Binds {
+		if m, _, err := splitBind(bind, c.HostConfig.VolumeDriver); err == nil && at(m) {
+			return m
+		}
+	}
+	if i := slices.IndexFunc(c.Inherited, at); i >= 0 {
+		return c.Inherited[i]
+	}
+	return mount.Mount{Target: destination}
+}
+
+// Subpath is the part of a volume or of an image that is mounted, or empty for all
+// of it.
+func Subpath(m mount.Mount) string {
+	switch {
+	case m.VolumeOptions != nil:
+		return m.VolumeOptions.Subpath
+	case m.ImageOptions != nil:
+		return m.ImageOptions.Subpath
+	default:
+		return ""
+	}
 }
 
 func invalidVolume(text string) error {
 	return runner.Errorf(runner.ErrInvalid, "invalid volume specification: '%s'", text)
 }
 
-// parseBind reads the value of --volume.
+// parseBind makes a mount point of the value of --volume.
 func parseBind(text, driver string) (container.MountPoint, error) {
+	m, mode, err := splitBind(text, driver)
+	if err != nil {
+		return container.MountPoint{}, err
+	}
+	parsed, err := fromMount(m, false)
+	if err != nil {
+		return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "invalid volume specification: '%s': %w", text, err)
+	}
+	parsed.Mode = mode
+	return parsed, nil
+}
+
+// splitBind writes the value of --volume as a --mount, and returns its last part.
+func splitBind(text, driver string) (m mount.Mount, mode string, err error) {
 	parts := strings.SplitN(text, ":", 4)
 	if parts[0] == "" || len(parts) > 3 || len(parts) == 2 && validMode(parts[1]) {
-		return container.MountPoint{}, invalidVolume(text)
+		return m, "", invalidVolume(text)
 	}
-	var m mount.Mount
-	var mode string
 	switch len(parts) {
 	case 1:
 		m.Target = parts[0]
@@ -96,11 +146,11 @@ func parseBind(text, driver string) (container.MountPoint, error) {
 		m.Source, m.Target, mode = parts[0], parts[1], parts[2]
 	}
 	if !validMode(mode) {
-		return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "invalid mode: %s", mode)
+		return m, "", runner.Errorf(runner.ErrInvalid, "invalid mode: %s", mode)
 	}
 	m.Type = mount.TypeVolume
 	if path.IsAbs(m.Source) {
-		m.Type = mount.TypeBind
+		m.Type, m.BindOptions = mount.TypeBind, &mount.BindOptions{CreateMountpoint: true}
 	}
 	for option := range strings.SplitSeq(mode, ",") {
 		switch {
@@ -109,7 +159,10 @@ func parseBind(text, driver string) (container.MountPoint, error) {
 		case option == "nocopy":
 			m.VolumeOptions = &mount.VolumeOptions{NoCopy: true}
 		case slices.Contains(mount.Propagations, mount.Propagation(option)):
-			m.BindOptions = &mount.BindOptions{Propagation: mount.Propagation(option)}
+			if m.BindOptions == nil {
+				m.BindOptions = &mount.BindOptions{}
+			}
+			m.BindOptions.Propagation = mount.Propagation(option)
 		}
 	}
 	if driver != "" && m.Type == mount.TypeVolume {
@@ -118,12 +171,7 @@ func parseBind(text, driver string) (container.MountPoint, error) {
 		}
 		m.VolumeOptions.DriverConfig = &mount.Driver{Name: driver}
 	}
-	parsed, err := fromMount(m, false)
-	if err != nil {
-		return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "invalid volume specification: '%s': %w", text, err)
-	}
-	parsed.Mode = mode
-	return parsed, nil
+	return m, mode, nil
 }
 
 // validMode says whether text is the last part of a --volume. There may be one
@@ -161,7 +209,9 @@ func fromMount(m mount.Mount, sourceExists bool) (container.MountPoint, error) {
 			problem = checkVolume(m)
 		case mount.TypeTmpfs:
 			problem = checkTmpfs(m)
-		case mount.TypeImage, mount.TypeCluster, mount.TypeNamedPipe:
+		case mount.TypeImage:
+			problem = checkImage(m)
+		case mount.TypeCluster, mount.TypeNamedPipe:
 			return container.MountPoint{}, runner.Errorf(runner.ErrInvalid, "mounts of type %q are not supported", m.Type)
 		default:
 			problem = "mount type unknown"
@@ -182,83 +232,11 @@ func fromMount(m mount.Mount, sourceExists bool) (container.MountPoint, error) {
 		if m.VolumeOptions != nil && m.VolumeOptions.DriverConfig != nil && m.VolumeOptions.DriverConfig.Name != "" {
 			p.Driver = m.VolumeOptions.DriverConfig.Name
 		}
+	case mount.TypeImage:
+		p.Source, p.RW = m.Source, false
 	default: // a tmpfs needs no more
 	}
 	return p, nil
-}
-
-func checkTarget(target string) string {
-	switch {
-	case target == "":
-		return "field Target must not be empty"
-	case path.Clean(target) == "/":
-		return "invalid specification: destination can't be '/'"
-	case !path.IsAbs(target):
-		return "invalid mount path: '" + target + "' mount path must be absolute"
-	}
-	return ""
-}
-
-func checkBind(m mount.Mount, sourceExists bool) string {
-	o := m.BindOptions
-	if o == nil {
-		o = &mount.BindOptions{}
-	}
-	switch {
-	case m.Source == "":
-		return "field Source must not be empty"
-	case o.Propagation != "" && !slices.Contains(mount.Propagations, o.Propagation):
-		return "invalid propagation mode: " + string(o.Propagation)
-	case m.VolumeOptions != nil:
-		return "field VolumeOptions must not be specified"
-	case m.TmpfsOptions != nil:
-		return "field TmpfsOptions must not be specified"
-	case !path.IsAbs(m.Source):
-		return "invalid mount path: '" + m.Source + "' mount path must be absolute"
-	case (o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive) && !m.ReadOnly:
-		return "a mount that is not read-only cannot be recursively so"
-	case o.ReadOnlyForceRecursive && (o.ReadOnlyNonRecursive || o.NonRecursive):
-		return "options about recursion contradict each other"
-	}
-	if sourceExists && !o.CreateMountpoint {
-		if _, err := os.Stat(m.Source); err != nil {
-			if os.IsNotExist(err) {
-				return "bind source path does not exist: " + m.Source
-			}
-			return err.Error()
-		}
-	}
-	return ""
-}
-
-func checkVolume(m mount.Mount) string {
-	anonymous := m.Source == ""
-	switch {
-	case m.BindOptions != nil:
-		return "field BindOptions must not be specified"
-	case m.TmpfsOptions != nil:
-		return "field TmpfsOptions must not be specified"
-	case m.VolumeOptions != nil && m.VolumeOptions.Subpath != "":
-		return "volume-subpath is not supported"
-	case m.ReadOnly && anonymous:
-		return "must not set ReadOnly mode when using anonymous volumes"
-	}
-	return ""
-}
-
-func checkTmpfs(m mount.Mount) string {
-	switch {
-	case m.BindOptions != nil:
-		return "field BindOptions must not be specified"
-	case m.VolumeOptions != nil:
-		return "field VolumeOptions must not be specified"
-	case m.Source != "":
-		return "field Source must not be specified"
-	}
-	if _, err := tmpfsOptions(m.TmpfsOptions, m.ReadOnly); err != nil {
-		return err.Error()
-	}
-	return ""
 }
 
 // ParseVolumesFrom reads the value of --volumes-from: the name of a container,

@@ -6,6 +6,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+
+	"github.com/berth-registry/berth/runner"
 )
 
 func TestParseBinds(t *testing.T) {
@@ -17,9 +19,10 @@ func TestParseBinds(t *testing.T) {
 			{Type: mount.TypeBind, Source: "/nope", Target: "/made", BindOptions: &mount.BindOptions{CreateMountpoint: true}},
 			{Type: mount.TypeVolume, Target: "/anon", VolumeOptions: &mount.VolumeOptions{Labels: map[string]string{"a": "b"}}},
 			{Type: mount.TypeTmpfs, Target: "/t"},
+			{Type: mount.TypeImage, Source: "web", Target: "/i", ImageOptions: &mount.ImageOptions{Subpath: "www"}},
 		},
 	}
-	list, err := ParseBinds(&container.Config{Volumes: map[string]struct{}{"/c": {}, "/tmpfs": {}, "/image/": {}}}, hc)
+	list, err := ParseBinds(&container.Config{Volumes: map[string]struct{}{"/c": {}, "/tmpfs": {}, "/image/": {}, "/from": {}}}, hc, []container.MountPoint{{Destination: "/from", Name: "theirs"}, {Destination: "/c", Name: "beaten"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,10 +33,29 @@ func TestParseBinds(t *testing.T) {
 		`{"Type":"bind","Source":"/nope","Destination":"/made","Mode":"","RW":true,"Propagation":"rprivate"},`+
 		`{"Type":"volume","Source":"","Destination":"/anon","Driver":"local","Mode":"","RW":true,"Propagation":""},`+
 		`{"Type":"tmpfs","Source":"","Destination":"/t","Mode":"","RW":true,"Propagation":""},`+
+		`{"Type":"image","Source":"web","Destination":"/i","Mode":"","RW":false,"Propagation":""},`+
+		`{"Name":"theirs","Source":"","Destination":"/from","Mode":"","RW":false,"Propagation":""},`+
 		`{"Type":"volume","Source":"","Destination":"/image","Driver":"local","Mode":"","RW":true,"Propagation":""}]`)
-	if !VolumeOptions(hc, list[1]).NoCopy || VolumeOptions(hc, list[0]).NoCopy || VolumeOptions(hc, list[4]).Labels["a"] != "b" {
-		t.Error("options of volumes are not those that were asked for")
+	checkJSON(t, asked(hc, list), `[`+
+		`{"Type":"bind","Source":"/a","Target":"/b/../c","ReadOnly":true,"BindOptions":{"Propagation":"rslave","CreateMountpoint":true}},`+
+		`{"Type":"volume","Source":"vol","Target":"/v","VolumeOptions":{"NoCopy":true}},`+
+		`{"Type":"bind","Source":"/","Target":"/m","ReadOnly":true},`+
+		`{"Type":"bind","Source":"/nope","Target":"/made","BindOptions":{"CreateMountpoint":true}},`+
+		`{"Type":"volume","Target":"/anon","VolumeOptions":{"Labels":{"a":"b"}}},`+
+		`{"Type":"tmpfs","Target":"/t"},`+
+		`{"Type":"image","Source":"web","Target":"/i","ImageOptions":{"Subpath":"www"}},`+
+		`{"Type":"volume","Source":"named","Target":"/from"},`+
+		`{"Target":"/image"}]`)
+}
+
+// asked is what was asked of mount points of a container that has /from by
+// --volumes-from.
+func asked(hc *container.HostConfig, list []container.MountPoint) (all []mount.Mount) {
+	c := &runner.Container{HostConfig: hc, Inherited: []mount.Mount{{Type: mount.TypeVolume, Source: "named", Target: "/from"}, {Source: "beaten", Target: "/c"}}}
+	for _, m := range list {
+		all = append(all, Asked(c, m.Destination))
 	}
+	return all
 }
 
 func TestParseBindsErrors(t *testing.T) {
@@ -64,22 +86,31 @@ func TestParseBindsErrors(t *testing.T) {
 		},
 		{mounts(mount.Mount{Type: "volume", Target: "/x", ReadOnly: true}), `invalid mount config for type "volume": must not set ReadOnly mode when using anonymous volumes`},
 		{
-			mounts(mount.Mount{Type: "volume", Source: "v", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "a"}}),
-			`invalid mount config for type "volume": volume-subpath is not supported`,
+			mounts(mount.Mount{Type: "volume", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "a"}}),
+			`invalid mount config for type "volume": must not set Subpath when using anonymous volumes`,
+		},
+		{
+			mounts(mount.Mount{Type: "volume", Source: "v", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "a/../../b"}}),
+			`invalid mount config for type "volume": subpath must be a relative path within the volume`,
 		},
 		{mounts(mount.Mount{Type: "tmpfs", Source: "v", Target: "/x"}), `invalid mount config for type "tmpfs": field Source must not be specified`},
 		{
 			mounts(mount.Mount{Type: "tmpfs", Target: "/x", TmpfsOptions: &mount.TmpfsOptions{Options: [][]string{{"nope"}}}}),
 			`invalid mount config for type "tmpfs": invalid option: nope`,
 		},
-		{mounts(mount.Mount{Type: "image", Source: "v", Target: "/x"}), `mounts of type "image" are not supported`},
+		{mounts(mount.Mount{Type: "image", Target: "/x"}), `invalid mount config for type "image": field Source must not be empty`},
+		{
+			mounts(mount.Mount{Type: "image", Source: "v", Target: "/x", ImageOptions: &mount.ImageOptions{Subpath: "/etc"}}),
+			`invalid mount config for type "image": subpath must be a relative path within the image`,
+		},
+		{mounts(mount.Mount{Type: "npipe", Source: "v", Target: "/x"}), `mounts of type "npipe" are not supported`},
 		{mounts(mount.Mount{Type: "nope", Target: "/x"}), `invalid mount config for type "nope": mount type unknown`},
 	} {
-		if _, err := ParseBinds(&container.Config{}, &c.hc); err == nil || err.Error() != c.want {
+		if _, err := ParseBinds(&container.Config{}, &c.hc, nil); err == nil || err.Error() != c.want {
 			t.Errorf("ParseBinds = %v, want %s", err, c.want)
 		}
 	}
-	if _, err := ParseBinds(&container.Config{Volumes: map[string]struct{}{"/a:/b": {}}}, &container.HostConfig{}); err == nil {
+	if _, err := ParseBinds(&container.Config{Volumes: map[string]struct{}{"/a:/b": {}}}, &container.HostConfig{}, nil); err == nil {
 		t.Error("a volume with a colon is accepted")
 	}
 }

@@ -58,7 +58,7 @@ func record(t *testing.T, h Host, cfg container.Config, hc container.HostConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := ParseBinds(&cfg, &hc)
+	mounts, err := ParseBinds(&cfg, &hc, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

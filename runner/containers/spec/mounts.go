@@ -150,13 +150,9 @@ func shmMount(in Input) (m specs.Mount, ok bool, err error) {
 // userMount makes a mount of a mount point, and says how the root must be shared
 // for it.
 func userMount(in Input, m container.MountPoint) (made specs.Mount, rootfs string, err error) {
-	asked := askedMount(in.Container.HostConfig, m.Destination)
+	asked := Asked(in.Container, m.Destination)
 	if m.Type == mount.TypeTmpfs {
-		var o *mount.TmpfsOptions
-		if asked != nil {
-			o = asked.TmpfsOptions
-		}
-		options, err := tmpfsOptions(o, !m.RW)
+		options, err := tmpfsOptions(asked.TmpfsOptions, !m.RW)
 		if err != nil {
 			return made, "", runner.Errorf(runner.ErrInvalid, "%w", err)
 		}
@@ -167,7 +163,7 @@ func userMount(in Input, m container.MountPoint) (made specs.Mount, rootfs strin
 		return made, "", err
 	}
 	bind := &mount.BindOptions{}
-	if asked != nil && asked.BindOptions != nil {
+	if asked.BindOptions != nil {
 		bind = asked.BindOptions
 	}
 	options := []string{"rbind"}
@@ -192,15 +188,6 @@ func userMount(in Input, m container.MountPoint) (made specs.Mount, rootfs strin
 	}
 	options = append(options, string(propagation))
 	return specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: options}, rootfs, nil
-}
-
-// askedMount finds the --mount that a mount point was made of, if one was.
-func askedMount(hc *container.HostConfig, destination string) *mount.Mount {
-	i := slices.IndexFunc(hc.Mounts, func(m mount.Mount) bool { return path.Clean(m.Target) == destination })
-	if i < 0 {
-		return nil
-	}
-	return &hc.Mounts[i]
 }
 
 // rootPropagation says how the root of a container has to be shared so that a

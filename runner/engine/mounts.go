@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+
+	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/containers/shim"
+	"github.com/berth-registry/berth/runner/containers/spec"
+)
+
+// mounted are the mounts of a container that are made for a run of it.
+type mounted struct {
+	// byDestination are those that have no path on the host: a part of a volume,
+	// and what is of an image.
+	byDestination map[string]*os.File
+	files         map[string]bool // paths of sources that are known to be files
+}
+
+func (m mounted) close() {
+	for _, f := range m.byDestination {
+		f.Close()
+	}
+}
+
+// isFile says whether a source is something other than a directory.
+func (m mounted) isFile(path string) bool {
+	if file, known := m.files[path]; known {
+		return file
+	}
+	return isFile(path)
+}
+
+// mountVolumes makes the sources of a container's mounts ready for a run:
+// volumes are mounted, until unmountVolumes. The record that it returns has the
+// sources of this run.
+func (e *Engine) mountVolumes(ctx context.Context, rec *runner.Container) (*runner.Container, mounted, error) {
+	ready := mounted{byDestination: map[string]*os.File{}, files: map[string]bool{}}
+	run := *rec
+	run.Mounts = slices.Clone(rec.Mounts)
+	for i := range run.Mounts {
+		if err := e.mountOne(ctx, rec, &run.Mounts[i], ready); err != nil {
+			ready.close()
+			return nil, mounted{}, err
+		}
+	}
+	return &run, ready, nil
+}
+
+func (e *Engine) mountOne(ctx context.Context, rec *runner.Container, m *container.MountPoint, ready mounted) error {
+	switch m.Type {
+	case mount.TypeBind:
+		return findBindSource(rec, *m)
+	case mount.TypeVolume:
+		if err := e.volumes.Mount(ctx, m.Name, rec.ID); err != nil {
+			return err
+		}
+		e.volumeEvent(events.ActionMount, m.Name, "container", rec.ID, "destination", m.Destination,
+			"read/write", strconv.FormatBool(m.RW), "propagation", string(m.Propagation))
+	case mount.TypeImage:
+	default:
+		return nil
+	}
+	f, err := e.openSource(ctx, rec, *m)
+	if f == nil || err != nil {
+		return err
+	}
+	ready.byDestination[m.Destination] = f
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	m.Source = f.Name()
+	ready.files[m.Source] = !info.IsDir()
+	return nil
+}
+
+// openSource opens what a mount is of that is not simply a path of the host, or
+// returns nil.
+func (e *Engine) openSource(ctx context.Context, rec *runner.Container, m container.MountPoint) (*os.File, error) {
+	subpath := spec.Subpath(spec.Asked(rec, m.Destination))
+	switch {
+	case m.Type == mount.TypeImage:
+		lower, err := e.images.Layers(ctx, m.Name)
+		if err != nil {
+			return nil, err
+		}
+		return shim.OpenTreeSubpath(shim.Rootfs{Lower: lower, ReadOnly: true}, subpath)
+	case m.Type == mount.TypeVolume && subpath != "":
+		return shim.OpenSubpath(m.Source, subpath)
+	default:
+		return nil, nil
+	}
+}
+
+// unmountVolumes ends the use of volumes by a run of a container. It can be
+// repeated.
+func (e *Engine) unmountVolumes(ctx context.Context, id string) {
+	names, err := e.volumes.Unmount(id)
+	if err != nil {
+		e.log.ErrorContext(ctx, "unmount the volumes of a container", "container", id, "error", err)
+	}
+	for _, name := range names {
+		e.volumeEvent(events.ActionUnmount, name, "container", id)
+	}
+}
+
+// adoptVolumes finds out which containers use volumes since before this engine,
+// and unmounts what none does.
+func (e *Engine) adoptVolumes(ctx context.Context) {
+	for _, c := range e.all() {
+		rec, st := c.snapshot()
+		for _, m := range rec.Mounts {
+			if m.Type != mount.TypeVolume || !st.Running() {
+				continue
+			}
+			if err := e.volumes.Adopt(m.Name, rec.ID); err != nil {
+				e.log.WarnContext(ctx, "find a volume of a container again", "container", rec.ID, "error", err)
+			}
+		}
+	}
+	if err := e.volumes.Settle(); err != nil {
+		e.log.ErrorContext(ctx, "unmount volumes that nobody uses", "error", err)
+	}
+}
