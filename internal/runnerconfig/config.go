@@ -23,6 +23,9 @@ type Config struct {
 	Conmon   string            // path, or empty for the one on the PATH
 	Init     string            // path, or empty for the one on the PATH
 
+	UsernsRemap string   // USER[:GROUP], default, or empty for the host's users
+	CDISpecDirs []string // absolute; none turns CDI off
+
 	Socket     Socket
 	TCP        TCP
 	Metrics    Metrics
@@ -105,14 +108,15 @@ type Network struct {
 // Default returns the configuration that holds when nothing is set.
 func Default() Config {
 	return Config{
-		Data:       "/var/lib/berth-runner",
-		Run:        "/run/berth-runner",
-		Runtime:    "crun",
-		Socket:     Socket{Path: "/run/berth/runner.sock", Group: "berth"},
-		Log:        Log{Level: slog.LevelInfo, Format: settings.LogAuto},
-		Registry:   Registry{CertsDir: "/etc/docker/certs.d"},
-		Report:     Report{Interval: 10 * time.Minute},
-		Containers: Containers{LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
+		Data:        "/var/lib/berth-runner",
+		Run:         "/run/berth-runner",
+		Runtime:     "crun",
+		CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"},
+		Socket:      Socket{Path: "/run/berth/runner.sock", Group: "berth"},
+		Log:         Log{Level: slog.LevelInfo, Format: settings.LogAuto},
+		Registry:    Registry{CertsDir: "/etc/docker/certs.d"},
+		Report:      Report{Interval: 10 * time.Minute},
+		Containers:  Containers{LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
 	}
 }
 

@@ -32,6 +32,7 @@ var (
 	program     = regexp.MustCompile(`^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9_.-]*)$`)
 	absolute    = regexp.MustCompile(`^/[^\x00]*$`)
 	groupName   = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_-]*|[0-9]+)?$`)
+	remapName   = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?)?$`)
 	deviceName  = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]{0,14})?$`) // IFNAMSIZ
 	hostName    = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$`)
 	hostOrNone  = regexp.MustCompile(`^$|` + hostName.String())
@@ -83,6 +84,19 @@ var keys = []settings.Key[Config]{
 		Path:  "init",
 		Doc:   "The first process for docker run --init; \"\" looks for docker-init or tini on the\nPATH.",
 		Value: func(c *Config) *settings.Value { return settings.PathOrNone(&c.Init, wantProgram) },
+	}, {
+		Path: "userns_remap",
+		Doc: "Whose subordinate users and groups in /etc/subuid and /etc/subgid those of containers\n" +
+			"are, USER[:GROUP]; default is the user berth; \"\" leaves containers the host's users.",
+		Value: func(c *Config) *settings.Value {
+			return settings.Match(&c.UsernsRemap, `USER[:GROUP], default, or ""`, remapName)
+		},
+	}, {
+		Path: "cdi_spec_dirs",
+		Doc:  "The directories of what describes CDI devices, for docker run --device and --gpus; the\nlater ones win. [] turns it off.",
+		Value: func(c *Config) *settings.Value {
+			return settings.List(&c.CDISpecDirs, "a list of absolute paths", absolute.MatchString)
+		},
 	}, {
 		Path: "socket.path",
 		Doc:  "The unix socket that the Docker Engine API is served on.",

@@ -20,6 +20,7 @@ import (
 	"github.com/berth-registry/berth/runner/containers"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/devices"
 	"github.com/berth-registry/berth/runner/images"
 	"github.com/berth-registry/berth/runner/images/remote"
 	"github.com/berth-registry/berth/runner/logs"
@@ -46,6 +47,7 @@ type Options struct {
 	// UsernsRemap is whose subordinate users and groups those of containers are, as
 	// USER[:GROUP] or default; empty is the host's own.
 	UsernsRemap string
+	CDISpecDirs []string // of the descriptions of devices
 
 	Bridge          string
 	Subnet, Subnet6 netip.Prefix
@@ -73,6 +75,7 @@ type Engine struct {
 	shim    *shim.Shim
 	network *network.Manager
 	volumes *volumes.Store
+	devices *devices.Registry
 	keeper  *logs.Keeper
 	stats   *stats.Sampler
 	events  *eventLog
@@ -202,6 +205,9 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	})
 	if err != nil {
 		return fmt.Errorf("set up the network: %w", err)
+	}
+	if e.devices, err = devices.Open(e.opts.CDISpecDirs); err != nil {
+		return fmt.Errorf("read the descriptions of devices: %w", err)
 	}
 	e.keeper = logs.NewKeeper(e.log)
 	e.stats, err = stats.Open()

@@ -30,7 +30,9 @@ func (e *Engine) findUsers() (err error) {
 }
 
 // remapped says whether a container has a user namespace of its own.
-func (e *Engine) remapped(rec *runner.Container) bool { return spec.Remapped(e.specHost(), rec.HostConfig) }
+func (e *Engine) remapped(rec *runner.Container) bool {
+	return spec.Remapped(e.specHost(), rec.HostConfig)
+}
 
 // userNamespace returns the user namespace for the next run of a container. That
 // which other namespaces belong to has to be joined with them.

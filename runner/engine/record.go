@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/spec"
+	"github.com/berth-registry/berth/runner/devices"
 	"github.com/berth-registry/berth/runner/images"
 	"github.com/berth-registry/berth/runner/logs"
 )
@@ -85,6 +86,9 @@ func hostConfig(asked *container.HostConfig) *container.HostConfig {
 // itself.
 func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 	if _, err := e.logOptions(hc.LogConfig); err != nil {
+		return err
+	}
+	if err := devices.Check(hc.DeviceRequests); err != nil {
 		return err
 	}
 	if err := container.ValidateRestartPolicy(hc.RestartPolicy); err != nil {

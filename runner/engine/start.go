@@ -195,6 +195,9 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 	if err != nil {
 		return shim.Process{}, err
 	}
+	if err := e.devices.Inject(s, rec.HostConfig.DeviceRequests); err != nil {
+		return shim.Process{}, err
+	}
 	logOpts, err := e.logOptions(rec.HostConfig.LogConfig)
 	if err != nil {
 		return shim.Process{}, err

@@ -110,6 +110,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		info.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
 	}
 	e.hostInfo(&info)
+	e.deviceInfo(&info)
 	return info, nil
 }
 

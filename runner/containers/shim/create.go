@@ -34,8 +34,8 @@ type CreateRequest struct {
 	Stdin, StdinOnce bool
 	// NetNS is the network namespace to join; nil leaves it to Spec.
 	NetNS *os.File
-	// Shm is the mount, of OpenShm, that the bind to /dev/shm is of, whatever its
-	// source; nil leaves it to Spec.
+	// Shm is the mount, of OpenShm, that the bind is of whose source has its name;
+	// nil is none.
 	Shm *os.File
 	// Mounts are what binds are of, by their destination and whatever their source:
 	// what OpenSubpath and OpenTreeSubpath return.

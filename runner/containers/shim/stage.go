@@ -16,6 +16,9 @@ import (
 // shmPath is where a container has its shared memory.
 const shmPath = "/dev/shm"
 
+// idmapOption asks for a bind that is mapped by the container's user namespace.
+const idmapOption = "idmap"
+
 // staged is a mount of a container that the runtime cannot make by itself: it is
 // made in the monitor's mount namespace, and the runtime binds that.
 type staged struct {
@@ -48,15 +51,16 @@ func (s *Shim) stagedMounts(req CreateRequest) (mounts []specs.Mount, stage []st
 		}
 		st := staged{at: filepath.Join(s.staging(), strconv.Itoa(i)), source: m.Source}
 		switch {
-		case m.Destination == shmPath && req.Shm != nil:
+		case req.Shm != nil && m.Source == req.Shm.Name():
 			st.mount = req.Shm
 		case req.Mounts[m.Destination] != nil:
 			st.mount, st.mapped = req.Mounts[m.Destination], mapped && len(m.UIDMappings) > 0
 		case mapped:
-			st.rbind, st.mapped = slices.Contains(m.Options, "rbind"), len(m.UIDMappings) > 0
+			st.rbind, st.mapped = slices.Contains(m.Options, "rbind"), len(m.UIDMappings) > 0 || slices.Contains(m.Options, idmapOption)
 		default:
 			continue
 		}
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == idmapOption })
 		m.Source, m.UIDMappings, m.GIDMappings = st.at, nil, nil
 		stage = append(stage, st)
 	}
@@ -189,7 +193,7 @@ func OpenShm(pid int) (*os.File, error) {
 		if err != nil {
 			return os.NewSyscallError("open_tree", err)
 		}
-		mount = os.NewFile(uintptr(fd), shmPath)
+		mount = os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d/root%s", pid, shmPath))
 		return nil
 	})
 	return mount, err

@@ -121,9 +121,6 @@ func checkUnsupported(hc *container.HostConfig) error {
 	case hc.CPUCount != 0:
 		return invalid("linux does not support CPU count")
 	}
-	for _, r := range hc.DeviceRequests {
-		return invalid("could not select device driver %q with capabilities: %v", r.Driver, r.Capabilities)
-	}
 	return nil
 }
 

@@ -33,10 +33,6 @@ func TestValidateErrors(t *testing.T) {
 		{hc: H{Links: []string{"a"}}, want: "links are not supported: containers of a user-defined network find each other by name"},
 		{hc: H{StorageOpt: map[string]string{"size": "1"}}, want: "--storage-opt is not supported"},
 		{hc: H{Isolation: "hyperv"}, want: "invalid isolation 'hyperv' on linux"},
-		{
-			hc:   limits(container.Resources{DeviceRequests: []container.DeviceRequest{{Count: -1, Capabilities: [][]string{{"gpu"}}}}}),
-			want: `could not select device driver "" with capabilities: [[gpu]]`,
-		},
 
 		{cfg: C{Hostname: "h"}, hc: H{UTSMode: "host"}, want: "conflicting options: hostname and the UTS mode"},
 		{cfg: C{Hostname: "h"}, hc: H{NetworkMode: "container:x"}, want: "conflicting options: hostname and the network mode"},
