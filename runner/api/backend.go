@@ -29,6 +29,7 @@ type Engine interface {
 	ImageTransfers
 	Networks
 	Volumes
+	Builder
 	Statistics
 	DiskUsages
 	System

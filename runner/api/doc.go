@@ -10,6 +10,6 @@
 // that depends on the version of the API in versions.go.
 //
 // What it does not do: it does not listen, and it does not say who may connect.
-// Building, swarms, plugins, checkpoints and attaching by WebSocket are answered
+// Swarms, plugins, checkpoints and attaching by WebSocket are answered
 // by an error that says so.
 package api

@@ -90,11 +90,16 @@ func served() []route {
 		{put, "/volumes/{name}", 42, (*exchange).updateVolume},
 		{remove, "/volumes/{name}", 0, (*exchange).removeVolume},
 
+		{post, "/build", 0, (*exchange).build},
+		{post, "/build/cancel", 39, (*exchange).cancelBuild},
+		{post, "/build/prune", 31, (*exchange).pruneBuilds},
+		{post, "/session", 39, (*exchange).buildSession},
+		{post, "/grpc", 0, (*exchange).buildControl},
+
 		// Nothing of these can be, so that there is none is the whole truth.
 		{get, "/plugins", 25, (*exchange).listPlugins},
 		{get, "/plugins/{name}/json", 25, (*exchange).inspectPlugin},
 		{post, "/networks/prune", 25, (*exchange).pruneNetworks},
-		{post, "/build/prune", 31, (*exchange).pruneBuilds},
 	}
 }
 

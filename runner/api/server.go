@@ -44,6 +44,8 @@ type server struct {
 	o      Options
 	router *router
 	large  chan struct{} // places of large bodies
+	// uploads are contexts of builds that are under way.
+	uploads uploads
 }
 
 // exchange is one request and its answer.

@@ -11,13 +11,14 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// ping answers without asking the engine anything. There is no Builder-Version,
-// because there is no builder.
+// ping answers without asking the engine anything. The builder is BuildKit, of
+// which clients know by its version.
 func (x *exchange) ping() error {
 	h := x.w.Header()
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
 	h.Set("Swarm", "inactive")
+	h.Set("Builder-Version", string(build.BuilderBuildKit))
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	if x.r.Method == http.MethodHead {
 		h.Set("Content-Length", "0")
@@ -72,8 +73,4 @@ func (x *exchange) pruneNetworks() error {
 		return err
 	}
 	return x.json(http.StatusOK, network.PruneReport{})
-}
-
-func (x *exchange) pruneBuilds() error {
-	return x.json(http.StatusOK, build.CachePruneReport{})
 }

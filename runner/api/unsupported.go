@@ -23,10 +23,6 @@ func unsupported() []route {
 		no(post, "/containers/{name}/checkpoints", "checkpointing"),
 		no(remove, "/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
 
-		no(post, "/build", "building images"),
-		no(post, "/build/cancel", "building images"),
-		no(post, "/session", "building images (POST /session)"),
-		no(post, "/grpc", "building images (POST /grpc)"),
 		no(get, "/images/{name}/attestations", "reading attestations"),
 
 		no(post, "/networks/create", "creating networks"),

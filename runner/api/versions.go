@@ -64,6 +64,10 @@ func negotiate(s string) (version, error) {
 // What requests could say from which version on.
 func (v version) waitCondition() bool       { return v >= 30 } // and wait answers at once
 func (v version) waitErrors() bool          { return v >= 34 }
+func (v version) buildAux() bool            { return v >= 30 } // messages for programs
+func (v version) buildPlatform() bool       { return v >= 32 }
+func (v version) buildOutputs() bool        { return v >= 40 }
+func (v version) buildSpaces() bool         { return v >= 48 } // to keep when pruning
 func (v version) pullPlatform() bool        { return v >= 32 }
 func (v version) createPlatform() bool      { return v >= 41 }
 func (v version) stopSignal() bool          { return v >= 42 }
