@@ -36,6 +36,7 @@ type ctr struct {
 type run struct {
 	ended   chan struct{} // closed when the exit is recorded
 	lingers int           // connections whose clients are gone: see pump
+	pauses  int           // how often it was paused
 }
 
 type waiter struct {

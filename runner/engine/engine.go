@@ -93,6 +93,7 @@ type Engine struct {
 	lifetime func() context.Context
 
 	measuring chan struct{} // held by who measures what is taken of the disk
+	probes    chan struct{} // held by each health check that is starting
 }
 
 // Open starts an engine on its directories: it finds the containers that run,
@@ -127,6 +128,7 @@ func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
 		names:      map[string]string{},
 		execs:      newExecTable(),
 		measuring:  make(chan struct{}, 1),
+		probes:     make(chan struct{}, probesStarting),
 		events:     newEventLog(),
 		work:       new(gate),
 	}

@@ -45,6 +45,7 @@ type execState struct {
 	Started       bool
 	PID           int
 	ExitCode      *int
+	Probe         bool // a health check's
 }
 
 func newExec(file func(id string) string, run int, st execState) *exec {

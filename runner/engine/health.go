@@ -1,17 +1,11 @@
 package engine
 
 import (
-	"bytes"
-	"context"
 	"slices"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-
-	"github.com/berth-registry/berth/runner"
 )
 
 // What a health check has unless it says otherwise, as in Docker.
@@ -21,26 +15,21 @@ const (
 	probeStartInterval = 5 * time.Second
 	probeRetries       = 3
 
-	probesKept  = 5    // results that an inspection shows
-	probeOutput = 4096 // bytes of a result's output
+	probesKept = 5 // results that an inspection shows
 )
 
 // watchHealth runs the container's health check until its run r ends.
 func (e *Engine) watchHealth(c *ctr, r *run) {
 	rec, st := c.snapshot()
 	cmd := probeCommand(rec.Config)
-	if cmd == nil {
+	if cmd == nil || r == nil {
 		return
 	}
 	cfg := rec.Config.Healthcheck
 	e.work.run(func() {
 		ctx := e.lifetime()
 		for {
-			wait := orDefault(cfg.Interval, probeInterval)
-			if starting(cfg, st.StartedAt, time.Now()) {
-				wait = orDefault(cfg.StartInterval, probeStartInterval)
-			}
-			timer := time.NewTimer(wait)
+			timer := time.NewTimer(nextProbe(cfg, time.Since(st.StartedAt), healthStatus(c.healthOf())))
 			select {
 			case <-timer.C:
 			case <-r.ended:
@@ -50,18 +39,38 @@ func (e *Engine) watchHealth(c *ctr, r *run) {
 			if isClosed(r.ended) || ctx.Err() != nil {
 				return
 			}
-			if _, now := c.snapshot(); now.Status != container.StateRunning {
-				continue // a frozen container answers when it is thawed
+			// A frozen container answers when it is thawed; what was asked while it
+			// froze says nothing.
+			paused, pauses := c.pauses(r)
+			if paused {
+				continue
 			}
-			result := e.probe(ctx, c, cmd, orDefault(cfg.Timeout, probeTimeout))
+			result := e.probe(ctx, c, r, cmd, orDefault(cfg.Timeout, probeTimeout))
+			if _, now := c.pauses(r); now != pauses {
+				continue
+			}
 			e.recordProbe(c, r, cfg, st.StartedAt, result)
 		}
 	})
 }
 
+// nextProbe is how long a container that has run for so long waits for its next
+// check: not past the end of its start period, from which on failures count.
+func nextProbe(cfg *container.HealthConfig, ran time.Duration, status container.HealthStatus) time.Duration {
+	wait := orDefault(cfg.Interval, probeInterval)
+	left := cfg.StartPeriod - ran
+	if left <= 0 {
+		return wait
+	}
+	if status == container.Starting {
+		wait = min(wait, orDefault(cfg.StartInterval, probeStartInterval))
+	}
+	return min(wait, left)
+}
+
 // probeCommand is what the check runs, or nil if there is none.
 func probeCommand(cfg *container.Config) []string {
-	if cfg.Healthcheck == nil || len(cfg.Healthcheck.Test) == 0 {
+	if cfg.Healthcheck == nil || len(cfg.Healthcheck.Test) < 2 {
 		return nil
 	}
 	test := cfg.Healthcheck.Test
@@ -79,61 +88,11 @@ func probeCommand(cfg *container.Config) []string {
 	}
 }
 
-// starting says whether failures do not count yet.
-func starting(cfg *container.HealthConfig, startedAt, now time.Time) bool {
-	return cfg.StartPeriod > 0 && now.Sub(startedAt) < cfg.StartPeriod
-}
-
 func orDefault(d, otherwise time.Duration) time.Duration {
 	if d == 0 {
 		return otherwise
 	}
 	return d
-}
-
-// probe runs the check once.
-func (e *Engine) probe(ctx context.Context, c *ctr, cmd []string, timeout time.Duration) *container.HealthcheckResult {
-	result := &container.HealthcheckResult{Start: time.Now(), ExitCode: -1}
-	var out firstBytes
-	code, err := e.runProbe(ctx, c, cmd, timeout, &out)
-	result.End, result.Output = time.Now(), out.String()
-	switch {
-	case err == nil:
-		result.ExitCode = code
-	case result.End.Sub(result.Start) >= timeout:
-		result.Output = "Health check exceeded timeout (" + timeout.String() + "): " + result.Output
-	default:
-		result.Output = err.Error()
-	}
-	return result
-}
-
-func (e *Engine) runProbe(ctx context.Context, c *ctr, cmd []string, timeout time.Duration, out *firstBytes) (int, error) {
-	id, err := e.CreateExec(ctx, c.id, container.ExecCreateRequest{Cmd: cmd, AttachStdout: true, AttachStderr: true})
-	if err != nil {
-		return 0, err
-	}
-	x, _, err := e.findExec(id)
-	if err != nil {
-		return 0, err
-	}
-	defer e.execs.remove(x) // nobody else knows of it
-	stream, err := e.StartExec(ctx, id, container.ExecStartRequest{}, false, true, true)
-	if err != nil {
-		return 0, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if err := stream.Copy(ctx, runner.Streams{Stdout: out, Stderr: out}); err != nil {
-		if pid := x.snapshot().PID; pid > 0 {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended just now
-		}
-		return 0, err
-	}
-	if code := x.snapshot().ExitCode; code != nil {
-		return *code, nil
-	}
-	return 0, context.DeadlineExceeded
 }
 
 // recordProbe draws the conclusion from a check of the run r, and tells of it if
@@ -144,30 +103,36 @@ func (e *Engine) recordProbe(c *ctr, r *run, cfg *container.HealthConfig, starte
 		c.mu.Unlock()
 		return
 	}
-	h := c.health
-	before := h.Status
-	next := *h // who looks at the old one must not see it change
-	next.Log = append(slices.Clone(h.Log), result)
-	next.Log = next.Log[max(0, len(next.Log)-probesKept):]
-	switch {
-	case result.ExitCode == 0:
-		next.Status, next.FailingStreak = container.Healthy, 0
-	case before == container.Starting && starting(cfg, startedAt, result.End):
-	default:
-		next.FailingStreak++
-		retries := cfg.Retries
-		if retries == 0 {
-			retries = probeRetries
-		}
-		if next.FailingStreak >= retries {
-			next.Status = container.Unhealthy
-		}
-	}
-	c.health = &next
+	before := c.health.Status
+	next := conclude(*c.health, cfg, result.Start.Sub(startedAt), result)
+	c.health = &next // who looks at the old one must not see it change
 	c.mu.Unlock()
 	if next.Status != before {
 		e.containerEvent(c, events.Action(string(events.ActionHealthStatus)+": "+string(next.Status)))
 	}
+}
+
+// conclude returns a container's health after one more check, which began when
+// the container had run for so long. Until the first success, failures within the
+// start period do not count.
+func conclude(h container.Health, cfg *container.HealthConfig, ran time.Duration, result *container.HealthcheckResult) container.Health {
+	h.Log = append(slices.Clone(h.Log), result)
+	h.Log = h.Log[max(0, len(h.Log)-probesKept):]
+	switch {
+	case result.ExitCode == 0:
+		h.Status, h.FailingStreak = container.Healthy, 0
+	case h.Status == container.Starting && ran < cfg.StartPeriod:
+	default:
+		h.FailingStreak++
+		retries := cfg.Retries
+		if retries == 0 {
+			retries = probeRetries
+		}
+		if h.FailingStreak >= retries {
+			h.Status = container.Unhealthy
+		}
+	}
+	return h
 }
 
 // healthOf is what an inspection shows of a container's checks, or nil if it has
@@ -179,26 +144,26 @@ func (c *ctr) healthOf() *container.Health {
 		return nil
 	}
 	h := *c.health
+	if h.Log == nil {
+		h.Log = []*container.HealthcheckResult{}
+	}
 	return &h
 }
 
-// firstBytes keeps the beginning of what is written to it.
-type firstBytes struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+// pauses says whether the container is paused, and how often it was in its run r.
+func (c *ctr) pauses(r *run) (paused bool, count int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Status != container.StateRunning, r.pauses
 }
 
-func (b *firstBytes) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf.Write(p[:min(len(p), probeOutput-b.buf.Len())])
-	return len(p), nil
-}
-
-func (b *firstBytes) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+// notePause counts a pause of the run that goes on.
+func (c *ctr) notePause() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run != nil {
+		c.run.pauses++
+	}
 }
 
 func isClosed(ch <-chan struct{}) bool {

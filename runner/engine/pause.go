@@ -27,6 +27,7 @@ func (e *Engine) PauseContainer(ctx context.Context, ref string) error {
 	if err := e.transition(c, containers.Pause, func(*runner.State) {}); err != nil {
 		return errors.Join(err, ignoreEnded(e.shim.Resume(ctx, c.id)))
 	}
+	c.notePause()
 	e.containerEvent(c, events.ActionPause)
 	return nil
 }

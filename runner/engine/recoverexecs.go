@@ -39,6 +39,8 @@ func (e *Engine) recoverExecs() error {
 		_, cst := c.snapshot()
 		x := newExec(e.execFile, cst.PID, st)
 		switch {
+		case st.Probe:
+			e.abandonProbe(x)
 		case st.PID == 0:
 			e.execs.add(x)
 		case !cst.Running():
