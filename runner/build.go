@@ -22,6 +22,8 @@ type BuildRequest struct {
 	// Dockerfile is its path in the context; empty is "Dockerfile". The session
 	// serves it by the name "dockerfile".
 	Dockerfile string
+	// NoSyntax takes a "# syntax" line of it for a comment.
+	NoSyntax bool
 
 	Names     []string // that the image gets; short forms allowed
 	Target    string   // stage to stop at
