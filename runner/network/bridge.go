@@ -14,130 +14,165 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bridge is a network whose containers are joined by a bridge of the host.
-type bridge struct {
-	record
-	index int32
-	mtu   int
-	v4    *pool
-	v6    *pool // nil where the host has no IPv6
-}
-
-// ensure makes the interface as the record says, or takes over the one there is.
-func (b *bridge) ensure(host *rtnl) error {
-	link, err := netlink.LinkByName(b.Interface)
+// ensureBridge makes the bridge as the record says, or takes over the one there
+// is.
+func (n *lan) ensureBridge(host *rtnl) error {
+	link, err := netlink.LinkByName(n.Interface)
 	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+		if n.mtu == 0 {
+			n.mtu = defaultMTU()
+		}
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU = b.Interface, b.mtu
+		attrs.Name, attrs.MTU = n.Interface, n.mtu
 		// Without an address of its own a bridge changes it with its ports.
-		attrs.HardwareAddr = macOf(b.v4.gateway)
+		attrs.HardwareAddr = n.bridgeMAC()
 		err = netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
 		if err == nil {
-			link, err = netlink.LinkByName(b.Interface)
+			link, err = netlink.LinkByName(n.Interface)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", b.Interface, err)
+		return fmt.Errorf("bridge %s: %w", n.Interface, err)
 	}
 	if link.Type() != "bridge" {
-		return fmt.Errorf("interface %s is there and is no bridge", b.Interface)
+		return fmt.Errorf("interface %s is there and is no bridge", n.Interface)
 	}
-	b.index = int32(link.Attrs().Index)
-	b.mtu = link.Attrs().MTU
-	if err := b.sysctls(); err != nil {
+	n.index = int32(link.Attrs().Index)
+	n.mtu = link.Attrs().MTU
+	if err := n.sysctls(); err != nil {
 		return err
 	}
-	requests := []request{
-		newRequest("set "+b.Interface+" up", unix.RTM_NEWLINK, 0, flagsUp(b.index)),
-		addAddress(b.index, netip.PrefixFrom(b.v4.gateway, b.Subnet.Bits())),
-	}
-	if b.v6 != nil {
-		requests = append(requests, addAddress(b.index, netip.PrefixFrom(b.v6.gateway, b.Subnet6.Bits())))
+	requests := []request{newRequest("set "+n.Interface+" up", unix.RTM_NEWLINK, 0, flagsUp(n.index))}
+	for _, a := range n.bridgeAddresses() {
+		requests = append(requests, addAddress(n.index, a))
 	}
 	return host.do(requests...)
 }
 
-// sysctls sets what the kernel keeps for the bridge alone.
-func (b *bridge) sysctls() error {
-	// To reach a container by 127.0.0.1. What it would let in is dropped by a rule.
-	err := setSysctl("net/ipv4/conf/"+b.Interface+"/route_localnet", "1")
-	if b.v6 == nil || err != nil {
-		return err
+func (n *lan) bridgeMAC() []byte {
+	if n.v4 != nil && n.v4.gateway.IsValid() {
+		return macOf(n.v4.gateway)
 	}
-	return errors.Join(
-		setSysctl("net/ipv6/conf/"+b.Interface+"/disable_ipv6", "0"),
-		setSysctl("net/ipv6/conf/"+b.Interface+"/accept_ra", "0"), // of a container
-	)
+	return macOfID(n.ID)
 }
 
-// open completes the record of a new network and makes its interface.
-func (b *bridge) open(ctx context.Context, host *rtnl, o Options) (changed bool, err error) {
+// bridgeAddresses are those that the host has in the network: the gateways.
+func (n *lan) bridgeAddresses() (list []netip.Prefix) {
+	if n.v4 != nil && !n.noAddress4 {
+		list = append(list, netip.PrefixFrom(n.v4.gateway, n.v4.prefix.Bits()))
+	}
+	if n.v6 != nil && !n.noAddress6 {
+		list = append(list, netip.PrefixFrom(n.v6.gateway, n.v6.prefix.Bits()))
+	}
+	return list
+}
+
+// giveBack takes from a bridge that stays what the network has added to it.
+func (n *lan) giveBack(host *rtnl) {
+	index, err := host.indexOf(n.Interface)
+	if err != nil || !n.bridged() {
+		return
+	}
+	for _, a := range n.bridgeAddresses() {
+		_ = host.do(deleteAddress(index, a)) // somebody else may have done it
+	}
+}
+
+// sysctls sets what the kernel keeps for the bridge alone.
+func (n *lan) sysctls() error {
+	ipv6 := "net/ipv6/conf/" + n.Interface
+	switch {
+	case n.v6 != nil:
+		err := errors.Join(
+			setSysctl(ipv6+"/disable_ipv6", "0"),
+			setSysctl(ipv6+"/accept_ra", "0"), // of a container
+		)
+		if err != nil {
+			return err
+		}
+	case hasIPv6() && !n.Borrowed:
+		// Otherwise the host could be reached at a link-local address.
+		if err := setSysctl(ipv6+"/disable_ipv6", "1"); err != nil {
+			return err
+		}
+	}
+	if n.v4 == nil || n.Internal {
+		return nil
+	}
+	// To reach a container by 127.0.0.1. What it would let in is dropped by a rule.
+	return setSysctl("net/ipv4/conf/"+n.Interface+"/route_localnet", "1")
+}
+
+// openDefault completes the record of the network bridge and makes its interface.
+// Subnets of others are those of other networks.
+func (n *lan) openDefault(ctx context.Context, host *rtnl, o Options, others []netip.Prefix) (changed bool, err error) {
 	unlock, err := lockSubnets(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	before := b.record
-	b.Interface = o.Bridge
-	if err := b.choose(ctx, host, o); err != nil {
+	before, before4, before6 := n.Interface, n.Subnet, n.Subnet6
+	n.Interface = o.Bridge
+	if err := n.choose(ctx, host, o, others); err != nil {
 		return false, err
 	}
-	b.v4, b.v6 = newPool(b.Subnet), nil
-	if hasIPv6() {
-		b.v6 = newPool(b.Subnet6)
+	n.makePools()
+	if !hasIPv6() {
+		n.v6 = nil
 	}
-	b.mtu = defaultMTU()
-	return b.record != before, b.ensure(host)
+	n.mtu = defaultMTU()
+	return n.Interface != before || n.Subnet != before4 || n.Subnet6 != before6, n.ensure(host)
 }
 
 // choose sets the subnets: those asked for, those of before, or some that are free
 // on the host.
-func (b *bridge) choose(ctx context.Context, host *rtnl, o Options) error {
-	inUse, err := routes(b.Interface)
+func (n *lan) choose(ctx context.Context, host *rtnl, o Options, others []netip.Prefix) error {
+	inUse, err := routes(n.Interface)
 	if err != nil {
 		return err
 	}
-	there := exists(host, b.Interface)
-	if there && b.differs(o) {
-		if there, err = b.replace(host); err != nil {
+	inUse = append(inUse, others...)
+	there := exists(host, n.Interface)
+	if there && n.differs(o) {
+		if there, err = n.replace(host); err != nil {
 			return err
 		}
 		if there {
-			o.Log.WarnContext(ctx, "containers are connected: the bridge network keeps its subnets until none is", "subnet", b.Subnet, "subnet6", b.Subnet6)
+			o.Log.WarnContext(ctx, "containers are connected: the bridge network keeps its subnets until none is", "subnet", n.Subnet, "subnet6", n.Subnet6)
 			return nil
 		}
 	}
 	switch {
 	case o.Subnet.IsValid():
-		b.Subnet = o.Subnet.Masked()
-	case !b.Subnet.IsValid(), overlaps(b.Subnet, inUse) && !there:
+		n.Subnet = o.Subnet.Masked()
+	case !n.Subnet.IsValid(), overlaps(n.Subnet, inUse) && !there:
 		// A host that was moved to another network meanwhile gets another subnet;
 		// not so while containers may run.
-		if b.Subnet, err = chooseSubnet(inUse); err != nil {
+		if n.Subnet, err = chooseSubnet(inUse); err != nil {
 			return err
 		}
 	}
 	switch {
 	case o.Subnet6.IsValid():
-		b.Subnet6 = o.Subnet6.Masked()
-	case !b.Subnet6.IsValid():
-		b.Subnet6 = randomULA()
+		n.Subnet6 = o.Subnet6.Masked()
+	case !n.Subnet6.IsValid():
+		n.Subnet6 = randomULA()
 	}
 	return nil
 }
 
 // differs says whether the record has other subnets than those asked for.
-func (b *bridge) differs(o Options) bool {
+func (n *lan) differs(o Options) bool {
 	other := func(have, want netip.Prefix) bool {
 		return have.IsValid() && want.IsValid() && have != want.Masked()
 	}
-	return other(b.Subnet, o.Subnet) || other(b.Subnet6, o.Subnet6)
+	return other(n.Subnet, o.Subnet) || other(n.Subnet6, o.Subnet6)
 }
 
 // replace deletes the interface, so that it is made anew, unless something is
 // connected to it.
-func (b *bridge) replace(host *rtnl) (there bool, err error) {
-	index, err := host.indexOf(b.Interface)
+func (n *lan) replace(host *rtnl) (there bool, err error) {
+	index, err := host.indexOf(n.Interface)
 	if err != nil {
 		return false, err
 	}
@@ -150,7 +185,7 @@ func (b *bridge) replace(host *rtnl) (there bool, err error) {
 			return true, nil
 		}
 	}
-	return false, host.do(deleteLink(b.Interface))
+	return false, host.do(deleteLink(n.Interface))
 }
 
 func exists(host *rtnl, name string) bool {

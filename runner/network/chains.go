@@ -49,9 +49,11 @@ func (r *rules) addTable() {
 	output(toLocal(), verdict(expr.VerdictJump, "published"))
 
 	forward := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	forward(notIn(t.bridges, expr.MetaKeyOIFNAME), verdict(expr.VerdictAccept, ""))
+	forward(notIn(t.bridges, expr.MetaKeyOIFNAME), notIn(t.internal, expr.MetaKeyIIFNAME), verdict(expr.VerdictAccept, ""))
 	forward(ctHas(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept, ""))
 	forward(in(t.inside, expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME), verdict(expr.VerdictAccept, ""))
+	forward(in(t.internal, expr.MetaKeyIIFNAME), verdict(expr.VerdictDrop, ""))
+	forward(in(t.internal, expr.MetaKeyOIFNAME), verdict(expr.VerdictDrop, ""))
 	forward(ctHas(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictAccept, ""))
 	forward(verdict(expr.VerdictDrop, ""))
 
@@ -60,38 +62,29 @@ func (r *rules) addTable() {
 	postrouting(in(t.bridges, expr.MetaKeyOIFNAME), t.v4.is(), loopback(t.v4.src), masquerade)
 	for _, f := range []familySets{t.v4, t.v6} {
 		postrouting(in(t.bridges, expr.MetaKeyOIFNAME), ctHas(expr.CtKeySTATUS, statusDNAT), f.from(f.subnets), masquerade)
-		postrouting(notIn(t.bridges, expr.MetaKeyOIFNAME), f.from(f.subnets), masquerade)
+		postrouting(notIn(t.bridges, expr.MetaKeyOIFNAME), f.from(f.masked), masquerade)
 	}
 }
 
 // addSets queues the sets and maps with their elements.
 func (r *rules) addSets(t table) {
-	var names, pairs, nets4, nets6 []nftables.SetElement
-	for _, b := range r.bridges {
-		name := ifname(b.Interface)
-		names = append(names, nftables.SetElement{Key: name})
-		pairs = append(pairs, nftables.SetElement{Key: concat(name, name)})
-		nets4 = append(nets4, interval(b.Subnet)...)
-		if b.v6 != nil {
-			nets6 = append(nets6, interval(b.Subnet6)...)
+	list := make([]segment, 0, len(r.segments))
+	for _, s := range r.segments {
+		list = append(list, s)
+	}
+	members := t.members(list...)
+	for _, s := range t.sets() {
+		// An error would be of an anonymous set, or of a length beyond bounds.
+		_ = r.conn.AddSet(s, nil)
+		for chunk := range chunks(members[s]) {
+			_ = r.conn.SetAddElements(s, chunk)
 		}
 	}
-	add := func(s *nftables.Set, elements []nftables.SetElement) {
-		// An error would be of an anonymous set, or of a length beyond bounds.
-		_ = r.conn.AddSet(s, elements)
-	}
-	add(t.bridges, names)
-	add(t.inside, pairs)
-	add(t.v4.subnets, nets4)
-	add(t.v6.subnets, nets6)
-	for _, s := range []*nftables.Set{t.v4.ports, t.v4.binds, t.v6.ports, t.v6.binds} {
-		add(s, nil)
-	}
-	list := make([]binding, 0, len(r.bindings))
+	bindings := make([]binding, 0, len(r.bindings))
 	for b := range r.bindings {
-		list = append(list, b)
+		bindings = append(bindings, b)
 	}
-	for set, elements := range t.elements(list) {
+	for set, elements := range t.elements(bindings) {
 		_ = r.conn.SetAddElements(set, elements)
 	}
 }

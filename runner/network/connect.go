@@ -1,10 +1,14 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/network"
@@ -12,77 +16,72 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// attachment is what a container has been given.
-type attachment struct {
-	id, name string
-	endpoint Endpoint
-	link     *link // nil unless it is on a bridge
-	reserved []*reservation
-}
-
-// link is a container's interface on the host, and the addresses that go with it.
-type link struct {
-	name   string
-	v4, v6 netip.Addr
-}
-
-func (a *attachment) onBridge() bool { return a != nil && a.link != nil }
-
 // Connect connects a container to the networks it asks for, all or nothing, and
 // returns what it got; the caller keeps that for Restore. From then on the
 // container is reached: the first packet is not lost. A port that is taken is an
-// error that names the holder.
+// error that names the holder; a network that is not there is runner.ErrNotFound.
 func (m *Manager) Connect(ctx context.Context, req Request) (Endpoint, error) {
-	name, asked, err := m.check(req)
+	wanted, err := m.check(req)
 	if err != nil {
 		return Endpoint{}, err
 	}
 	if err := m.begin(req.ContainerID); err != nil {
 		return Endpoint{}, err
 	}
-	a := &attachment{id: req.ContainerID, name: req.Name}
-	got := asked.Copy()
-	got.NetworkID, got.EndpointID = m.record(name).ID, newID()
-	if name == network.NetworkBridge {
-		err = m.attach(ctx, a, req, got)
-	} else {
-		a.endpoint.Ports = network.PortMap{}
-	}
-	a.endpoint.Networks = map[string]*network.EndpointSettings{name: got}
+	a := &attachment{id: req.ContainerID, name: req.Name, hostname: req.Hostname}
+	err = m.attach(ctx, a, req, wanted)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
+		for _, ep := range a.endpoints {
+			m.quit(ep)
+		}
 		delete(m.attached, a.id)
 		return Endpoint{}, err
 	}
+	for _, ep := range a.endpoints {
+		ep.lan.names.add(ep)
+	}
 	m.attached[a.id] = a
-	return a.endpoint, nil
+	return a.given(), nil
 }
 
-// check returns the one network that is asked for, with what is wished of it.
-func (m *Manager) check(req Request) (string, *network.EndpointSettings, error) {
-	if len(req.Networks) != 1 {
-		return "", nil, runner.Errorf(runner.ErrNotImplemented, "a container in %d networks is not supported: it has to be in one", len(req.Networks))
-	}
-	for name, es := range req.Networks {
-		if name == network.NetworkDefault {
-			name = network.NetworkBridge
+// wanted is a network that a container asks for, and what it wishes there.
+type wanted struct {
+	lan   *lan
+	asked *network.EndpointSettings
+}
+
+// check returns the networks that are asked for: the container's first one, and
+// the others by their names.
+func (m *Manager) check(req Request) ([]wanted, error) {
+	names := slices.SortedFunc(maps.Keys(req.Networks), func(a, b string) int {
+		return cmp.Or(b2i(b == req.First)-b2i(a == req.First), cmp.Compare(a, b))
+	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []wanted
+	for _, name := range names {
+		n := m.find(name)
+		if n == nil {
+			return nil, notFound(name)
 		}
-		if m.record(name) == nil {
-			return "", nil, runner.Errorf(runner.ErrNotFound, "network %s not found", name)
-		}
+		es := req.Networks[name]
 		if es == nil {
 			es = &network.EndpointSettings{}
 		}
-		if err := unsupported(name, es); err != nil {
-			return "", nil, err
+		if err := n.checkEndpoint(es); err != nil {
+			return nil, err
 		}
-		if name == network.NetworkBridge && req.NetNS == nil {
-			return "", nil, errors.New("network: a bridge needs the container's network namespace")
+		if n.wired() && req.NetNS == nil {
+			return nil, fmt.Errorf("network: %s needs the container's network namespace", name)
 		}
-		return name, es, nil
+		if !n.wired() && len(names) > 1 {
+			return nil, runner.Errorf(runner.ErrInvalid, "container cannot be connected to multiple networks with one of the networks in private (%s) mode", name)
+		}
+		list = append(list, wanted{n, es})
 	}
-	return "", nil, nil
+	return list, nil
 }
 
 // begin marks a container as being connected.
@@ -96,54 +95,70 @@ func (m *Manager) begin(id string) error {
 	return nil
 }
 
-// attach connects a container to the bridge. It completes got.
-func (m *Manager) attach(ctx context.Context, a *attachment, req Request, got *network.EndpointSettings) (err error) {
-	b := m.bridge
-	l := &link{name: m.linkName(got.EndpointID)}
-	if err := m.giveAddresses(ctx, l, got.IPAMConfig, req.Name); err != nil {
+// attach gives a container its places, ports and interfaces. If it fails, only the
+// places are left to be given up.
+func (m *Manager) attach(ctx context.Context, a *attachment, req Request, list []wanted) (err error) {
+	for _, w := range list {
+		ep, err := m.enter(ctx, a, w.lan, w.asked)
+		if err != nil {
+			return err
+		}
+		a.endpoints = append(a.endpoints, ep)
+	}
+	if err := m.publish(a, req.Ports); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.takeAddresses(l)
+	taken := map[string]bool{}
+	for i, ep := range a.endpoints {
+		if ep.link == nil {
+			continue
 		}
-	}()
-	a.reserved, a.endpoint.Ports, err = m.ports.allocate(req.Name, req.Ports, l)
-	if err == nil {
-		err = m.rules.publish(bindings(a.reserved))
+		p, err := ep.plug(ifNameFor(ep, taken))
+		if err == nil {
+			p.defaults(gateway(a.endpoints, false) == ep, gateway(a.endpoints, true) == ep)
+			err = p.connect(ctx, m.host, req.NetNS)
+		}
+		if err != nil {
+			for _, done := range a.endpoints[:i] {
+				err = errors.Join(err, m.cut(done, req.NetNS))
+			}
+			return fmt.Errorf("connect container %s: %w", req.Name, errors.Join(err, m.unpublish(a)))
+		}
 	}
-	if err != nil {
-		m.ports.release(a.reserved)
-		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", req.Name, got.EndpointID, err)
-	}
-	m.settings(got, l)
-	p := plug{host: l.name, guest: "eth0", bridge: b, mtu: b.mtu, mac: got.MacAddress}
-	p.addrs = append(p.addrs, address{netip.PrefixFrom(l.v4, b.Subnet.Bits()), b.v4.gateway})
-	if l.v6.IsValid() {
-		p.addrs = append(p.addrs, address{netip.PrefixFrom(l.v6, b.Subnet6.Bits()), b.v6.gateway})
-	}
-	if err = p.connect(m.host, req.NetNS); err != nil {
-		err = errors.Join(err, m.rules.withdraw(bindings(a.reserved)))
-		m.ports.release(a.reserved)
-		return fmt.Errorf("connect container %s: %w", req.Name, err)
-	}
-	a.link = l
-	m.wg.Go(func() { m.forgetFlows(a.reserved, l, false) })
+	reserved, to := a.reserved, a.target
+	m.wg.Go(func() { m.forgetFlows(reserved, to, false) })
 	return nil
 }
 
-// settings completes what inspect shows.
-func (m *Manager) settings(got *network.EndpointSettings, l *link) {
-	b := m.bridge
-	got.IPAddress, got.IPPrefixLen, got.Gateway = l.v4, b.Subnet.Bits(), b.v4.gateway
-	if len(got.MacAddress) == 0 {
-		got.MacAddress = macOf(l.v4)
+// publish reserves a container's ports and opens them.
+func (m *Manager) publish(a *attachment, asked network.PortMap) (err error) {
+	a.target = targetOf(a.endpoints)
+	if len(a.endpoints) == 1 && !a.endpoints[0].lan.wired() {
+		a.ports = network.PortMap{}
+		return nil
 	}
-	if l.v6.IsValid() {
-		got.GlobalIPv6Address, got.GlobalIPv6PrefixLen, got.IPv6Gateway = l.v6, b.Subnet6.Bits(), b.v6.gateway
+	a.reserved, a.ports, err = m.ports.allocate(a.name, asked, a.target)
+	if err == nil {
+		err = m.rules.publish(bindings(a.reserved))
 	}
+	if err == nil {
+		return nil
+	}
+	m.ports.release(a.reserved)
+	a.reserved = nil
+	id := ""
+	if len(a.endpoints) > 0 {
+		id = a.endpoints[0].settings.EndpointID
+	}
+	return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", a.name, id, err)
+}
+
+// unpublish closes a container's ports and gives them up.
+func (m *Manager) unpublish(a *attachment) error {
+	err := m.rules.withdraw(bindings(a.reserved))
+	m.ports.release(a.reserved)
+	a.reserved = nil
+	return err
 }
 
 func (m *Manager) linkName(endpointID string) string {
@@ -152,66 +167,11 @@ func (m *Manager) linkName(endpointID string) string {
 
 func (m *Manager) linkPrefix() string { return "ve" + m.instance }
 
-// giveAddresses gives a link the addresses wished for, or the next free ones. If
-// none is free it waits for those of containers that have just ended.
-func (m *Manager) giveAddresses(ctx context.Context, l *link, wish *network.EndpointIPAMConfig, holder string) error {
-	if wish == nil {
-		wish = &network.EndpointIPAMConfig{}
-	}
-	if wish.IPv6Address.IsValid() && m.bridge.v6 == nil {
-		return runner.Errorf(runner.ErrInvalid, "the host has no IPv6, so that %s cannot be given", wish.IPv6Address)
-	}
-	for {
-		m.mu.Lock()
-		err := m.bridge.give(l, wish, holder)
-		dying, released := m.dying, m.released
-		m.mu.Unlock()
-		if !errors.Is(err, runner.ErrUnavailable) || dying == 0 {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-released:
-		}
-	}
-}
-
-// give must be called with the manager locked.
-func (b *bridge) give(l *link, wish *network.EndpointIPAMConfig, holder string) (err error) {
-	if l.v4 = wish.IPv4Address; l.v4.IsValid() {
-		err = b.v4.take(l.v4, holder)
-	} else {
-		l.v4, err = b.v4.next(holder)
-	}
-	if err != nil || b.v6 == nil {
-		return err
-	}
-	if l.v6 = wish.IPv6Address; l.v6.IsValid() {
-		err = b.v6.take(l.v6, holder)
-	} else {
-		l.v6, err = b.v6.beside(l.v4, b.v4, holder)
-	}
-	if err != nil {
-		b.v4.release(l.v4)
-	}
-	return err
-}
-
-// takeAddresses must be called with the manager locked.
-func (m *Manager) takeAddresses(l *link) {
-	m.bridge.v4.release(l.v4)
-	if l.v6.IsValid() {
-		m.bridge.v6.release(l.v6)
-	}
-	close(m.released)
-	m.released = make(chan struct{})
-}
-
 // Disconnect takes from a container what Connect gave it, whether its namespace
 // is still there or not. Its ports are free and its rules gone when it returns;
-// the interface goes in the background, within a second or so, and its addresses
-// are not given to others before. To disconnect a container that is not connected is no error.
+// the interfaces go in the background, within a second or so, and their addresses
+// are not given to others before. To disconnect a container that is not connected
+// is no error.
 func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 	m.mu.Lock()
 	a := m.attached[containerID]
@@ -220,23 +180,23 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 		return nil
 	}
 	delete(m.attached, containerID)
-	if a.link != nil {
-		m.dying++
-		m.bridge.v4.leave(a.link.v4)
-		if a.link.v6.IsValid() {
-			m.bridge.v6.leave(a.link.v6)
-		}
+	for _, ep := range a.endpoints {
+		m.leave(ep)
 	}
 	m.mu.Unlock()
-	if a.link == nil {
+	if !a.plugged() {
 		return nil
 	}
-	err := m.rules.withdraw(bindings(a.reserved))
-	m.ports.release(a.reserved)
+	reserved := a.reserved
+	err := m.unpublish(a)
 	m.wg.Go(func() {
 		// Before the address is somebody else's, who would get its packets.
-		m.forgetFlows(a.reserved, a.link, true)
-		m.unplug(a.link)
+		m.forgetFlows(reserved, a.target, true)
+		for _, ep := range a.endpoints {
+			if ep.link != nil {
+				m.wg.Go(func() { m.unplug(ep) })
+			}
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("disconnect container %s: %w", a.name, err)
@@ -244,20 +204,37 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 	return nil
 }
 
+// leave gives up an endpoint's place but for its addresses, which stay taken until
+// its interface is gone. The manager must be locked.
+func (m *Manager) leave(ep *endpoint) {
+	delete(ep.lan.endpoints, ep.holder)
+	ep.lan.names.remove(ep)
+	if ep.link == nil {
+		return
+	}
+	m.dying++
+	for addr, p := range map[netip.Addr]*pool{ep.link.v4: ep.lan.v4, ep.link.v6: ep.lan.v6} {
+		if addr.IsValid() {
+			p.leave(addr)
+		}
+	}
+}
+
 // unplug returns when a link is gone. The namespace, which is about to end, takes
 // it along: that costs nobody a wait, while to delete it takes tens of
-// milliseconds during which no other can be made.
-func (m *Manager) unplug(l *link) {
+// milliseconds during which no other can be made. What macvlan and ipvlan have is
+// in the namespace only, and not seen from here.
+func (m *Manager) unplug(ep *endpoint) {
 	const patience = 2 * time.Second
-	cut := false
-	for wait, begin := 5*time.Millisecond, time.Now(); exists(m.host, l.name); wait *= 2 {
+	cut, name := false, ep.link.name
+	for wait, begin := 5*time.Millisecond, time.Now(); ep.lan.bridged() && exists(m.host, name); wait *= 2 {
 		if !cut && wait > 20*time.Millisecond {
-			_ = m.host.do(cutLink(l.name)) // it may be gone
+			_ = m.host.do(cutLink(name)) // it may be gone
 			cut = true
 		}
 		if m.stopped.Err() != nil || time.Since(begin) > patience {
-			if err := m.host.do(deleteLink(l.name)); err != nil && exists(m.host, l.name) {
-				m.log.Warn("an interface is left", "interface", l.name, "error", err)
+			if err := m.host.do(deleteLink(name)); err != nil && exists(m.host, name) {
+				m.log.Warn("an interface is left", "interface", name, "error", err)
 			}
 			break
 		}
@@ -269,5 +246,16 @@ func (m *Manager) unplug(l *link) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.dying--
-	m.takeAddresses(l)
+	m.releaseAddresses(ep)
+}
+
+// cut deletes an endpoint's interface while its container lives.
+func (m *Manager) cut(ep *endpoint, ns *os.File) error {
+	if ep.link == nil {
+		return nil
+	}
+	if ep.lan.bridged() {
+		return unlessGone(m.host.do(deleteLink(ep.link.name)))
+	}
+	return ep.deleteInside(ns)
 }

@@ -12,8 +12,8 @@ import (
 // to a container that is gone, or those that do not lead to one that is new. To the kernel a client that goes on sending is one flow, which
 // stays with the address that its first packet was sent to: with none, if that
 // was before the port was published, or with a container that is gone.
-func (m *Manager) forgetFlows(list []*reservation, l *link, gone bool) {
-	f := flowFilter{gone: gone, targets: []netip.Addr{l.v4, l.v6}, ports: map[uint16]bool{}}
+func (m *Manager) forgetFlows(list []*reservation, to target, gone bool) {
+	f := flowFilter{gone: gone, targets: []netip.Addr{to.v4, to.v6}, ports: map[uint16]bool{}}
 	for _, r := range list {
 		if r.proto == unix.IPPROTO_UDP {
 			f.ports[r.host.Port()] = true

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -11,16 +12,6 @@ import (
 
 	"github.com/berth-registry/berth/runner"
 )
-
-// record returns the network of that name, or nil.
-func (m *Manager) record(name string) *record {
-	for i := range m.networks {
-		if m.networks[i].Name == name {
-			return &m.networks[i]
-		}
-	}
-	return nil
-}
 
 // List returns the networks that the filters choose, by name. The filters are
 // those of Docker: driver, id, label, name, scope, type and dangling.
@@ -36,21 +27,29 @@ func (m *Manager) List(_ context.Context, filters runner.Filters) ([]network.Ins
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []network.Inspect
-	for i := range m.networks {
-		n := m.inspect(&m.networks[i])
-		chosen := filters.Match("driver", n.Driver) && filters.Match("scope", n.Scope) &&
-			filters.Match("type", "builtin") &&
-			filters.MatchFunc("name", func(s string) bool { return strings.Contains(n.Name, s) }) &&
-			filters.MatchFunc("id", func(s string) bool { return strings.HasPrefix(n.ID, s) }) &&
-			filters.MatchLabels("label", n.Labels) &&
-			// What is always there is not dangling, though nobody uses it.
-			filters.MatchFunc("dangling", func(s string) bool { no, err := strconv.ParseBool(s); return err == nil && !no })
-		if chosen {
-			list = append(list, n)
+	for _, n := range m.lans {
+		if n.chosen(filters) {
+			list = append(list, n.inspect())
 		}
 	}
 	slices.SortFunc(list, func(a, b network.Inspect) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
+}
+
+// chosen says whether filters choose a network. The manager must be locked.
+func (n *lan) chosen(filters runner.Filters) bool {
+	kind := "builtin"
+	if n.userDefined() {
+		kind = "custom"
+	}
+	// What is always there is not dangling, though nobody uses it.
+	dangling := n.userDefined() && len(n.endpoints) == 0
+	return filters.Match("driver", n.Driver) && filters.Match("scope", "local") &&
+		filters.Match("type", kind) &&
+		filters.MatchFunc("name", func(s string) bool { return strings.Contains(n.Name, s) }) &&
+		filters.MatchFunc("id", func(s string) bool { return strings.HasPrefix(n.ID, s) }) &&
+		filters.MatchLabels("label", n.Labels) &&
+		filters.MatchFunc("dangling", func(s string) bool { want, err := strconv.ParseBool(s); return err == nil && want == dangling })
 }
 
 // Inspect returns a network by its name, its ID or the beginning of its ID. It
@@ -58,66 +57,85 @@ func (m *Manager) List(_ context.Context, filters runner.Filters) ([]network.Ins
 func (m *Manager) Inspect(_ context.Context, ref string) (network.Inspect, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if r := m.record(ref); r != nil {
-		return m.inspect(r), nil
+	n, err := m.resolve(ref)
+	if err != nil {
+		return network.Inspect{}, err
 	}
-	var found []*record
-	for i := range m.networks {
-		if r := &m.networks[i]; ref != "" && strings.HasPrefix(r.ID, ref) {
-			found = append(found, r)
+	return n.inspect(), nil
+}
+
+// resolve finds a network by its name, its ID or the beginning of its ID. The
+// manager must be locked.
+func (m *Manager) resolve(ref string) (*lan, error) {
+	if n := m.find(ref); n != nil {
+		return n, nil
+	}
+	var found []*lan
+	for _, n := range m.lans {
+		if ref != "" && strings.HasPrefix(n.ID, ref) {
+			found = append(found, n)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return network.Inspect{}, runner.Errorf(runner.ErrNotFound, "network %s not found", ref)
+		return nil, notFound(ref)
 	case 1:
-		return m.inspect(found[0]), nil
+		return found[0], nil
 	}
-	return network.Inspect{}, runner.Errorf(runner.ErrInvalid, "network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
+	return nil, runner.Errorf(runner.ErrInvalid, "network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
 }
 
-// inspect must be called with the manager locked.
-func (m *Manager) inspect(r *record) network.Inspect {
-	n := network.Inspect{
+// inspect describes a network. The manager must be locked.
+func (n *lan) inspect() network.Inspect {
+	v := network.Inspect{
 		Network: network.Network{
-			Name: r.Name, ID: r.ID, Created: r.Created, Scope: "local", Driver: r.Driver, EnableIPv4: true,
-			IPAM: network.IPAM{Driver: "default"}, Options: map[string]string{}, Labels: map[string]string{},
+			Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver,
+			EnableIPv4: n.v4 != nil || !n.wired(), EnableIPv6: n.v6 != nil,
+			IPAM:     network.IPAM{Driver: "default", Config: n.ipam()},
+			Internal: n.Internal, Attachable: n.Attachable,
+			Options: map[string]string{}, Labels: map[string]string{},
 		},
 		Containers: map[string]network.EndpointResource{},
 	}
-	if r.Name == m.bridge.Name {
-		m.describeBridge(&n)
+	maps.Copy(v.Options, n.Options)
+	maps.Copy(v.Labels, n.Labels)
+	if n.Name == network.NetworkBridge {
+		v.Options = n.defaultOptions()
 	}
-	for id, a := range m.attached {
-		if a == nil || a.endpoint.Networks[r.Name] == nil {
-			continue
-		}
-		es := a.endpoint.Networks[r.Name]
-		c := network.EndpointResource{Name: a.name, EndpointID: es.EndpointID, MacAddress: es.MacAddress}
+	for id, ep := range n.endpoints {
+		es := ep.settings
+		c := network.EndpointResource{Name: ep.name, EndpointID: es.EndpointID, MacAddress: es.MacAddress}
 		if es.IPAddress.IsValid() {
 			c.IPv4Address = netip.PrefixFrom(es.IPAddress, es.IPPrefixLen)
 		}
 		if es.GlobalIPv6Address.IsValid() {
 			c.IPv6Address = netip.PrefixFrom(es.GlobalIPv6Address, es.GlobalIPv6PrefixLen)
 		}
-		n.Containers[id] = c
+		v.Containers[id] = c
 	}
-	return n
+	return v
 }
 
-func (m *Manager) describeBridge(n *network.Inspect) {
-	b := m.bridge
-	n.IPAM.Config = []network.IPAMConfig{{Subnet: b.Subnet, Gateway: b.v4.gateway}}
-	if b.v6 != nil {
-		n.EnableIPv6 = true
-		n.IPAM.Config = append(n.IPAM.Config, network.IPAMConfig{Subnet: b.Subnet6, Gateway: b.v6.gateway})
+// ipam is what inspect shows of the network's addresses.
+func (n *lan) ipam() []network.IPAMConfig {
+	var list []network.IPAMConfig
+	v4, v6 := n.families()
+	for _, a := range []*addressing{v4, v6} {
+		if a != nil {
+			list = append(list, network.IPAMConfig{Subnet: a.Subnet, IPRange: a.Range, Gateway: a.Gateway, AuxAddress: a.Aux})
+		}
 	}
-	n.Options = map[string]string{
-		"com.docker.network.bridge.default_bridge":       "true",
-		"com.docker.network.bridge.enable_icc":           "true",
-		"com.docker.network.bridge.enable_ip_masquerade": "true",
-		"com.docker.network.bridge.host_binding_ipv4":    "0.0.0.0",
-		"com.docker.network.bridge.name":                 b.Interface,
-		"com.docker.network.driver.mtu":                  strconv.Itoa(b.mtu),
+	return list
+}
+
+// defaultOptions are those that the network bridge has.
+func (n *lan) defaultOptions() map[string]string {
+	return map[string]string{
+		"com.docker.network.bridge.default_bridge": "true",
+		optICC:         "true",
+		optMasquerade:  "true",
+		optHostBinding: "0.0.0.0",
+		optBridge:      n.Interface,
+		optMTU:         strconv.Itoa(n.mtu),
 	}
 }

@@ -1,28 +1,52 @@
 package network
 
 import (
+	"hash/fnv"
 	"net/netip"
 
 	"github.com/berth-registry/berth/runner"
 )
 
-// leaving is the holder of an address whose interface is about to go.
-const leaving = ""
+const (
+	// leaving is the holder of an address whose interface is about to go.
+	leaving = ""
+	// gatewayHolder is who has the gateway's address.
+	gatewayHolder = "the gateway"
+)
 
 // pool gives out the addresses of a subnet, each to one holder at a time. The
 // next address given is the lowest free one after the last: an address rests as
 // long as can be before it is given again. It is not safe for concurrent use.
 type pool struct {
 	prefix  netip.Prefix
+	choice  netip.Prefix          // what next gives is of this part
 	used    map[netip.Addr]string // holder: the container's name
 	last    netip.Addr
-	gateway netip.Addr // the first address
+	gateway netip.Addr // not valid: the network has none
 }
 
+// newPool returns the pool of a subnet whose gateway has its first address.
 func newPool(prefix netip.Prefix) *pool {
 	prefix = prefix.Masked()
-	gateway := prefix.Addr().Next()
-	return &pool{prefix: prefix, gateway: gateway, last: gateway, used: map[netip.Addr]string{gateway: "the gateway"}}
+	return newPoolOf(addressing{Subnet: prefix, Gateway: prefix.Addr().Next()})
+}
+
+// newPoolOf returns the pool of what a network says of a family.
+func newPoolOf(a addressing) *pool {
+	p := &pool{prefix: a.Subnet, choice: a.Subnet, gateway: a.Gateway, used: map[netip.Addr]string{}}
+	if a.Range.IsValid() {
+		p.choice = a.Range
+	}
+	if p.last = p.choice.Addr(); p.last != p.prefix.Addr() {
+		p.last = p.last.Prev()
+	}
+	if a.Gateway.IsValid() {
+		p.used[a.Gateway] = gatewayHolder
+	}
+	for name, addr := range a.Aux {
+		p.used[addr] = "the auxiliary address " + name
+	}
+	return p
 }
 
 // take gives a certain address.
@@ -46,21 +70,21 @@ func (p *pool) take(addr netip.Addr, holder string) error {
 
 // next gives the next free address.
 func (p *pool) next(holder string) (netip.Addr, error) {
-	first, last := p.prefix.Addr(), broadcast(p.prefix)
+	network, last := p.prefix.Addr(), broadcast(p.prefix)
 	addr := p.last
 	// Each turn meets another used address, so one of these is free unless none is.
 	for range len(p.used) + 3 {
 		addr = addr.Next()
-		if !addr.IsValid() || !p.prefix.Contains(addr) {
-			addr = first
+		if !addr.IsValid() || !p.choice.Contains(addr) {
+			addr = p.choice.Addr()
 		}
-		if _, ok := p.used[addr]; ok || addr == first || addr == last {
+		if _, ok := p.used[addr]; ok || addr == network || addr == last {
 			continue
 		}
 		p.used[addr], p.last = holder, addr
 		return addr, nil
 	}
-	return netip.Addr{}, runner.Errorf(runner.ErrUnavailable, "no available addresses in %s", p.prefix)
+	return netip.Addr{}, runner.Errorf(runner.ErrUnavailable, "no available addresses in %s", p.choice)
 }
 
 // beside gives the address that has the host part of an address of another
@@ -71,10 +95,21 @@ func (p *pool) beside(addr netip.Addr, of *pool, holder string) (netip.Addr, err
 		bytes[16-len(base)+i] |= b ^ base[i]
 	}
 	twin := netip.AddrFrom16(bytes)
-	if p.take(twin, holder) == nil {
+	if p.choice.Contains(twin) && p.take(twin, holder) == nil {
 		return twin, nil
 	}
 	return p.next(holder)
+}
+
+// adopt marks an address as used by a container that was there before.
+func (p *pool) adopt(addr netip.Addr, holder string) error {
+	if err := p.take(addr, holder); err != nil {
+		return err
+	}
+	if p.choice.Contains(addr) && p.last.Less(addr) {
+		p.last = addr
+	}
+	return nil
 }
 
 // leave keeps an address that its holder needs no more from being given.
@@ -105,4 +140,12 @@ func lastAddr(p netip.Prefix) netip.Addr {
 func macOf(addr netip.Addr) []byte {
 	ip := addr.AsSlice()
 	return append([]byte{0x02, 0x42}, ip[len(ip)-4:]...)
+}
+
+// macOfID returns a hardware address that is made of an ID, for who has no IPv4
+// address.
+func macOfID(id string) []byte {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(id)) // never fails
+	return sum.Sum([]byte{0x02, 0x42})
 }

@@ -1,10 +1,13 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -12,60 +15,144 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plug is the wiring of one container to one bridge.
+// plug is the wiring of one container to one network.
 type plug struct {
-	host   string // name of the interface on the host
-	guest  string // and in the container
-	bridge *bridge
-	mtu    int
-	mac    []byte
-	addrs  []address
+	host  string // name of the interface on the host, in a bridged network
+	guest string // and in the container
+	lan   *lan
+	mac   []byte
+	addrs []address
+	// settings of the container's interface: by the file below /proc/sys
+	sysctls map[string]string
 }
 
-// address is one address of a container and the gateway that is reached by it.
+// address is one address of a container and what is reached by it.
 type address struct {
-	prefix  netip.Prefix
-	gateway netip.Addr
+	prefix       netip.Prefix
+	defaultRoute bool
+	gateway      netip.Addr // not valid: the default route goes straight out
 }
 
-// connect makes the pair of interfaces, one end straight in the container's
-// namespace, and gives it addresses and routes.
-func (p plug) connect(host *rtnl, ns *os.File) error {
-	guest, notices, err := dialGuest(ns)
+// plug returns the wiring of an endpoint, without default routes.
+func (ep *endpoint) plug(guest string) (p plug, err error) {
+	n := ep.lan
+	p = plug{host: ep.link.name, guest: guest, lan: n, mac: ep.settings.MacAddress}
+	if addr := ep.link.v4; addr.IsValid() {
+		p.addrs = append(p.addrs, address{prefix: netip.PrefixFrom(addr, n.v4.prefix.Bits())})
+	}
+	if addr := ep.link.v6; addr.IsValid() {
+		p.addrs = append(p.addrs, address{prefix: netip.PrefixFrom(addr, n.v6.prefix.Bits())})
+	}
+	if c := ep.settings.IPAMConfig; c != nil {
+		for _, addr := range c.LinkLocalIPs {
+			p.addrs = append(p.addrs, address{prefix: netip.PrefixFrom(addr, map[bool]int{true: 16, false: 64}[addr.Is4()])})
+		}
+	}
+	if list := ep.settings.DriverOpts[optSysctls]; list != "" {
+		p.sysctls, err = sysctlsFor(list, guest)
+	}
+	return p, err
+}
+
+// defaults gives the container its default routes by this network.
+func (p *plug) defaults(v4, v6 bool) {
+	for i := range p.addrs {
+		a := &p.addrs[i]
+		is6 := a.prefix.Addr().Is6()
+		if a.prefix.Addr().IsLinkLocalUnicast() || !is6 && !v4 || is6 && !v6 {
+			continue
+		}
+		a.gateway, a.defaultRoute = p.lan.gateway(is6)
+	}
+}
+
+func (p plug) has6() bool {
+	return slices.ContainsFunc(p.addrs, func(a address) bool { return a.prefix.Addr().Is6() })
+}
+
+// connect makes the container's interface, straight in its namespace, and gives it
+// addresses and routes.
+func (p plug) connect(ctx context.Context, host *rtnl, ns *os.File) error {
+	guest, notices, err := p.dialGuest(ns)
 	if err != nil {
 		return err
 	}
 	defer guest.close()
 	defer notices.close()
+	if err := p.make(ctx, host, guest, ns); err != nil {
+		return err
+	}
+	if err := p.setUp(host, guest, notices); err != nil {
+		return errors.Join(err, p.undo(host, guest))
+	}
+	if len(p.sysctls) > 0 {
+		err = inNetNS(ns, func() error {
+			for name, value := range p.sysctls {
+				if err := setSysctl(name, value); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return errors.Join(err, p.undo(host, guest))
+		}
+	}
+	return nil
+}
+
+// make makes the interface.
+func (p plug) make(ctx context.Context, host, guest *rtnl, ns *os.File) error {
 	raw, err := ns.SyscallConn()
 	if err != nil {
 		return err
 	}
+	create := p.create
+	if !p.lan.bridged() {
+		create = p.createVlan
+	}
 	var inner error
-	err = raw.Control(func(fd uintptr) { inner = host.do(p.create(int(fd))) })
+	err = raw.Control(func(fd uintptr) { inner = host.do(create(int(fd))) })
 	if err == nil {
 		err = inner
 	}
-	if err != nil {
+	if err != nil || p.lan.bridged() {
 		return err
 	}
-	err = p.configure(guest)
-	if err == nil {
-		err = p.announce(host)
-	}
-	for _, a := range p.addrs {
-		if err == nil && a.prefix.Addr().Is6() {
-			err = notices.awaitAddress(a.prefix.Addr())
+	return p.bringUp(ctx, guest)
+}
+
+// setUp configures both ends and waits until packets pass.
+func (p plug) setUp(host, guest, notices *rtnl) error {
+	if p.lan.bridged() {
+		// Before the container's end is up: it may be kept from others.
+		if err := p.announce(host); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		// In this order: one is the carrier of the next.
-		err = errors.Join(guest.settle(p.guest), host.settle(p.host), host.settle(p.bridge.Interface))
+	if err := p.configure(guest); err != nil {
+		return err
 	}
-	if err != nil {
-		_ = host.do(deleteLink(p.host))
+	for _, a := range p.addrs {
+		if a.prefix.Addr().Is6() {
+			if err := notices.awaitAddress(a.prefix.Addr()); err != nil {
+				return err
+			}
+		}
 	}
-	return err
+	if !p.lan.bridged() {
+		return guest.settle(p.guest)
+	}
+	// In this order: one is the carrier of the next.
+	return errors.Join(guest.settle(p.guest), host.settle(p.host), host.settle(p.lan.Interface))
+}
+
+// undo deletes the interface.
+func (p plug) undo(host, guest *rtnl) error {
+	if p.lan.bridged() {
+		return unlessGone(host.do(deleteLink(p.host)))
+	}
+	return unlessGone(guest.do(deleteLink(p.guest)))
 }
 
 // announce sets up the host's end.
@@ -86,12 +173,21 @@ func (p plug) announce(host *rtnl) error {
 	msg.Index = index
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	port.AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
+	if p.lan.isolated {
+		port.AddRtAttr(brportIsolated, []byte{1})
+	}
 	requests := []request{newRequest("set hairpin mode of "+p.host, unix.RTM_SETLINK, 0, msg, port)}
 	for _, a := range p.addrs {
-		requests = append(requests, addNeighbour(p.bridge.index, a.prefix.Addr(), p.mac))
+		if !a.prefix.Addr().IsLinkLocalUnicast() {
+			requests = append(requests, addNeighbour(p.lan.index, a.prefix.Addr(), p.mac))
+		}
 	}
 	return host.do(requests...)
 }
+
+// brportIsolated is IFLA_BRPORT_ISOLATED of the kernel: two such ports of a bridge
+// do not reach each other.
+const brportIsolated = 33
 
 func addNeighbour(index int32, addr netip.Addr, mac []byte) request {
 	msg := &netlink.Ndmsg{Family: uint8(family(addr)), Index: uint32(index), State: netlink.NUD_STALE}
@@ -100,9 +196,18 @@ func addNeighbour(index int32, addr netip.Addr, mac []byte) request {
 }
 
 // dialGuest opens two sockets in a container's namespace: for requests, and for
-// notices of IPv6 addresses.
-func dialGuest(ns *os.File) (requests, notices *rtnl, err error) {
+// notices of IPv6 addresses. An interface that has no such address gets none by
+// itself either.
+func (p plug) dialGuest(ns *os.File) (requests, notices *rtnl, err error) {
 	err = inNetNS(ns, func() error {
+		const name = "net/ipv6/conf/default/disable_ipv6"
+		if now := getSysctl(name); now != "" {
+			if want := strconv.Itoa(1 - b2i(p.has6())); now != want {
+				if err := setSysctl(name, want); err != nil {
+					return err
+				}
+			}
+		}
 		if requests, err = dialRtnl(0); err != nil {
 			return err
 		}
@@ -131,14 +236,14 @@ func (p plug) create(ns int) request {
 	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(peer)
 
 	data := append([]nl.NetlinkRequestData{flagsUp(0)}, p.common(p.host)...)
-	data = append(data, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.bridge.index))), info)
+	data = append(data, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.lan.index))), info)
 	return newRequest("create interface "+p.host, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, data...)
 }
 
 func (p plug) common(name string) []nl.NetlinkRequestData {
 	return []nl.NetlinkRequestData{
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
-		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.mtu))),
+		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.lan.mtu))),
 		nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1)),
 		nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1)),
 	}
@@ -154,8 +259,8 @@ func (p plug) configure(guest *rtnl) error {
 	var addrs, routes []request
 	for _, a := range p.addrs {
 		addrs = append(addrs, addAddress(index, a.prefix))
-		if a.gateway.IsValid() {
-			routes = append(routes, addDefaultRoute(index, a.gateway))
+		if a.defaultRoute {
+			routes = append(routes, addDefaultRoute(index, a))
 		}
 	}
 	// IPv6 addresses cannot be added before the interface is up without a notice
@@ -193,11 +298,23 @@ func addAddress(index int32, p netip.Prefix) request {
 	return newRequest("add address "+p.String(), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, data...)
 }
 
-func addDefaultRoute(index int32, gateway netip.Addr) request {
+func deleteAddress(index int32, p netip.Prefix) request {
+	msg := nl.NewIfAddrmsg(family(p.Addr()))
+	msg.Index, msg.Prefixlen = uint32(index), uint8(p.Bits())
+	return newRequest("delete address "+p.String(), unix.RTM_DELADDR, 0, msg, nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
+}
+
+// addDefaultRoute asks for the default route of an address's family.
+func addDefaultRoute(index int32, a address) request {
 	msg := nl.NewRtMsg()
-	msg.Family = uint8(family(gateway))
-	return newRequest("add default route by "+gateway.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
-		msg, nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice()), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))))
+	msg.Family = uint8(family(a.prefix.Addr()))
+	data := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index)))}
+	if a.gateway.IsValid() {
+		data = append(data, nl.NewRtAttr(unix.RTA_GATEWAY, a.gateway.AsSlice()))
+	} else {
+		msg.Scope = unix.RT_SCOPE_LINK
+	}
+	return newRequest("add default route by "+a.gateway.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, data...)
 }
 
 // cutLink takes an interface down and out of its bridge, which is done at once;

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forwarder carries what comes to a port at [::1] to a container, as no rule can:
-// an answer to ::1 that comes in by a bridge is not routed.
+// forwarder carries what comes to a port to a container where no rule can: from
+// [::1], as an answer to ::1 that comes in by a bridge is not routed, and from IPv6
+// to a container that has none, or the other way round.
 type forwarder struct {
 	cancel context.CancelFunc
 	socket io.Closer
@@ -41,13 +42,17 @@ func reuse(_, _ string, c syscall.RawConn) error {
 	return err
 }
 
-func loopbackAddr(port uint16) string {
-	return netip.AddrPortFrom(netip.IPv6Loopback(), port).String()
+// familyName returns the name of a network of a certain family.
+func familyName(proto string, addr netip.Addr) string {
+	if addr.Is4() {
+		return proto + "4"
+	}
+	return proto + "6"
 }
 
-func forwardTCP(port uint16, to netip.AddrPort) (io.Closer, error) {
+func forwardTCP(at, to netip.AddrPort) (io.Closer, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	l, err := (&net.ListenConfig{Control: reuse}).Listen(ctx, "tcp6", loopbackAddr(port))
+	l, err := (&net.ListenConfig{Control: reuse}).Listen(ctx, familyName("tcp", at.Addr()), at.String())
 	if err != nil {
 		cancel()
 		return nil, err
@@ -72,7 +77,7 @@ func forwardTCP(port uint16, to netip.AddrPort) (io.Closer, error) {
 // carryTCP carries one connection until both sides have ended it, or ctx is done.
 func carryTCP(ctx context.Context, client *net.TCPConn, to netip.AddrPort) {
 	defer client.Close()
-	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp6", to.String())
+	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		_ = client.SetLinger(0) // the client sees a reset, not an orderly end
 		return
@@ -112,14 +117,19 @@ type udpForwarder struct {
 	clients map[netip.AddrPort]*net.UDPConn
 }
 
-func forwardUDP(port uint16, to netip.AddrPort) (io.Closer, error) {
+// forwardUDP may share the port with another socket at other addresses.
+func forwardUDP(at, to netip.AddrPort, share bool) (io.Closer, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	l, err := (&net.ListenConfig{Control: reuse}).ListenPacket(ctx, "udp6", loopbackAddr(port))
+	var lc net.ListenConfig
+	if share {
+		lc.Control = reuse
+	}
+	l, err := lc.ListenPacket(ctx, familyName("udp", at.Addr()), at.String())
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	front := l.(*net.UDPConn) //nolint:forcetypeassert // of the network udp6
+	front := l.(*net.UDPConn) //nolint:forcetypeassert // of the network udp4 or udp6
 	f := &udpForwarder{
 		forwarder: &forwarder{cancel: cancel, socket: front},
 		front:     front, to: to, clients: map[netip.AddrPort]*net.UDPConn{},
@@ -164,7 +174,7 @@ func (f *udpForwarder) client(addr netip.AddrPort) *net.UDPConn {
 	if len(f.clients) >= udpSessions {
 		return nil
 	}
-	c, err := net.DialUDP("udp6", nil, net.UDPAddrFromAddrPort(f.to))
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(f.to))
 	if err != nil {
 		return nil
 	}

@@ -62,21 +62,23 @@ type Manager struct {
 	host     *rtnl
 	rules    *rules
 	ports    *portTable
-	networks []record // the bridge network's in full is bridge.record
-	bridge   *bridge
+	stateDir string
+	changing sync.Mutex // held while a network is made or removed
+	bridge   *lan       // the network bridge
 
 	stop    context.CancelFunc // ends what runs in the background
 	stopped context.Context    //nolint:containedctx // the background's, not a request's
 	wg      sync.WaitGroup
 
 	mu       sync.Mutex
+	lans     []*lan
 	attached map[string]*attachment // by the container's ID; nil while it is made
 	released chan struct{}          // closed when an address is free again
 	dying    int                    // interfaces that hold addresses and go
 	warned   map[string]bool        // chains of others that were logged
 }
 
-// Open returns a manager whose bridge and rules are there. What containers of an
+// Open returns a manager whose networks and rules are there. What containers of an
 // earlier one have is left as it is until Restore, which must be called once
 // before Connect.
 func Open(ctx context.Context, o Options) (*Manager, error) {
@@ -102,14 +104,13 @@ func (m *Manager) open(ctx context.Context, o Options) (err error) {
 	if m.rules, err = openRules("berth-" + m.instance); err != nil {
 		return err
 	}
-	if err := m.openBridge(ctx, o); err != nil {
+	if err := m.openNetworks(ctx, o); err != nil {
 		return err
 	}
 	m.ports = newPortTable(m.bridge.v6 != nil)
 	if err := enableForwarding(m.log, m.bridge.v6 != nil); err != nil {
 		return err
 	}
-	m.rules.bridges = []*bridge{m.bridge}
 	there, err := m.rules.present()
 	if err == nil && !there {
 		err = m.rules.rebuild()
@@ -120,9 +121,10 @@ func (m *Manager) open(ctx context.Context, o Options) (err error) {
 	return m.watch()
 }
 
-// openBridge loads the networks, or makes those that are always there, and the
-// bridge's interface.
-func (m *Manager) openBridge(ctx context.Context, o Options) error {
+// openNetworks loads the networks, or makes those that are always there, and their
+// interfaces.
+func (m *Manager) openNetworks(ctx context.Context, o Options) error {
+	m.stateDir = o.StateDir
 	list, err := loadState(o.StateDir)
 	if err != nil {
 		return err
@@ -131,25 +133,53 @@ func (m *Manager) openBridge(ctx context.Context, o Options) error {
 	if fresh {
 		list = builtin(time.Now().UTC())
 	}
-	i := slices.IndexFunc(list, func(r record) bool { return r.Name == network.NetworkBridge })
-	if i < 0 {
+	var others []netip.Prefix
+	for _, r := range list {
+		n, err := newLan(r)
+		if err != nil { // of a newer version
+			n = &lan{record: r, lost: err, endpoints: map[string]*endpoint{}, names: nameTable{}}
+		}
+		m.lans = append(m.lans, n)
+		if n.userDefined() {
+			others = append(others, n.subnets()...)
+		}
+	}
+	if m.bridge = m.find(network.NetworkBridge); m.bridge == nil {
 		return fmt.Errorf("%s in %s has no network %s", stateFile, o.StateDir, network.NetworkBridge)
 	}
-	m.bridge = &bridge{record: list[i]}
-	changed, err := m.bridge.open(ctx, m.host, o)
+	changed, err := m.bridge.openDefault(ctx, m.host, o, others)
 	if err != nil {
 		return err
 	}
-	list[i], m.networks = m.bridge.record, list
+	for _, n := range m.lans {
+		if n.userDefined() && n.lost == nil {
+			n.lost = n.ensure(m.host)
+		}
+		if n.lost != nil {
+			m.log.ErrorContext(ctx, "a network cannot be used", "network", n.Name, "error", n.lost)
+		}
+		if n.bridged() {
+			m.rules.expect(n.segment())
+		}
+	}
 	if fresh || changed {
-		return saveState(o.StateDir, list)
+		return m.save(m.lans)
 	}
 	return nil
 }
 
+// save writes the records of networks down.
+func (m *Manager) save(lans []*lan) error {
+	list := make([]record, 0, len(lans))
+	for _, n := range lans {
+		list = append(list, n.record)
+	}
+	return saveState(m.stateDir, list)
+}
+
 // Close ends the manager. What containers have stays, but for what only a process
 // can do: until the next Open their ports are not bound on the host, and [::1]
-// does not answer. If no container is connected, bridge and rules go too.
+// does not answer. If no container is connected, bridges and rules go too.
 func (m *Manager) Close(ctx context.Context) error {
 	m.stop()
 	m.wg.Wait()
@@ -157,15 +187,17 @@ func (m *Manager) Close(ctx context.Context) error {
 	attached := slices.Collect(maps.Values(m.attached))
 	m.mu.Unlock()
 	var err error
-	if !slices.ContainsFunc(attached, (*attachment).onBridge) {
-		// The bridge first: the rules guard it.
-		if err = m.host.do(deleteLink(m.bridge.Interface)); !exists(m.host, m.bridge.Interface) {
-			err = nil
+	if !slices.ContainsFunc(attached, (*attachment).plugged) {
+		// The bridges first: the rules guard them.
+		for _, n := range m.lans {
+			err = errors.Join(err, n.drop(m.host))
 		}
 		err = errors.Join(err, m.rules.remove())
 	}
 	for _, a := range attached {
-		m.ports.release(a.reserved)
+		if a != nil {
+			m.ports.release(a.reserved)
+		}
 	}
 	m.closeSockets()
 	if err != nil {
@@ -183,8 +215,8 @@ func (m *Manager) closeSockets() {
 	}
 }
 
-// HostGateway returns the addresses by which containers of the bridge network
-// reach the host: what host-gateway means in --add-host.
+// HostGateway returns the addresses by which containers reach the host: what
+// host-gateway means in --add-host.
 func (m *Manager) HostGateway() []netip.Addr {
 	list := []netip.Addr{m.bridge.v4.gateway}
 	if m.bridge.v6 != nil {

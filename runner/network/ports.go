@@ -41,12 +41,12 @@ func newPortTable(v6 bool) *portTable {
 	return &portTable{v6: v6, held: map[portKey][]*reservation{}}
 }
 
-// bindings returns what of the reservations is a rule: all but [::1], which this
-// process serves.
+// bindings returns what of the reservations is a rule: all but what this process
+// carries.
 func bindings(list []*reservation) []binding {
 	var out []binding
 	for _, r := range list {
-		if r.host.Addr() != netip.IPv6Loopback() {
+		if !r.carried() {
 			out = append(out, r.binding)
 		}
 	}
@@ -62,9 +62,9 @@ type wish struct {
 }
 
 // allocate reserves all ports asked for, or none. It returns them also as inspect
-// shows them.
-func (t *portTable) allocate(holder string, asked network.PortMap, l *link) ([]*reservation, network.PortMap, error) {
-	wishes, shown, err := t.parse(asked)
+// shows them. If they lead nowhere, none is published.
+func (t *portTable) allocate(holder string, asked network.PortMap, l target) ([]*reservation, network.PortMap, error) {
+	wishes, shown, err := t.parse(asked, l)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -89,7 +89,7 @@ func (t *portTable) allocate(holder string, asked network.PortMap, l *link) ([]*
 
 // parse makes the bindings out. Those with a certain port come first, so that no
 // ephemeral one takes it from them.
-func (t *portTable) parse(asked network.PortMap) ([]wish, network.PortMap, error) {
+func (t *portTable) parse(asked network.PortMap, l target) ([]wish, network.PortMap, error) {
 	var list []wish
 	shown := network.PortMap{}
 	for port, bindings := range asked {
@@ -105,9 +105,12 @@ func (t *portTable) parse(asked network.PortMap) ([]wish, network.PortMap, error
 			if err != nil {
 				return nil, nil, runner.Errorf(runner.ErrInvalid, "invalid port specification: %q", b.HostPort)
 			}
-			addrs, err := t.hostAddrs(b.HostIP)
+			addrs, err := t.hostAddrs(b.HostIP, l)
 			if err != nil {
 				return nil, nil, err
+			}
+			if addrs = l.reachable(addrs, proto); len(addrs) == 0 {
+				continue
 			}
 			list = append(list, wish{port: port, proto: proto, addrs: addrs, from: from, to: to})
 		}
@@ -148,9 +151,29 @@ func hostPorts(s string) (from, to uint16, err error) {
 	return uint16(a), uint16(b), err
 }
 
+// reachable leaves the addresses from which a port can lead to the target: SCTP
+// cannot be carried from one family to the other.
+func (l target) reachable(addrs []netip.Addr, proto uint8) []netip.Addr {
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+		to := l.of(a)
+		return !to.IsValid() || proto == unix.IPPROTO_SCTP && to.Is4() != a.Is4()
+	})
+}
+
+// of returns where what comes to an address of the host goes: to the target's
+// address of the same family, or the only one it has.
+func (l target) of(host netip.Addr) netip.Addr {
+	if host.Is4() && l.v4.IsValid() || !l.v6.IsValid() {
+		return l.v4
+	}
+	return l.v6
+}
+
 // hostAddrs returns the addresses that a host address asked for stands for.
-func (t *portTable) hostAddrs(ip netip.Addr) ([]netip.Addr, error) {
+func (t *portTable) hostAddrs(ip netip.Addr, l target) ([]netip.Addr, error) {
 	switch ip = ip.Unmap(); {
+	case !ip.IsValid() && l.host.IsValid():
+		return []netip.Addr{l.host}, nil
 	case !ip.IsValid() && t.v6:
 		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
 	case !ip.IsValid():
@@ -164,7 +187,7 @@ func (t *portTable) hostAddrs(ip netip.Addr) ([]netip.Addr, error) {
 }
 
 // grant reserves the first port of a wish that is free at all its addresses.
-func (t *portTable) grant(w wish, holder string, l *link) ([]*reservation, error) {
+func (t *portTable) grant(w wish, holder string, l target) ([]*reservation, error) {
 	if w.from != 0 {
 		var first error
 		for port := int(w.from); port <= int(w.to); port++ {
@@ -198,18 +221,14 @@ func (t *portTable) grant(w wish, holder string, l *link) ([]*reservation, error
 var errTaken = errors.New("taken")
 
 // at is a wish at one of its addresses, not reserved yet.
-func (w wish) at(addr netip.Addr, port uint16, holder string, l *link) *reservation {
-	to := l.v4
-	if addr.Is6() {
-		to = l.v6
-	}
+func (w wish) at(addr netip.Addr, port uint16, holder string, l target) *reservation {
 	return &reservation{holder: holder, binding: binding{
-		proto: w.proto, host: netip.AddrPortFrom(addr, port), to: netip.AddrPortFrom(to, w.port.Num()),
+		proto: w.proto, host: netip.AddrPortFrom(addr, port), to: netip.AddrPortFrom(l.of(addr), w.port.Num()),
 	}}
 }
 
 // grantPort reserves a port at all addresses of a wish.
-func (t *portTable) grantPort(w wish, port uint16, holder string, l *link) (list []*reservation, err error) {
+func (t *portTable) grantPort(w wish, port uint16, holder string, l target) (list []*reservation, err error) {
 	for _, addr := range w.addrs {
 		r := w.at(addr, port, holder, l)
 		if other := t.holder(r); other != nil {
@@ -243,24 +262,25 @@ func (t *portTable) holder(r *reservation) *reservation {
 
 // adopt reserves the ports that a container has already. What cannot be bound is
 // in the table all the same, and among the errors.
-func (t *portTable) adopt(holder string, ports network.PortMap, l *link) (list []*reservation, errs []error) {
+func (t *portTable) adopt(holder string, ports network.PortMap, l target) (list []*reservation, errs []error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for port, shown := range ports {
 		for _, b := range shown {
-			wishes, _, err := t.parse(network.PortMap{port: {b}})
+			wishes, _, err := t.parse(network.PortMap{port: {b}}, l)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			w := wishes[0]
-			for _, addr := range w.addrs {
-				r := w.at(addr, w.from, holder, l)
-				if r.hold, err = reserve(r.binding); err != nil {
-					errs = append(errs, err)
+			for _, w := range wishes { // one, or none if it leads nowhere
+				for _, addr := range w.addrs {
+					r := w.at(addr, w.from, holder, l)
+					if r.hold, err = reserve(r.binding); err != nil {
+						errs = append(errs, err)
+					}
+					t.held[r.key()] = append(t.held[r.key()], r)
+					list = append(list, r)
 				}
-				t.held[r.key()] = append(t.held[r.key()], r)
-				list = append(list, r)
 			}
 		}
 	}

@@ -8,32 +8,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hold keeps a port of the host from its programs, and serves [::1].
+// hold keeps a port of the host from its programs, and serves what no rule can.
 type hold struct {
 	fd      int // bound, not listening; -1: none
 	forward io.Closer
 }
 
+// carried says whether this process carries what comes to the binding, rather than
+// a rule: from [::1], or from one family of addresses to the other.
+func (b binding) carried() bool {
+	return b.host.Addr() == netip.IPv6Loopback() || b.host.Addr().Is4() != b.to.Addr().Is4()
+}
+
 // reserve binds a port. An error of a port that is taken names who has it.
 func reserve(b binding) (*hold, error) {
 	h := &hold{fd: -1}
-	if b.host.Addr() != netip.IPv6Loopback() { // there the forwarder's own socket holds it
+	if !b.carried() { // there the forwarder's own socket holds it
 		fd, err := bind(b)
 		if err != nil {
 			return nil, inUse(b, err)
 		}
 		h.fd = fd
 	}
-	if err := h.serveLoopback(b); err != nil {
+	if err := h.serve(b); err != nil {
 		h.close()
 		return nil, inUse(b, err)
 	}
 	return h, nil
 }
 
-// serveLoopback starts the forwarder of [::1] where the binding includes it.
-func (h *hold) serveLoopback(b binding) (err error) {
-	if b.host.Addr() != netip.IPv6Loopback() && b.host.Addr() != netip.IPv6Unspecified() {
+// serve starts the forwarder of a binding that is carried, or of [::1] where it is
+// included.
+func (h *hold) serve(b binding) (err error) {
+	at := b.host
+	switch {
+	case b.carried():
+	case b.host.Addr() == netip.IPv6Unspecified():
+		at = netip.AddrPortFrom(netip.IPv6Loopback(), at.Port())
+	default:
 		return nil
 	}
 	if b.proto != unix.IPPROTO_TCP && b.proto != unix.IPPROTO_UDP {
@@ -52,11 +64,11 @@ func (h *hold) serveLoopback(b binding) (err error) {
 		}()
 	}
 	if b.proto == unix.IPPROTO_TCP {
-		h.forward, err = forwardTCP(b.host.Port(), b.to)
+		h.forward, err = forwardTCP(at, b.to)
 	} else {
-		h.forward, err = forwardUDP(b.host.Port(), b.to)
+		h.forward, err = forwardUDP(at, b.to, h.fd >= 0)
 	}
-	if h.fd >= 0 && errors.Is(err, unix.EADDRNOTAVAIL) {
+	if at.Addr().IsLoopback() && h.fd >= 0 && errors.Is(err, unix.EADDRNOTAVAIL) {
 		return nil // IPv6 is switched off for lo: there is no ::1
 	}
 	return err

@@ -3,7 +3,9 @@ package network
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/moby/moby/api/types/network"
 )
@@ -30,48 +32,60 @@ func (m *Manager) Restore(ctx context.Context, alive []Attached) error {
 // adopt takes over one container.
 func (m *Manager) adopt(at Attached) {
 	log := m.log.With("container", at.Name)
-	a := &attachment{id: at.ContainerID, name: at.Name, endpoint: at.Endpoint}
-	es := at.Endpoint.Networks[network.NetworkBridge]
-	if es != nil {
-		a.link = &link{v4: es.IPAddress, v6: es.GlobalIPv6Address}
-		if len(es.EndpointID) >= 7 {
-			a.link.name = m.linkName(es.EndpointID)
-		}
-	}
+	a := &attachment{id: at.ContainerID, name: at.Name, hostname: at.Hostname, ports: at.Endpoint.Ports}
 	m.mu.Lock()
 	if _, ok := m.attached[a.id]; ok {
 		m.mu.Unlock()
 		return
 	}
 	m.attached[a.id] = a
-	if es != nil {
-		m.bridge.adopt(a.link, at.Name, log.Warn)
+	for _, name := range slices.Sorted(maps.Keys(at.Endpoint.Networks)) {
+		es := at.Endpoint.Networks[name]
+		n := m.find(name)
+		if n == nil || es == nil {
+			log.Warn("the network of a running container is gone", "network", name)
+			continue
+		}
+		ep := m.adoptEndpoint(n, a, es, log.Warn)
+		a.endpoints = append(a.endpoints, ep)
 	}
 	m.mu.Unlock()
-	if es != nil {
-		var errs []error
-		a.reserved, errs = m.ports.adopt(at.Name, at.Endpoint.Ports, a.link)
-		for _, err := range errs {
-			log.Warn("a published port is not bound on the host", "error", err)
-		}
-		m.rules.adopt(bindings(a.reserved))
-	}
-}
-
-// adopt marks addresses as used. It must be called with the manager locked.
-func (b *bridge) adopt(l *link, holder string, warn func(string, ...any)) {
-	if err := b.v4.take(l.v4, holder); err != nil {
-		warn("address of a running container", "error", err)
-	} else if b.v4.last.Less(l.v4) {
-		b.v4.last = l.v4
-	}
-	if b.v6 == nil || !l.v6.IsValid() {
-		l.v6 = netip.Addr{}
+	if !a.plugged() {
 		return
 	}
-	if err := b.v6.take(l.v6, holder); err != nil {
-		warn("address of a running container", "error", err)
+	a.target = targetOf(a.endpoints)
+	var errs []error
+	a.reserved, errs = m.ports.adopt(at.Name, at.Endpoint.Ports, a.target)
+	for _, err := range errs {
+		log.Warn("a published port is not bound on the host", "error", err)
 	}
+	m.rules.adopt(bindings(a.reserved))
+}
+
+// adoptEndpoint takes over a container's place in a network. The manager must be
+// locked.
+func (m *Manager) adoptEndpoint(n *lan, a *attachment, es *network.EndpointSettings, warn func(string, ...any)) *endpoint {
+	ep := &endpoint{lan: n, holder: a.id, name: a.name, settings: es}
+	n.endpoints[a.id] = ep
+	n.names.add(ep)
+	if !n.wired() {
+		return ep
+	}
+	ep.link = &link{}
+	if len(es.EndpointID) >= 7 {
+		ep.link.name = m.linkName(es.EndpointID)
+	}
+	mark := func(addr netip.Addr, p *pool) netip.Addr {
+		if !addr.IsValid() || p == nil {
+			return netip.Addr{}
+		}
+		if err := p.adopt(addr, a.name); err != nil {
+			warn("address of a running container", "error", err)
+		}
+		return addr
+	}
+	ep.link.v4, ep.link.v6 = mark(es.IPAddress, n.v4), mark(es.GlobalIPv6Address, n.v6)
+	return ep
 }
 
 // clearLinks deletes the interfaces of this instance that no container has.
@@ -83,8 +97,10 @@ func (m *Manager) clearLinks() error {
 	keep := map[string]bool{}
 	m.mu.Lock()
 	for _, a := range m.attached {
-		if a.onBridge() {
-			keep[a.link.name] = true
+		for _, ep := range a.endpoints {
+			if ep.link != nil {
+				keep[ep.link.name] = true
+			}
 		}
 	}
 	m.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -49,7 +50,7 @@ func TestRestoreAfterCrash(t *testing.T) {
 	})
 	o.Subnet = netip.Prefix{}
 	next := openManager(t, o)
-	if next.bridge.record != m.bridge.record {
+	if !reflect.DeepEqual(next.bridge.record, m.bridge.record) {
 		t.Errorf("the network was %+v, and is %+v", m.bridge.record, next.bridge.record)
 	}
 	check(t, []reach{{"before Restore", nil, "", "127.0.0.1:8081", "dead0"}})
@@ -351,8 +352,8 @@ func TestWishes(t *testing.T) {
 		"no configured subnet contains IP address": {IPAMConfig: ip("10.92.0.1", "")},
 		"the gateway":                              {IPAMConfig: ip("10.91.0.1", "")},
 		"network-scoped aliases":                   {Aliases: []string{"a"}},
-		"links":                                    {Links: []string{"a"}},
-		"driver options":                           {DriverOpts: map[string]string{"a": "b"}},
+		"links of an endpoint":                     {Links: []string{"a"}},
+		"unknown driver option":                    {DriverOpts: map[string]string{"a": "b"}},
 	} {
 		before := len(m.bridge.v4.used) + len(m.bridge.v6.used)
 		if _, err := try("third", es); err == nil || !strings.Contains(err.Error(), text) {

@@ -2,6 +2,8 @@ package network
 
 import (
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"sync"
 
@@ -18,8 +20,17 @@ type binding struct {
 	to    netip.AddrPort
 }
 
+// segment is what rules know of a network that has a bridge.
+type segment struct {
+	bridge     string // name of the interface
+	subnets    []netip.Prefix
+	isolated   bool // its containers do not reach each other
+	internal   bool // nothing goes in or out
+	masquerade bool // what goes out has the host's address
+}
+
 // rules is the nftables table of an instance: chains that do not change, and sets
-// and maps whose elements are bridges and bindings. What it should hold is in
+// and maps whose elements are networks and bindings. What it should hold is in
 // memory too, so that it can be made again at any time, in one transaction.
 type rules struct {
 	name string
@@ -27,13 +38,13 @@ type rules struct {
 
 	mu       sync.Mutex
 	conn     *nftables.Conn
-	bridges  []*bridge
+	segments map[string]segment // by the bridge
 	bindings map[binding]struct{}
 }
 
 // openRules opens a socket; it changes nothing yet.
 func openRules(name string) (*rules, error) {
-	r := &rules{name: name, bindings: map[binding]struct{}{}}
+	r := &rules{name: name, segments: map[string]segment{}, bindings: map[binding]struct{}{}}
 	var err error
 	r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		// A table of thousands of ports is one message.
@@ -119,6 +130,42 @@ func (r *rules) deleteTable() {
 	r.conn.DelTable(t)
 }
 
+// open adds a network in one transaction.
+func (r *rules) open(s segment) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.segments[s.bridge] = s
+	t := layout(r.name)
+	err := r.change(maps.All(t.members(s)), r.conn.SetAddElements)
+	if err != nil {
+		err = r.rebuildLocked()
+	}
+	if err != nil {
+		delete(r.segments, s.bridge)
+	}
+	return err
+}
+
+// expect adds a network to what the table should hold, for the next rebuild.
+func (r *rules) expect(s segment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.segments[s.bridge] = s
+}
+
+// shut removes a network in one transaction.
+func (r *rules) shut(s segment) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.segments, s.bridge)
+	t := layout(r.name)
+	err := r.change(maps.All(t.members(s)), r.conn.SetDeleteElements)
+	if err != nil {
+		err = r.rebuildLocked()
+	}
+	return err
+}
+
 // publish adds bindings in one transaction. The time it takes does not depend on
 // how many there are.
 func (r *rules) publish(list []binding) error {
@@ -131,7 +178,7 @@ func (r *rules) publish(list []binding) error {
 		r.bindings[b] = struct{}{}
 	}
 	// The table of an older version, or none, is replaced whole.
-	err := r.change(list, r.conn.SetAddElements)
+	err := r.change(layout(r.name).elements(list), r.conn.SetAddElements)
 	if err != nil {
 		err = r.rebuildLocked()
 	}
@@ -153,16 +200,15 @@ func (r *rules) withdraw(list []binding) error {
 	for _, b := range list {
 		delete(r.bindings, b)
 	}
-	err := r.change(list, r.conn.SetDeleteElements)
+	err := r.change(layout(r.name).elements(list), r.conn.SetDeleteElements)
 	if err != nil {
 		err = r.rebuildLocked()
 	}
 	return err
 }
 
-func (r *rules) change(list []binding, f func(*nftables.Set, []nftables.SetElement) error) error {
-	t := layout(r.name)
-	for set, elements := range t.elements(list) {
+func (r *rules) change(changes iter.Seq2[*nftables.Set, []nftables.SetElement], f func(*nftables.Set, []nftables.SetElement) error) error {
+	for set, elements := range changes {
 		if err := f(set, elements); err != nil {
 			return err
 		}

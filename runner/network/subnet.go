@@ -2,8 +2,9 @@ package network
 
 import (
 	"crypto/rand"
-	"errors"
 	"net/netip"
+
+	"github.com/berth-registry/berth/runner"
 )
 
 // candidates returns the subnets that a network may be given, the preferred
@@ -27,7 +28,7 @@ func chooseSubnet(inUse []netip.Prefix) (netip.Prefix, error) {
 			return p, nil
 		}
 	}
-	return netip.Prefix{}, errors.New("no subnet is free for the bridge network: every one of 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/20 to 192.168.240.0/20 overlaps with a route of this host; configure one")
+	return netip.Prefix{}, runner.Errorf(runner.ErrForbidden, "all predefined address pools have been fully subnetted: every one of 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/20 to 192.168.240.0/20 overlaps with another network or a route of this host; give a subnet")
 }
 
 // overlaps says whether a prefix shares addresses with one in use. Default routes

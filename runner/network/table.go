@@ -15,8 +15,10 @@ import (
 //
 //	set bridges   { type ifname }                   the bridges of this instance
 //	set inside    { type ifname . ifname }          (bridge, bridge): within one network
-//	set subnets4  { type ipv4_addr; interval }
-//	set subnets6  { type ipv6_addr; interval }
+//	set internal  { type ifname }                   bridges of internal networks
+//	set subnets4  { type ipv4_addr; interval }      of all networks
+//	set masked4   { type ipv4_addr; interval }      of those that go out under the host's address
+//	set subnets6, masked6 likewise
 //	map ports4    { type inet_proto . inet_service : ipv4_addr . inet_service }
 //	map binds4    { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
 //	map ports6, binds6 likewise
@@ -32,29 +34,32 @@ import (
 //	                    dnat ip to meta l4proto . th dport map @ports4
 //	                    and the same for ip6 }
 //	chain forward     { type filter hook forward priority filter
-//	                    oifname != @bridges accept
+//	                    oifname != @bridges iifname != @internal accept
 //	                    ct state established,related accept
 //	                    iifname . oifname @inside accept
+//	                    iifname @internal drop
+//	                    oifname @internal drop
 //	                    ct status dnat accept
 //	                    drop }
 //	chain postrouting { type nat hook postrouting priority srcnat
 //	                    oifname @bridges ip saddr 127.0.0.0/8 masquerade
 //	                    oifname @bridges ct status dnat ip saddr @subnets4 masquerade
-//	                    oifname != @bridges ip saddr @subnets4 masquerade
+//	                    oifname != @bridges ip saddr @masked4 masquerade
 //	                    and the last two for ip6 }
 //
 // A network is an element of the sets, a published port one of a map: however
 // many there are, a packet is looked up once in each.
 type table struct {
 	*nftables.Table
-	bridges, inside *nftables.Set
-	v4, v6          familySets
+	bridges, inside, internal *nftables.Set
+	v4, v6                    familySets
 }
 
 // familySets are the sets of one family of addresses.
 type familySets struct {
 	ipFamily
 	subnets *nftables.Set
+	masked  *nftables.Set
 	ports   *nftables.Set // of every address of the host
 	binds   *nftables.Set // of one
 }
@@ -76,6 +81,7 @@ func layout(name string) table {
 		return familySets{
 			ipFamily: f,
 			subnets:  &nftables.Set{Table: t, Name: "subnets" + f.suffix, Interval: true, KeyType: f.addr},
+			masked:   &nftables.Set{Table: t, Name: "masked" + f.suffix, Interval: true, KeyType: f.addr},
 			ports: &nftables.Set{
 				Table: t, Name: "ports" + f.suffix, IsMap: true, Concatenation: true,
 				KeyType: nftables.MustConcatSetType(port...), DataType: target,
@@ -87,8 +93,9 @@ func layout(name string) table {
 		}
 	}
 	l := table{
-		Table:   t,
-		bridges: &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
+		Table:    t,
+		bridges:  &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
+		internal: &nftables.Set{Table: t, Name: "internal", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
 		inside: &nftables.Set{
 			Table: t, Name: "inside", Concatenation: true,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIFName),
@@ -105,10 +112,36 @@ func layout(name string) table {
 
 func (t table) sets() []*nftables.Set {
 	return []*nftables.Set{
-		t.bridges, t.inside,
-		t.v4.subnets, t.v4.ports, t.v4.binds,
-		t.v6.subnets, t.v6.ports, t.v6.binds,
+		t.bridges, t.inside, t.internal,
+		t.v4.subnets, t.v4.masked, t.v4.ports, t.v4.binds,
+		t.v6.subnets, t.v6.masked, t.v6.ports, t.v6.binds,
 	}
+}
+
+// members returns networks as elements of the sets they belong to.
+func (t table) members(list ...segment) map[*nftables.Set][]nftables.SetElement {
+	sets := map[*nftables.Set][]nftables.SetElement{}
+	for _, s := range list {
+		name := ifname(s.bridge)
+		sets[t.bridges] = append(sets[t.bridges], nftables.SetElement{Key: name})
+		if !s.isolated {
+			sets[t.inside] = append(sets[t.inside], nftables.SetElement{Key: concat(name, name)})
+		}
+		if s.internal {
+			sets[t.internal] = append(sets[t.internal], nftables.SetElement{Key: name})
+		}
+		for _, subnet := range s.subnets {
+			family := t.v6
+			if subnet.Addr().Is4() {
+				family = t.v4
+			}
+			sets[family.subnets] = append(sets[family.subnets], interval(subnet)...)
+			if s.masquerade && !s.internal {
+				sets[family.masked] = append(sets[family.masked], interval(subnet)...)
+			}
+		}
+	}
+	return sets
 }
 
 // elements returns the bindings as elements of the maps they belong to.
@@ -133,14 +166,19 @@ func (t table) elements(list []binding) iter.Seq2[*nftables.Set, []nftables.SetE
 	}
 	return func(yield func(*nftables.Set, []nftables.SetElement) bool) {
 		for set, elements := range maps {
-			// The length of a list of elements is a number of 16 bits.
-			for chunk := range slices.Chunk(elements, 256) {
+			for chunk := range chunks(elements) {
 				if !yield(set, chunk) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// chunks splits a list of elements, whose length is a number of 16 bits in a
+// message. Both ends of an interval are in one.
+func chunks(list []nftables.SetElement) iter.Seq[[]nftables.SetElement] {
+	return slices.Chunk(list, 256)
 }
 
 // concat joins the parts of a concatenated key: each begins at a multiple of four

@@ -1,0 +1,201 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// Join connects a container that runs to one more network: req has that one alone,
+// and the ports asked for. It returns all that the container has then. If it fails,
+// the container is as before.
+func (m *Manager) Join(ctx context.Context, req Request) (Endpoint, error) {
+	list, err := m.check(req)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	a, err := m.running(req.ContainerID)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	if len(list) != 1 || !list[0].lan.wired() || !a.wired() {
+		return Endpoint{}, runner.Errorf(runner.ErrInvalid, "container sharing network namespace with another container or host cannot be connected to any other network")
+	}
+	n := list[0].lan
+	if a.in(n) != nil {
+		return Endpoint{}, runner.Errorf(runner.ErrForbidden, "endpoint with name %s already exists in network %s", a.name, n.Name)
+	}
+	ep, err := m.enter(ctx, a, n, list[0].asked)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	if err := m.join(ctx, a, ep, req); err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.quit(ep)
+		return Endpoint{}, fmt.Errorf("connect container %s: %w", a.name, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n.names.add(ep)
+	return a.given(), nil
+}
+
+// running returns what a connected container has.
+func (m *Manager) running(id string) (*attachment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a := m.attached[id]; a != nil {
+		return a, nil
+	}
+	return nil, runner.Errorf(runner.ErrConflict, "container %s is not running", id)
+}
+
+// wired says whether the container is in no network without interfaces.
+func (a *attachment) wired() bool {
+	return !slices.ContainsFunc(a.endpoints, func(ep *endpoint) bool { return !ep.lan.wired() })
+}
+
+// join makes the interface of an endpoint, and moves default routes and ports where
+// they belong now. The endpoint is the container's if it succeeds.
+func (m *Manager) join(ctx context.Context, a *attachment, ep *endpoint, req Request) error {
+	in, err := openInside(req.NetNS)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	taken, err := in.names()
+	if err != nil {
+		return err
+	}
+	p, err := ep.plug(ifNameFor(ep, taken))
+	if err == nil {
+		err = p.connect(ctx, m.host, req.NetNS)
+	}
+	if err != nil {
+		return err
+	}
+	before := a.endpoints
+	m.set(a, append(slices.Clone(before), ep))
+	if err = m.settle(a, before, in, req.Ports); err != nil {
+		m.set(a, before)
+		err = errors.Join(err, m.cut(ep, req.NetNS), m.settle(a, append(slices.Clone(before), ep), in, req.Ports))
+	}
+	return err
+}
+
+func (m *Manager) set(a *attachment, list []*endpoint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a.endpoints = list
+}
+
+// Leave takes a container that runs out of a network, and returns what it has then.
+// Its ports are those asked for. Whatever else fails, it is out.
+func (m *Manager) Leave(_ context.Context, containerID, name string, ns *os.File, ports network.PortMap) (Endpoint, error) {
+	a, err := m.running(containerID)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	m.mu.Lock()
+	n := m.find(name)
+	m.mu.Unlock()
+	var ep *endpoint
+	if n != nil {
+		ep = a.in(n)
+	}
+	if ep == nil || ep.link == nil {
+		return Endpoint{}, runner.Errorf(runner.ErrForbidden, "container %s is not connected to network %s", containerID, name)
+	}
+	before, reserved, to := a.endpoints, a.reserved, a.target
+	m.mu.Lock()
+	n.names.remove(ep)
+	m.mu.Unlock()
+	m.set(a, slices.DeleteFunc(slices.Clone(before), func(o *endpoint) bool { return o == ep }))
+	err = m.cut(ep, ns)
+	in, ierr := openInside(ns)
+	if ierr == nil {
+		err = errors.Join(err, m.settle(a, before, in, ports))
+		in.Close()
+	}
+	if to != a.target {
+		m.forgetFlows(reserved, to, true)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.quit(ep)
+	if err = errors.Join(err, ierr); err != nil {
+		return a.given(), fmt.Errorf("disconnect container %s: %w", a.name, err)
+	}
+	return a.given(), nil
+}
+
+// settle brings default routes and ports of a container in line with its
+// endpoints, which were others before.
+func (m *Manager) settle(a *attachment, before []*endpoint, in guestNS, ports network.PortMap) error {
+	var errs []error
+	for _, v6 := range []bool{false, true} {
+		if ep := gateway(a.endpoints, v6); ep != gateway(before, v6) {
+			errs = append(errs, in.route(ep, v6))
+		}
+	}
+	if to := targetOf(a.endpoints); to != a.target || len(a.ports) == 0 {
+		asked := withPorts(ports, a.ports)
+		errs = append(errs, m.unpublish(a))
+		if err := m.publish(a, asked); err != nil {
+			errs = append(errs, err)
+			a.ports = network.PortMap{}
+		}
+		reserved := a.reserved
+		m.wg.Go(func() { m.forgetFlows(reserved, to, false) })
+	}
+	return errors.Join(errs...)
+}
+
+// route makes the default route of a family go by an endpoint; nil: there is none.
+func (in guestNS) route(ep *endpoint, v6 bool) error {
+	fam := netlink.FAMILY_V4
+	if v6 {
+		fam = netlink.FAMILY_V6
+	}
+	list, err := dump(func() ([]netlink.Route, error) { return in.RouteList(nil, fam) })
+	if err != nil {
+		return fmt.Errorf("list the container's routes: %w", err)
+	}
+	for _, r := range list {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() && isZero(r.Dst.Mask) {
+			if err := in.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("delete the container's default route: %w", err)
+			}
+		}
+	}
+	if ep == nil {
+		return nil
+	}
+	index, err := in.indexOf(ep)
+	if err != nil {
+		return err
+	}
+	r := netlink.Route{LinkIndex: index, Family: fam}
+	if addr, _ := ep.lan.gateway(v6); addr.IsValid() {
+		r.Gw = addr.AsSlice()
+	} else {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	if err := in.RouteAdd(&r); err != nil {
+		return fmt.Errorf("set the container's default route: %w", err)
+	}
+	return nil
+}
+
+func isZero(mask []byte) bool {
+	return !slices.ContainsFunc(mask, func(b byte) bool { return b != 0 })
+}
