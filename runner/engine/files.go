@@ -26,7 +26,7 @@ type tree struct {
 	within   string
 	readOnly bool
 	users    rootfs.IDs // who the owners of files are in the container
-	close    func()
+	close    func() // nil until it is all open, or for nothing but root
 }
 
 // openTree opens the tree that a path of a container lies on. Of a running
@@ -48,9 +48,9 @@ func (e *Engine) openTree(ctx context.Context, c *ctr, name string, write bool) 
 		_, t.readOnly = mountOf(rec, name)
 	case write:
 		release = func() {}
-		t, err = openStopped(rec, name, e.rootfsOf(rec))
+		t, err = e.openStopped(ctx, rec, name, e.rootfsOf(rec))
 	default:
-		t, err = openStopped(rec, name, e.readOnly(rec))
+		t, err = e.openStopped(ctx, rec, name, e.readOnly(rec))
 	}
 	if err != nil {
 		if t.root != nil {
@@ -60,8 +60,12 @@ func (e *Engine) openTree(ctx context.Context, c *ctr, name string, write bool) 
 		return tree{}, err
 	}
 	release()
+	unmount := t.close
 	t.close = func() {
 		t.root.Close()
+		if unmount != nil {
+			unmount()
+		}
 		if write && !st.Running() {
 			unlock()
 		}
@@ -103,25 +107,26 @@ func (e *Engine) alive(c *ctr, pid int) bool {
 }
 
 // openStopped opens a container's own tree, or the mount that a path lies on.
-func openStopped(rec *runner.Container, name string, own shim.Rootfs) (tree, error) {
+func (e *Engine) openStopped(ctx context.Context, rec *runner.Container, name string, own shim.Rootfs) (tree, error) {
 	m, ro := mountOf(rec, name)
 	if m == nil {
 		root, err := shim.OpenRootfs(own)
 		return tree{root: root, within: name, readOnly: ro}, err
 	}
-	root, err := os.Open(m.Source)
+	root, unmount, err := e.openMount(ctx, rec, *m)
 	if err != nil {
 		return tree{}, err
 	}
 	if info, err := root.Stat(); err != nil || !info.IsDir() {
 		root.Close()
+		unmount()
 		return tree{}, runner.Errorf(runner.ErrInvalid, "%s is a file mounted from the host: start the container to copy it", m.Destination)
 	}
 	within := "/" + strings.TrimPrefix(path.Clean("/"+name), path.Clean(m.Destination))
 	if strings.HasSuffix(name, "/.") {
 		within += "/."
 	}
-	return tree{root: root, within: within, readOnly: ro}, nil
+	return tree{root: root, within: within, readOnly: ro, close: unmount}, nil
 }
 
 // mountOf returns the mount that a path lies on, or nil, and whether it may not

@@ -99,6 +99,32 @@ func (e *Engine) openSource(ctx context.Context, rec *runner.Container, m contai
 	}
 }
 
+// openMount opens a mount of a container that does not run. A volume is mounted
+// until unmount is called.
+func (e *Engine) openMount(ctx context.Context, rec *runner.Container, m container.MountPoint) (root *os.File, unmount func(), err error) {
+	unmount = func() {}
+	if m.Type == mount.TypeVolume {
+		user := "files " + newID()
+		unmount = func() {
+			if _, err := e.volumes.Unmount(user); err != nil {
+				e.log.ErrorContext(ctx, "unmount a volume", "volume", m.Name, "error", err)
+			}
+		}
+		if err := e.volumes.Mount(ctx, m.Name, user); err != nil {
+			return nil, nil, err
+		}
+	}
+	root, err = e.openSource(ctx, rec, m)
+	if root == nil && err == nil {
+		root, err = os.Open(m.Source)
+	}
+	if err != nil {
+		unmount()
+		return nil, nil, err
+	}
+	return root, unmount, nil
+}
+
 // unmountVolumes ends the use of volumes by a run of a container. It can be
 // repeated.
 func (e *Engine) unmountVolumes(ctx context.Context, id string) {
