@@ -96,7 +96,7 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 
-	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8)}
+	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded}
 	s.metrics = daemon.Operations(newMetrics(e), s.ready)
 	defer s.close()
 	if err := s.listen(ctx, api.New(e, api.Options{Log: log, Version: version})); err != nil {
@@ -150,6 +150,7 @@ type server struct {
 	metrics  http.Handler
 	servers  []*http.Server
 	failed   chan error
+	reloaded func(changed []string) // is told of keys that have changed
 	stopping atomic.Bool
 }
 
@@ -226,6 +227,7 @@ func (s *server) reload(ctx context.Context) {
 	s.level.Set(cfg.Log.Level)
 	s.cfg.Log.Level = cfg.Log.Level
 	s.log.InfoContext(ctx, "configuration reloaded", "changed", changed)
+	s.reloaded(changed)
 	if len(needRestart) > 0 {
 		s.log.WarnContext(ctx, "changed keys that need a restart", "keys", needRestart)
 	}

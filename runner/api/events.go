@@ -12,6 +12,11 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
+// eventFilters are those of Docker's documentation.
+var eventFilters = []string{
+	"config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret", "service", "type", "volume",
+}
+
 // events sends a line for each event until the client has enough.
 func (x *exchange) events() error {
 	since, err := x.moment("since")
@@ -27,6 +32,9 @@ func (x *exchange) events() error {
 	}
 	filters, err := x.filters()
 	if err != nil {
+		return err
+	}
+	if err := filters.Allow(eventFilters...); err != nil {
 		return err
 	}
 	ctx := x.r.Context()

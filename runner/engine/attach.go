@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -216,6 +217,6 @@ func (e *Engine) ResizeContainer(ctx context.Context, ref string, height, width 
 	if err := e.shim.Resize(ctx, c.id, "", height, width); err != nil {
 		return err
 	}
-	e.containerEvent(c, events.ActionResize)
+	e.containerEvent(c, events.ActionResize, "height", strconv.Itoa(int(height)), "width", strconv.Itoa(int(width)))
 	return nil
 }

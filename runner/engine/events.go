@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"maps"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -26,19 +27,29 @@ type eventLog struct {
 	kept      []events.Message // the oldest first
 	size      int              // bytes of those
 	listeners map[chan events.Message]struct{}
+	counts    map[EventKind]uint64 // of all that there were
 	closed    bool
 }
 
+// EventKind is what events are counted by: an action without what may follow it
+// after a colon.
+type EventKind struct {
+	Type   events.Type
+	Action string
+}
+
 func newEventLog() *eventLog {
-	return &eventLog{listeners: map[chan events.Message]struct{}{}}
+	return &eventLog{listeners: map[chan events.Message]struct{}{}, counts: map[EventKind]uint64{}}
 }
 
 func (l *eventLog) publish(m events.Message) {
 	now := time.Now()
 	m.Scope = "local"
 	m.Time, m.TimeNano = now.Unix(), now.UnixNano()
+	action, _, _ := strings.Cut(string(m.Action), ":")
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.counts[EventKind{m.Type, action}]++
 	l.kept = append(l.kept, m)
 	l.size += eventSize(m)
 	for len(l.kept) > eventsKept || l.size > eventsSize {
@@ -98,6 +109,12 @@ func (l *eventLog) count() int {
 	return len(l.listeners)
 }
 
+func (l *eventLog) counted() map[EventKind]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.counts)
+}
+
 func (l *eventLog) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,50 +161,6 @@ func (e *Engine) Events(ctx context.Context, since, until time.Time, filters run
 	}
 }
 
-// eventMatches says whether an event is one that the filters of `docker events`
-// let through.
-func eventMatches(f runner.Filters, m events.Message) bool {
-	name := m.Actor.Attributes["name"]
-	named := func(t events.Type, keys ...string) func(string) bool {
-		return func(want string) bool {
-			if m.Type != t || want == "" {
-				return false
-			}
-			for _, key := range keys {
-				if m.Actor.Attributes[key] == want {
-					return true
-				}
-			}
-			return strings.HasPrefix(m.Actor.ID, want)
-		}
-	}
-	action := func(want string) bool {
-		whole := string(m.Action)
-		short, _, _ := strings.Cut(whole, ":")
-		return want == whole || want == short
-	}
-	image := func(want string) bool {
-		ref := m.Actor.Attributes["image"]
-		if m.Type == events.ImageEventType {
-			ref = name
-		}
-		repo := ref
-		if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
-			repo = ref[:i]
-		}
-		return want == ref || want == repo || m.Type == events.ImageEventType && strings.HasPrefix(m.Actor.ID, want)
-	}
-	return f.Match("type", string(m.Type)) &&
-		f.Match("scope", m.Scope) &&
-		f.MatchFunc("event", action) &&
-		f.MatchFunc("container", named(events.ContainerEventType, "name")) &&
-		f.MatchFunc("network", named(events.NetworkEventType, "name")) &&
-		f.MatchFunc("volume", named(events.VolumeEventType)) &&
-		f.MatchFunc("daemon", named(events.DaemonEventType, "name")) &&
-		f.MatchFunc("image", image) &&
-		f.MatchLabels("label", m.Actor.Attributes)
-}
-
 // containerEvent tells of a container, with further attributes as key and value
 // in turn.
 func (e *Engine) containerEvent(c *ctr, action events.Action, extra ...string) {
@@ -212,5 +185,18 @@ func (e *Engine) imageEvent(action events.Action, ref string, attrs map[string]s
 	e.events.publish(events.Message{
 		Type: events.ImageEventType, Action: action,
 		Actor: events.Actor{ID: ref, Attributes: attrs},
+	})
+}
+
+// Reloaded tells that the configuration was read again, and which of its keys
+// have changed.
+func (e *Engine) Reloaded(changed []string) {
+	attrs := map[string]string{"changed": strings.Join(changed, " ")}
+	if name, err := os.Hostname(); err == nil {
+		attrs["name"] = name
+	}
+	e.events.publish(events.Message{
+		Type: events.DaemonEventType, Action: events.ActionReload,
+		Actor: events.Actor{ID: e.instance, Attributes: attrs},
 	})
 }

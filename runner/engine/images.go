@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/registry"
 
@@ -148,7 +149,12 @@ func (e *Engine) pushOne(ctx context.Context, repo *remote.Repo, ref reference.N
 	}, e.images, progress); err != nil {
 		return err
 	}
-	return e.images.Pushed(ctx, ref, img)
+	if err := e.images.Pushed(ctx, ref, img); err != nil {
+		return err
+	}
+	name := e.images.Familiar(ref)
+	e.imageEvent(events.ActionPush, name, map[string]string{"name": name})
+	return nil
 }
 
 // SearchImages implements runner/api's ImageTransfers.

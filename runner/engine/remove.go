@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strconv"
 	"syscall"
 
 	"github.com/moby/moby/api/types/container"
@@ -139,5 +140,9 @@ func (e *Engine) PruneContainers(ctx context.Context, filters runner.Filters) (c
 			return report, err
 		}
 	}
+	e.events.publish(events.Message{
+		Type: events.ContainerEventType, Action: events.ActionPrune,
+		Actor: events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)}},
+	})
 	return report, nil
 }
