@@ -1,0 +1,138 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Sweep clears what the steps of a process that was killed have left: containers,
+// mounts, cgroups and their bundles. It is to be called once at the beginning,
+// whether or not anything is built, and costs nothing if nothing was.
+func Sweep(ctx context.Context, o Options) error {
+	if _, err := os.Stat(o.Run); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	bundles, err := filepath.Glob(filepath.Join(o.Run, "executor", "*", "config.json"))
+	if err != nil {
+		return err
+	}
+	for _, config := range bundles {
+		id := filepath.Base(filepath.Dir(config))
+		// It may have ended by itself, and the next lines tell if it has not.
+		_ = exec.CommandContext(ctx, filepath.Join(o.Run, "runtime"), "delete", "--force", id).Run() //nolint:gosec // our own script
+	}
+	if err := unmountAll(o); err != nil {
+		return err
+	}
+	return removeRun(o)
+}
+
+// unmountAll unmounts what is below Run, and what BuildKit has mounted of the
+// cache where temporary files are.
+func unmountAll(o Options) error {
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return err
+	}
+	dev, inFS := placeOf(all, o.Root)
+	ours := func(m *mountinfo.Info) bool {
+		if strings.HasPrefix(m.Mountpoint, o.Run+"/") {
+			return true
+		}
+		if !strings.HasPrefix(filepath.Base(m.Mountpoint), "buildkit-mount") {
+			return false
+		}
+		return strings.Contains(m.VFSOptions, "="+o.Root+"/") || strings.Contains(m.VFSOptions, ":"+o.Root+"/") ||
+			fmt.Sprint(m.Major, ":", m.Minor) == dev && strings.HasPrefix(m.Root, inFS+"/")
+	}
+	for _, m := range slices.Backward(all) {
+		if !ours(m) {
+			continue
+		}
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
+		}
+		_ = os.Remove(m.Mountpoint) // what is not empty was not ours alone
+	}
+	return nil
+}
+
+// placeOf is the device of a directory, and its path in the file system there.
+func placeOf(all []*mountinfo.Info, dir string) (dev, path string) {
+	longest := -1
+	for _, m := range all {
+		if rel, err := filepath.Rel(m.Mountpoint, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") && len(m.Mountpoint) >= longest {
+			longest = len(m.Mountpoint)
+			dev, path = fmt.Sprint(m.Major, ":", m.Minor), filepath.Join(m.Root, rel)
+		}
+	}
+	return dev, path
+}
+
+// removeRun removes what is below Run, and the cgroups of steps.
+func removeRun(o Options) error {
+	below := filepath.Join(o.CgroupParent, "buildkit")
+	for _, dir := range cgroups(below) {
+		if err := killCgroup(dir); err != nil {
+			return err
+		}
+	}
+	removeCgroup(below)
+	return os.RemoveAll(o.Run)
+}
+
+// killCgroup ends what is left in the cgroups below a directory, and removes
+// them.
+func killCgroup(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if !d.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, d.Name())
+		for range 200 {
+			err = unix.Rmdir(path)
+			if !errors.Is(err, unix.EBUSY) {
+				break
+			}
+			killProcs(path)
+			time.Sleep(5 * time.Millisecond) // the kernel tells nobody when a cgroup is empty
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove the cgroup of a step: %w", err)
+		}
+	}
+	return nil
+}
+
+func killProcs(dir string) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return // it has gone
+	}
+	for pid := range strings.FieldsSeq(string(text)) {
+		var n int
+		if _, err := fmt.Sscan(pid, &n); err == nil && n > 1 {
+			_ = unix.Kill(n, unix.SIGKILL)
+		}
+	}
+}
