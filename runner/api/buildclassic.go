@@ -48,7 +48,7 @@ func (x *exchange) runClassic(req runner.BuildRequest, p runner.Progress) (image
 	if err != nil {
 		return "", err
 	}
-	b := &classicBuild{req: req, p: p, removals: x.isSetOr("rm", true) || x.isSet("forcerm"), cancel: cancel}
+	b := &classicBuild{req: req, p: p, removals: x.isSetOrAbsent("rm") || x.isSet("forcerm"), cancel: cancel}
 	if source != nil {
 		defer source.Close()
 		plain, err := unpacked(source)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"path"
-	"strings"
 
 	"github.com/moby/go-archive/compression"
 
@@ -13,7 +12,8 @@ import (
 )
 
 const (
-	dockerfileName = "Dockerfile"
+	dockerfileName      = "Dockerfile"
+	lowerDockerfileName = "dockerfile"
 	// maxDockerfile is what of a Dockerfile is held in memory.
 	maxDockerfile = 4 << 20
 )
@@ -113,7 +113,7 @@ func findDockerfile(r io.Reader, name string) (foundFile, error) {
 		switch entry := contextPath(h.Name); {
 		case entry == name:
 			into = &found
-		case name == dockerfileName && entry == strings.ToLower(dockerfileName):
+		case name == dockerfileName && entry == lowerDockerfileName:
 			into = &lower
 		default:
 			continue

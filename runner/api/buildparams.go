@@ -48,7 +48,8 @@ func (x *exchange) buildRequest() (runner.BuildRequest, error) {
 	if err := x.buildLimits(&req); err != nil {
 		return req, err
 	}
-	return req, x.buildValues(&req)
+	err = x.buildValues(&req)
+	return req, err
 }
 
 // buildLimits reads what the steps of the build may take.

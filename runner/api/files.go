@@ -101,7 +101,7 @@ func (x *exchange) commit() error {
 	id, err := x.engine.CommitContainer(x.r.Context(), runner.CommitRequest{
 		Container: x.q.Get("container"), Repo: repo, Tag: tag,
 		Author: x.q.Get("author"), Comment: x.q.Get("comment"),
-		Pause: x.isSetOr("pause", true), Changes: x.q["changes"], Config: config,
+		Pause: x.isSetOrAbsent("pause"), Changes: x.q["changes"], Config: config,
 	})
 	if err != nil {
 		return err

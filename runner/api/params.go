@@ -39,12 +39,8 @@ func (x *exchange) isSet(key string) bool {
 	return true
 }
 
-func (x *exchange) isSetOr(key string, otherwise bool) bool {
-	if !x.q.Has(key) {
-		return otherwise
-	}
-	return x.isSet(key)
-}
+// isSetOrAbsent reads a boolean of the query that is true unless it is given.
+func (x *exchange) isSetOrAbsent(key string) bool { return !x.q.Has(key) || x.isSet(key) }
 
 // number reads a whole number of the query, which is 0 if it is not given.
 func (x *exchange) number(key string) (int, error) {

@@ -18,7 +18,7 @@ type Statistics interface {
 }
 
 func (x *exchange) containerStats() error {
-	opts := runner.StatsOptions{Stream: x.isSetOr("stream", true), OneShot: x.v.oneShot() && x.isSet("one-shot")}
+	opts := runner.StatsOptions{Stream: x.isSetOrAbsent("stream"), OneShot: x.v.oneShot() && x.isSet("one-shot")}
 	if opts.Stream && opts.OneShot {
 		return runner.Errorf(runner.ErrInvalid, "cannot have stream=true and one-shot=true")
 	}

@@ -181,7 +181,7 @@ func (x *exchange) loadImages() error {
 	if len(platforms) > 0 {
 		return runner.Errorf(runner.ErrNotImplemented, "loading single platforms of an image is not supported by Berth")
 	}
-	quiet := x.isSetOr("quiet", true)
+	quiet := x.isSetOrAbsent("quiet")
 	return x.withProgress(func(p runner.Progress) error {
 		return x.engine.LoadImages(x.r.Context(), x.r.Body, quiet, p)
 	})

@@ -66,7 +66,7 @@ func (b *build) steps(pairs ...string) *build {
 	return b
 }
 
-func (b *build) print(name string, stream int, text string) *build {
+func (b *build) prints(name string, stream int, text string) *build {
 	b.out.Update(&client.SolveStatus{Logs: []*client.VertexLog{{Vertex: digest.FromString(name), Stream: stream, Data: []byte(text)}}})
 	return b
 }
@@ -94,7 +94,7 @@ func TestSteps(t *testing.T) {
 	b.said("Step 1/8 : ARG V=1\nStep 2/8 : FROM busybox\n")
 	const run, cp = "[2/3] RUN echo hello &&   false", "[3/3] COPY f /f"
 	b.steps("[internal] load metadata for docker.io/library/busybox:latest", "done", from, "wait", run, "wait", cp, "wait")
-	b.steps(from, "done").steps(run, "run").print(run, 1, "hello\n").print(run, 2, "oh\n").steps(run, "done").steps(cp, "done")
+	b.steps(from, "done").steps(run, "run").prints(run, 1, "hello\n").prints(run, 2, "oh\n").steps(run, "done").steps(cp, "done")
 	b.out.Finish(image)
 	b.said(`Step 1/8 : ARG V=1
 Step 2/8 : FROM busybox
@@ -133,7 +133,7 @@ COPY --from=two /a /b
 	const from1, run1 = "[one 1/2] FROM docker.io/library/busybox", "[one 2/2] RUN make"
 	const run2, from3, dir3, copy3 = "[two 1/1] RUN more", "[stage-3 1/3] FROM docker.io/library/busybox", "[stage-3 2/3] WORKDIR /w", "[stage-3 3/3] COPY --from=two /a /b"
 	b.steps(from3, "done", dir3, "cached", from1, "done", run1, "run", run2, "wait", copy3, "wait")
-	b.print(run1, 1, "a").print(run1, 1, "b\n")
+	b.prints(run1, 1, "a").prints(run1, 1, "b\n")
 	b.said(`Step 1/7 : FROM busybox AS one
  ---> X
 Step 2/7 : RUN make
@@ -170,9 +170,9 @@ Step 7/7 : COPY --from=two /a /b
 func TestTriggers(t *testing.T) {
 	b := begin(t, "FROM base\nRUN own\n", classic.Options{})
 	const from, one, two, own = "[1/4] FROM docker.io/library/base@sha256:aaaaaaaaaaaa0", "[2/4] ONBUILD RUN one", "[3/4] ONBUILD RUN two", "[4/4] RUN own"
-	b.steps(from, "done", one, "run", two, "wait", own, "wait").print(one, 1, "1\n")
+	b.steps(from, "done", one, "run", two, "wait", own, "wait").prints(one, 1, "1\n")
 	b.said("Step 1/2 : FROM base\n1\n")
-	b.steps(one, "done", two, "run").print(two, 1, "2\n").steps(two, "done", own, "run").steps(own, "done")
+	b.steps(one, "done", two, "run").prints(two, 1, "2\n").steps(two, "done", own, "run").steps(own, "done")
 	b.out.Finish(image)
 	b.said("Step 1/2 : FROM base\n1\n2\n ---> aaaaaaaaaaaa\nStep 2/2 : RUN own\n ---> Running in X\n ---> Removed intermediate container X\n ---> feedfacefeed\n")
 }
@@ -180,7 +180,7 @@ func TestTriggers(t *testing.T) {
 // TestUnknown has a Dockerfile that only BuildKit has seen.
 func TestUnknown(t *testing.T) {
 	b := play(t, nil)
-	b.steps(from, "wait", "[2/3] RUN a", "wait").steps(from, "done", "[2/3] RUN a", "run").print("[2/3] RUN a", 1, "out\n")
+	b.steps(from, "wait", "[2/3] RUN a", "wait").steps(from, "done", "[2/3] RUN a", "run").prints("[2/3] RUN a", 1, "out\n")
 	b.steps("[2/3] RUN a", "done", "[3/3] COPY x y", "cached", "exporting to image", "done")
 	b.out.Finish(image)
 	b.said(`Step 1/3 : FROM docker.io/library/busybox:latest@sha256:aaaaaaaaaaaaaaaabbbb
@@ -199,7 +199,7 @@ Step 3/3 : COPY x y
 // TestFailed ends with what the step that failed has printed.
 func TestFailed(t *testing.T) {
 	b := begin(t, "FROM busybox\nRUN one\nRUN two\n", classic.Options{})
-	b.steps(from, "done", "[2/3] RUN one", "run").print("[2/3] RUN one", 1, "seen\n").steps("[2/3] RUN one", "fail", "[3/3] RUN two", "wait")
+	b.steps(from, "done", "[2/3] RUN one", "run").prints("[2/3] RUN one", 1, "seen\n").steps("[2/3] RUN one", "fail", "[3/3] RUN two", "wait")
 	b.said("Step 1/3 : FROM busybox\n ---> aaaaaaaaaaaa\nStep 2/3 : RUN one\n ---> Running in X\nseen\n")
 }
 
@@ -253,6 +253,6 @@ func FuzzOutput(f *testing.F) {
 		if err != nil {
 			plan = nil
 		}
-		play(t, plan).steps(one, "run", two, "cached").print(one, 1, "x").steps(one, "done").out.Finish(image)
+		play(t, plan).steps(one, "run", two, "cached").prints(one, 1, "x").steps(one, "done").out.Finish(image)
 	})
 }
