@@ -98,6 +98,7 @@ func (e *Engine) finish(ctx context.Context, c *ctr, x shim.Exit) error {
 		e.containerEvent(c, events.ActionOOM)
 	}
 	e.containerEvent(c, events.ActionDie, dieAttributes(st, x)...)
+	e.networkEvents(events.ActionDisconnect, rec, st)
 	c.notify()
 	switch {
 	case again:

@@ -83,6 +83,9 @@ func (e *Engine) RenameContainer(ctx context.Context, ref, name string) error {
 		return err
 	}
 	e.release(rec.Name)
+	if err := e.renameEndpoints(c, name); err != nil {
+		return err
+	}
 	e.containerEvent(c, events.ActionRename, "oldName", "/"+rec.Name)
 	return nil
 }

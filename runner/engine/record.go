@@ -56,8 +56,8 @@ func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.
 		Mounts:     mounts,
 		Inherited:  inherited,
 	}
-	rec.Networks = wantedNetworks(hc, req.NetworkingConfig)
-	return rec, warnings, nil
+	rec.Networks, err = e.wantedNetworks(hc, req.NetworkingConfig)
+	return rec, warnings, err
 }
 
 // hostConfig fills in the defaults that Docker shows in an inspection.
@@ -99,9 +99,6 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 		return runner.Errorf(runner.ErrInvalid, "can't create 'AutoRemove' container with restart policy")
 	case len(hc.Links) > 0:
 		return notYet("--link")
-	}
-	if mode := hc.NetworkMode; !mode.IsBridge() && !mode.IsHost() && !mode.IsNone() && !mode.IsContainer() {
-		return runner.Errorf(runner.ErrInvalid, "network %s not found", mode) // a 404 would make the docker command pull the image
 	}
 	return nil
 }
@@ -152,28 +149,6 @@ func hasOwnNetwork(rec *runner.Container) bool {
 
 func isNone(rec *runner.Container) bool {
 	return rec.Config.NetworkDisabled || rec.HostConfig.NetworkMode.IsNone()
-}
-
-// wantedNetworks is what the request says of the networks, by their names.
-func wantedNetworks(hc *container.HostConfig, nc *network.NetworkingConfig) map[string]*network.EndpointSettings {
-	if hc.NetworkMode.IsContainer() {
-		return nil
-	}
-	name := hc.NetworkMode.NetworkName()
-	wanted := map[string]*network.EndpointSettings{name: {}}
-	if nc == nil {
-		return wanted
-	}
-	for asked, settings := range nc.EndpointsConfig {
-		if settings == nil {
-			settings = &network.EndpointSettings{}
-		}
-		if asked == network.NetworkDefault {
-			asked = name
-		}
-		wanted[asked] = settings
-	}
-	return wanted
 }
 
 // wantedPorts is what is to be published: the bindings that were asked for, and

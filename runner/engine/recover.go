@@ -40,7 +40,7 @@ func (e *Engine) recover(ctx context.Context) error {
 		}
 		if rec, st := c.snapshot(); st.Running() {
 			alive = append(alive, network.Attached{
-				ContainerID: rec.ID, Name: rec.Name,
+				ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
 				Endpoint: network.Endpoint{Networks: st.Networks, Ports: st.Ports},
 			})
 			if err := e.watchLog(rec); err != nil {

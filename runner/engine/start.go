@@ -72,6 +72,7 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 	if err == nil {
 		e.watchHealth(c, c.begin(next))
 		e.connectClients(ctx, c)
+		e.networkEvents(events.ActionConnect, rec, next)
 		e.containerEvent(c, events.ActionStart)
 		return nil
 	}
@@ -148,13 +149,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, befo
 	var endpoint network.Endpoint
 	if netns != nil && !isNone(rec) {
 		work.Go(func() (err error) {
-			endpoint, err = e.network.Connect(ctx, network.Request{
-				ContainerID: rec.ID,
-				Name:        rec.Name,
-				NetNS:       netns,
-				Networks:    rec.Networks,
-				Ports:       wantedPorts(rec),
-			})
+			endpoint, err = e.network.Connect(ctx, e.networkRequest(rec, netns))
 			return err
 		})
 	}

@@ -93,7 +93,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		Runtimes:           map[string]system.RuntimeWithStatus{},
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		Plugins: system.PluginsInfo{
-			Volume: []string{"local"}, Network: []string{network.NetworkBridge, network.NetworkHost, "null"},
+			Volume: []string{"local"}, Network: []string{network.NetworkBridge, network.NetworkHost, "ipvlan", "macvlan", "null"},
 			Log: []string{logs.DriverJSONFile, logs.DriverLocal, logs.DriverNone},
 		},
 		IndexServerAddress: "https://index.docker.io/v1/",

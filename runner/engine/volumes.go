@@ -7,7 +7,6 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/volume"
 
 	"github.com/berth-registry/berth/runner"
@@ -49,16 +48,6 @@ func (e *Engine) PruneVolumes(ctx context.Context, filters runner.Filters) (volu
 		})
 	}
 	return report, err
-}
-
-// ListNetworks implements runner/api's Networks.
-func (e *Engine) ListNetworks(ctx context.Context, filters runner.Filters) ([]network.Inspect, error) {
-	return e.network.List(ctx, filters)
-}
-
-// InspectNetwork implements runner/api's Networks.
-func (e *Engine) InspectNetwork(ctx context.Context, ref string) (network.Inspect, error) {
-	return e.network.Inspect(ctx, ref)
 }
 
 // removeVolumes removes volumes that nobody uses.

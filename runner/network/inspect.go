@@ -64,6 +64,32 @@ func (m *Manager) Inspect(_ context.Context, ref string) (network.Inspect, error
 	return n.inspect(), nil
 }
 
+// Ref names a network.
+type Ref struct{ ID, Name, Driver string }
+
+// Resolve is Inspect for who needs to know only which network is meant.
+func (m *Manager) Resolve(ref string) (Ref, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.resolve(ref)
+	if err != nil {
+		return Ref{}, err
+	}
+	return Ref{ID: n.ID, Name: n.Name, Driver: n.Driver}, nil
+}
+
+// Check says what is wrong with the wishes of a container that is to be connected
+// to a network later.
+func (m *Manager) Check(name string, es *network.EndpointSettings) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.find(name)
+	if n == nil {
+		return notFound(name)
+	}
+	return n.checkEndpoint(es)
+}
+
 // resolve finds a network by its name, its ID or the beginning of its ID. The
 // manager must be locked.
 func (m *Manager) resolve(ref string) (*lan, error) {
