@@ -25,7 +25,8 @@ import (
 // read, o.Until has come, or the log is removed. Without, it ends with what was
 // written when it began. The end of ctx is an error, as is one of the streams.
 //
-// Of a log it holds 64 KiB in memory, whatever is in it. It can be called whether
+// Of a log it holds 64 KiB in memory, whatever is in it; a compressed file is
+// unpacked on the disk while it is read. It can be called whether
 // a monitor writes, a Keeper keeps the log, or neither.
 func Copy(ctx context.Context, dir string, o runner.LogOptions, attrs map[string]string, ended <-chan struct{}, tty bool, s runner.Streams) error {
 	out := newOutput(o, attrs, tty, s)
@@ -76,10 +77,26 @@ type reader struct {
 	end int64
 }
 
-// opened is a file of a log that is open.
+// opened is a file of a log that is open; a compressed one is not unpacked until
+// it is used.
 type opened struct {
 	file
 	f *os.File
+}
+
+// use unpacks the file.
+func (o *opened) use() error {
+	if !o.packed {
+		return nil
+	}
+	f, length, err := unpack(o.f)
+	if err != nil {
+		return err
+	}
+	o.f.Close()
+	o.f, o.packed, o.length = f, false, length
+	o.info, err = f.Stat()
+	return err
 }
 
 // bufferSize is how much is read at once.
@@ -151,6 +168,9 @@ func (r *reader) close() {
 // one stays open.
 func (r *reader) copyAll(ctx context.Context) error {
 	for i := 0; len(r.files) > 0; i++ {
+		if err := r.files[0].use(); err != nil {
+			return err
+		}
 		f := r.files[0]
 		r.files = r.files[1:]
 		r.enter(f.f, f.number)

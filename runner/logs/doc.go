@@ -14,6 +14,8 @@
 //	ctr.log         the file that is written to
 //	ctr.log.N       a second name of it, or an older one; they follow each other by N
 //	ctr.log.N-S     the same, without its first S bytes
+//	ctr.log.N.L.gz  the same, of L bytes, compressed; so is ctr.log.N-S.L.gz
+//	ctr.log.sent    how far the log has been sent to a server
 //	ctr.log.next    what the monitor writes to next, made ahead by the Keeper ...
 //	ctr.log.tmp     ... and given to the monitor under this name
 //	ctr.log.cut     a file that is being shortened
@@ -23,4 +25,15 @@
 // MonitorLimit bytes, and the log then has a gap that nothing marks.
 //
 // Copy needs no Keeper: it makes out the order of the files by itself.
+//
+// A Forwarder sends what the monitors have written to log servers (package
+// remote), from the files, so that they are the queue: a server that is away costs
+// no memory, and a daemon that was killed goes on where it had come to. All that a
+// log has arrives at least once and in order, within two bounds. What is not sent
+// is kept beyond the log's own bound up to Options.MaxUnsent bytes, and no longer
+// when the file system has less than a twentieth free; then the oldest goes, and
+// the daemon's log has a warning of the gap. A container is never held up for its
+// server, in either of Docker's modes: "blocking" has a long queue, and
+// "non-blocking" one of max-buffer-size. A line that has no end yet is sent when it
+// ends, with its container, or when there are 16 KiB of it.
 package logs

@@ -26,10 +26,18 @@ type file struct {
 	name   string
 	number int64 // its place among them; that of a file without a number is made out
 	skip   int64 // bytes that were cut off its beginning
+	packed bool  // it is compressed
+	length int64 // of what is in it, if it is
 	info   fs.FileInfo
 }
 
-func (f file) size() int64 { return f.info.Size() }
+// size is how much log is in the file, in bytes.
+func (f file) size() int64 {
+	if f.packed {
+		return f.length
+	}
+	return f.info.Size()
+}
 
 // files is what is in the directory of a log.
 type files struct {
@@ -98,24 +106,41 @@ func (s *files) add(f file) {
 	case cutName:
 		s.stale = append(s.stale, f.name)
 	default:
-		var ok bool
-		if f.number, f.skip, ok = parseName(f.name); ok {
+		if f.parseName() {
 			s.numbered = append(s.numbered, f)
 		}
 	}
 }
 
-// parseName parses the name of a file with a number.
-func parseName(name string) (number, skip int64, ok bool) {
-	n, cut, isCut := strings.Cut(strings.TrimPrefix(name, prefix), "-")
-	number, err := strconv.ParseInt(n, 10, 64)
-	if err != nil || number < 1 {
-		return 0, 0, false
+// parseName takes the number from a file's name. It says whether there is one.
+func (f *file) parseName() bool {
+	text := strings.TrimPrefix(f.name, prefix)
+	var err error
+	if text, f.packed = strings.CutSuffix(text, packedSuffix); f.packed {
+		at := strings.LastIndexByte(text, '.')
+		if at < 0 {
+			return false
+		}
+		if f.length, err = strconv.ParseInt(text[at+1:], 10, 64); err != nil || f.length < 0 {
+			return false
+		}
+		text = text[:at]
+	}
+	number, cut, isCut := strings.Cut(text, "-")
+	if f.number, err = strconv.ParseInt(number, 10, 64); err != nil || f.number < 1 {
+		return false
 	}
 	if isCut {
-		skip, err = strconv.ParseInt(cut, 10, 64)
+		f.skip, err = strconv.ParseInt(cut, 10, 64)
 	}
-	return number, skip, err == nil && skip >= 0 && fileName(number, skip) == name
+	if err != nil || f.skip < 0 {
+		return false
+	}
+	name := fileName(f.number, f.skip)
+	if f.packed {
+		name = packedName(f.number, f.skip, f.length)
+	}
+	return name == f.name
 }
 
 // fileName is the name of a file with a number.
@@ -127,11 +152,19 @@ func fileName(number, skip int64) string {
 	return name
 }
 
+// packedSuffix ends the name of a compressed file.
+const packedSuffix = ".gz"
+
+// packedName is the name of a compressed file with a number.
+func packedName(number, skip, length int64) string {
+	return fileName(number, skip) + "." + strconv.FormatInt(length, 10) + packedSuffix
+}
+
 // order sorts the numbered files. Of one that is there twice, because shortening
-// it was interrupted, only the shorter counts.
+// or compressing it was interrupted, only the shorter counts.
 func (s *files) order() {
 	slices.SortFunc(s.numbered, func(a, b file) int {
-		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(b.skip, a.skip))
+		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(b.skip, a.skip), -cmp.Compare(len(a.name), len(b.name)))
 	})
 	sorted := s.numbered
 	s.numbered = nil

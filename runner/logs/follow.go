@@ -77,7 +77,12 @@ func (r *reader) catchUp(ctx context.Context) (more bool, err error) {
 			f.Close()
 			continue
 		}
-		r.enter(f, next.number)
+		o := opened{next.file, f}
+		if err := o.use(); err != nil {
+			o.f.Close()
+			return false, err
+		}
+		r.enter(o.f, next.number)
 	}
 }
 

@@ -18,6 +18,7 @@ type Keeper struct {
 	ctx     context.Context //nolint:containedctx // ends what Close ends
 	cancel  context.CancelFunc
 	working sync.WaitGroup
+	packer  sync.Mutex // held while a log is compressed
 
 	mu      sync.Mutex
 	inotify *inotify // nil if the host has none left: logs are then looked at now and then
@@ -38,9 +39,12 @@ type kept struct {
 	again  bool // and is to look once more
 	gone   bool // is not kept any more
 
+	packing bool // waits to be compressed
+
 	disk sync.Mutex // held while files change; guards what follows
 	// seen is the current file when it was looked at last.
 	seen fs.FileInfo
+	trim bool // it may be too long though no file is new
 	// asked is the file that the monitor was asked to end.
 	asked   fs.FileInfo
 	askedAt time.Time
@@ -120,6 +124,49 @@ func (k *Keeper) Unwatch(id string) {
 	defer l.disk.Unlock()
 	if err := Settle(l.dir, l.options); err != nil {
 		k.log.ErrorContext(k.ctx, "trim the log of a container", "container", id, "err", err)
+	}
+	k.pack(l)
+}
+
+// pack compresses what is to be compressed of a log, one log at a time: it takes
+// a core.
+func (k *Keeper) pack(l *kept) {
+	if !l.options.Compress {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ctx.Err() != nil || l.packing {
+		return
+	}
+	l.packing = true
+	k.working.Go(func() {
+		k.packer.Lock()
+		defer k.packer.Unlock()
+		k.mu.Lock()
+		l.packing = false // what is new from here on needs another turn
+		k.mu.Unlock()
+		if err := pack(k.ctx, l.dir, l.options); err != nil && k.ctx.Err() == nil {
+			k.log.ErrorContext(k.ctx, "compress the log of a container", "container", l.id, "err", err)
+		}
+	})
+}
+
+// Trim has a log trimmed that was kept beyond its bound until it was sent.
+func (k *Keeper) Trim(id string) {
+	k.mu.Lock()
+	l := k.logs[id]
+	k.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.disk.Lock()
+	l.trim = true
+	l.disk.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !l.gone {
+		k.kick(l)
 	}
 }
 

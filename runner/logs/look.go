@@ -60,11 +60,16 @@ func (k *Keeper) isGone(l *kept) bool {
 // bound gives lasting names to new files, and trims the log if there are any.
 func (k *Keeper) bound(l *kept) error {
 	changed, err := adopt(l.dir)
-	if err != nil || !changed && l.seen != nil {
+	if err != nil || !changed && l.seen != nil && !l.trim {
 		return err
 	}
+	l.trim = false
 	_, piece := l.options.limit()
-	return trim(l.dir, l.options, piece)
+	if err := trim(l.dir, l.options, piece); err != nil {
+		return err
+	}
+	k.pack(l)
+	return nil
 }
 
 // ask asks the monitor to begin a new file, unless it is about to. If it does not,

@@ -1,31 +1,45 @@
 package logs
 
 import (
-	"errors"
 	"math"
-	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 
-	units "github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/berth-registry/berth/runner"
+	"github.com/berth-registry/berth/runner/logs/remote"
 )
 
-// The drivers. The first two are names for the same.
+// The drivers that keep a log here and nowhere else, and that which keeps none. The
+// first two are names for the same; those of package remote send it besides.
 const (
 	DriverJSONFile = "json-file" // the default
 	DriverLocal    = "local"
 	DriverNone     = "none" // no log is kept
 )
 
+// Drivers are the names of all that keep or send a log.
+func Drivers() []string {
+	return slices.Sorted(slices.Values(append(remote.Drivers(), DriverJSONFile, DriverLocal)))
+}
+
 // What bounds a log of which nothing is said. Docker's default is unbounded.
 const (
 	DefaultMaxSize = 10_000_000
 	DefaultMaxFile = 3
+)
+
+// What is kept of a log that is sent to a server, to be read here, as in Docker.
+const (
+	cacheMaxSize = 20 << 20
+	cacheMaxFile = 5
+)
+
+// What may wait to be sent, in bytes.
+const (
+	DefaultMaxUnsent = 1 << 30 // in mode blocking
+	maxBuffer        = 1 << 20 // in mode non-blocking
 )
 
 // Options say where a container's log goes and how much of it is kept.
@@ -34,14 +48,25 @@ type Options struct {
 	// MaxSize is how long one file becomes, in bytes; negative is unlimited.
 	MaxSize int64
 	// MaxFile is how many files there are. Together they take about
-	// MaxSize × MaxFile bytes.
+	// MaxSize × MaxFile bytes, uncompressed.
 	MaxFile int
+	// Compress has all but the newest file compressed.
+	Compress bool
 
-	// What `docker logs --details` shows: names of labels and of environment
-	// variables, patterns for more of them, and a text.
+	// Remote is where the log is sent to; nil for nowhere.
+	Remote *remote.Settings
+	// MaxUnsent is how many bytes of the log may wait for that.
+	MaxUnsent int64
+	// Hidden says that the log is kept to be sent, and not to be read here.
+	Hidden bool
+
+	// What `docker logs --details` shows, and a server is told: names of labels
+	// and of environment variables, patterns for more of them, and a text.
 	Labels, Env           []string
 	LabelsRegex, EnvRegex *regexp.Regexp
 	Tag                   string
+
+	config container.LogConfig // what was asked for
 }
 
 // ParseOptions makes Options of a container's configuration, with def for what it
@@ -50,6 +75,9 @@ type Options struct {
 //
 // A log with max-size and without max-file has as many files as Docker would keep:
 // one, or five of driver "local".
+//
+// The drivers that only write files take mode and max-buffer-size, which change
+// nothing: the kernel's cache is their buffer.
 func ParseOptions(cfg container.LogConfig, def Options) (Options, error) {
 	o := def
 	if cfg.Type != "" {
@@ -58,91 +86,37 @@ func ParseOptions(cfg container.LogConfig, def Options) (Options, error) {
 	if o.Driver == "" {
 		o.Driver = DriverJSONFile
 	}
+	o.config = container.LogConfig{Type: o.Driver, Config: cfg.Config}
+	o.defaults()
+	if o.Driver == DriverNone {
+		return Options{Driver: DriverNone, MaxSize: -1}, nil // Docker too ignores its options
+	}
+	if !slices.Contains(Drivers(), o.Driver) {
+		return Options{}, runner.Errorf(runner.ErrInvalid, "logger: no log driver named '%s' is registered", o.Driver)
+	}
+	if err := o.parse(cfg.Config); err != nil {
+		return Options{}, runner.Errorf(runner.ErrInvalid, "%w", err)
+	}
+	return o, nil
+}
+
+// defaults fills in what holds if nothing is said.
+func (o *Options) defaults() {
+	if o.MaxUnsent == 0 {
+		o.MaxUnsent = DefaultMaxUnsent
+	}
+	if slices.Contains(remote.Drivers(), o.Driver) {
+		o.MaxSize, o.MaxFile, o.Compress = cacheMaxSize, cacheMaxFile, true
+		o.Tag = "{{.ID}}"
+		return
+	}
 	if o.MaxSize == 0 {
 		o.MaxSize = DefaultMaxSize
 	}
 	if o.MaxFile == 0 {
 		o.MaxFile = DefaultMaxFile
 	}
-	switch o.Driver {
-	case DriverJSONFile, DriverLocal:
-	case DriverNone:
-		return Options{Driver: DriverNone, MaxSize: -1}, nil // Docker too ignores its options
-	default:
-		return Options{}, runner.Errorf(runner.ErrInvalid, "logger: no log driver named '%s' is registered", o.Driver)
-	}
-	if _, ok := cfg.Config["max-size"]; ok {
-		o.MaxFile = 1
-		if o.Driver == DriverLocal {
-			o.MaxFile = 5
-		}
-	}
-	for key, value := range cfg.Config {
-		if err := o.set(key, value); err != nil {
-			return Options{}, runner.Errorf(runner.ErrInvalid, "%w", err)
-		}
-	}
-	return o, nil
-}
-
-// set sets one option.
-func (o *Options) set(key, value string) (err error) {
-	switch key {
-	case "max-size":
-		o.MaxSize, err = o.size(value)
-		return err
-	case "max-file":
-		if o.MaxFile, err = strconv.Atoi(value); err == nil && o.MaxFile < 1 {
-			err = errors.New("max-file cannot be less than 1")
-		}
-		return err
-	case "mode":
-		if value != "" && value != "blocking" {
-			return errors.New("logger: logging mode not supported: " + value)
-		}
-		return nil
-	case "compress":
-		if on, err := strconv.ParseBool(value); err != nil || on {
-			return errors.New("log opt 'compress' is not supported: rotated logs are kept as they are")
-		}
-		return nil
-	}
-	if o.Driver == DriverLocal {
-		return errors.New("unknown log opt '" + key + "' for log driver local")
-	}
-	switch key {
-	case "labels":
-		o.Labels = strings.Split(value, ",")
-	case "env":
-		o.Env = strings.Split(value, ",")
-	case "labels-regex":
-		o.LabelsRegex, err = regexp.Compile(value)
-	case "env-regex":
-		o.EnvRegex, err = regexp.Compile(value)
-	case "tag":
-		o.Tag = value
-		_, err = expandTag(value, Container{})
-	default:
-		err = errors.New("unknown log opt '" + key + "' for json-file log driver")
-	}
-	return err
-}
-
-// size parses a size as the driver of that name does in Docker: the units of
-// "local" are powers of 1024, those of "json-file" powers of 1000.
-func (o *Options) size(value string) (int64, error) {
-	if value == "-1" {
-		return -1, nil
-	}
-	parse := units.FromHumanSize
-	if o.Driver == DriverLocal {
-		parse = units.RAMInBytes
-	}
-	n, err := parse(value)
-	if err == nil && n <= 0 {
-		err = errors.New("max-size must be a positive number")
-	}
-	return n, err
+	o.Compress = o.Driver == DriverLocal
 }
 
 // minMonitorLimit is the least bound that a monitor gets: small enough for a disk,
@@ -156,13 +130,16 @@ func (o Options) MonitorLimit() int64 {
 	if o.MaxSize < 0 {
 		return -1
 	}
+	if o.Remote != nil {
+		return max(o.MaxSize, minMonitorLimit, o.MaxUnsent/3) // there is nobody to send it
+	}
 	return max(o.MaxSize, minMonitorLimit)
 }
 
 // Readable returns the error of reading a log that is not kept, with Docker's
 // text, or nil.
 func (o Options) Readable() error {
-	if o.Driver == DriverNone {
+	if o.Driver == DriverNone || o.Hidden {
 		return runner.Errorf(runner.ErrNotImplemented, "configured logging driver does not support reading")
 	}
 	return nil
@@ -175,44 +152,4 @@ func (o Options) limit() (limit, piece int64) {
 		limit = o.MaxSize * int64(o.MaxFile)
 	}
 	return limit, limit / int64(max(o.MaxFile, 2)) // of one file, half stays when a new one begins
-}
-
-// Container is what the attributes of a log are made of.
-type Container struct {
-	ID, Name           string
-	ImageID, ImageName string
-	Command            string
-	DaemonName         string
-	Labels             map[string]string
-	Env                []string // as NAME=value
-}
-
-// Attributes are what Copy shows before each line when details are asked for.
-func (o Options) Attributes(c Container) map[string]string {
-	attrs := make(map[string]string)
-	for name, value := range c.Labels {
-		if slices.Contains(o.Labels, name) || o.LabelsRegex != nil && o.LabelsRegex.MatchString(name) {
-			attrs[name] = value
-		}
-	}
-	for _, env := range c.Env {
-		name, value, ok := strings.Cut(env, "=")
-		if ok && (slices.Contains(o.Env, name) || o.EnvRegex != nil && o.EnvRegex.MatchString(name)) {
-			attrs[name] = value
-		}
-	}
-	if o.Tag != "" {
-		attrs["tag"], _ = expandTag(o.Tag, c) // was checked when it was parsed
-	}
-	return attrs
-}
-
-// details renders attributes as Docker does.
-func details(attrs map[string]string) string {
-	pairs := make([]string, 0, len(attrs))
-	for name, value := range attrs {
-		pairs = append(pairs, url.QueryEscape(name)+"="+url.QueryEscape(value))
-	}
-	slices.Sort(pairs)
-	return strings.Join(pairs, ",") + " "
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // adopt gives the files that a monitor has written to since the last time names
@@ -105,6 +107,9 @@ func rotate(dir string) error {
 
 // trim makes the files that are not written to any more fit into the limit,
 // beside what is reserved for the one that is. The oldest lines go.
+//
+// What is not sent yet is kept up to a bound of its own, as long as the disk has
+// room.
 func trim(dir string, o Options, reserved int64) error {
 	limit, piece := o.limit()
 	s, err := scan(dir)
@@ -119,18 +124,20 @@ func trim(dir string, o Options, reserved int64) error {
 			sum += f.size()
 		}
 	}
-	keep := limit - reserved
+	hold := o.holdOf(dir)
+	keep := hold.bound(old, limit) - reserved
 	for len(old) > 0 && sum-old[0].size() >= keep {
 		if err := remove(s.path(old[0].name)); err != nil {
 			return err
 		}
 		sum -= old[0].size()
 		old = old[1:]
+		keep = hold.bound(old, limit) - reserved
 	}
 	// A file is a little longer than a piece when it is noticed. To copy it for
-	// that is not worth while.
+	// that is not worth while; nor is it for a compressed one, which is small.
 	over := sum - keep
-	if over <= piece/8 {
+	if over <= piece/8 || old[0].packed {
 		return nil
 	}
 	err = cut(s, old[0], over)
@@ -138,6 +145,34 @@ func trim(dir string, o Options, reserved int64) error {
 		return remove(s.path(old[0].name)) // no room for a copy of its end
 	}
 	return err
+}
+
+// hold is what is kept of a log because it is not sent.
+type hold struct {
+	number int64 // of the first file with something that is not sent
+	max    int64 // bytes; 0 if nothing is
+}
+
+// holdOf makes out what is to be kept of a log.
+func (o Options) holdOf(dir string) hold {
+	if o.Remote == nil || crowded(dir) {
+		return hold{}
+	}
+	return hold{loadPosition(dir).Number, o.MaxUnsent}
+}
+
+// bound is how long the log may be whose first file is that of old.
+func (h hold) bound(old []file, limit int64) int64 {
+	if len(old) > 0 && old[0].number >= h.number {
+		return max(limit, h.max)
+	}
+	return limit
+}
+
+// crowded says whether a directory's file system is nearly full.
+func crowded(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Bavail < fs.Blocks/20
 }
 
 // cut shortens a file by its first bytes, and some more to the end of a line.

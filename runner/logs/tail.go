@@ -43,8 +43,11 @@ func (r *reader) seekTail(ctx context.Context, n int) error {
 	for s := range t.begin {
 		t.begin[s] = place{len(r.files), 0} // nothing of it yet
 	}
-	for i, f := range slices.Backward(r.files) {
-		more, err := t.file(ctx, i, f.f, f.size())
+	for i := range slices.Backward(r.files) {
+		if err := r.files[i].use(); err != nil {
+			return err
+		}
+		more, err := t.file(ctx, i, r.files[i].f, r.files[i].size())
 		if err != nil {
 			return err
 		}
@@ -69,6 +72,9 @@ func (r *reader) skipTo(begin [streams]place) error {
 	first := begin[stdout]
 	if b := begin[stderr]; b.file < first.file || b.file == first.file && b.offset < first.offset {
 		first = b
+	}
+	if err := r.files[first.file].use(); err != nil {
+		return err
 	}
 	if _, err := r.files[first.file].f.Seek(first.offset, io.SeekStart); err != nil {
 		return err
@@ -107,6 +113,9 @@ func (r *reader) from(index int) (from [streams]int64) {
 func (r *reader) seekSince(since time.Time) error {
 	var buf [maxHeader]byte
 	for i := len(r.files) - 1; i > 0; i-- {
+		if err := r.files[i].use(); err != nil {
+			return err
+		}
 		n, err := r.files[i].f.ReadAt(buf[:], 0)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
