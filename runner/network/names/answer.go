@@ -104,12 +104,12 @@ func answers(r Resolver, containerID string, q *question) (records []dns.RR, kno
 	}
 	v4, v6, found := r.Lookup(containerID, strings.ToLower(strings.TrimSuffix(q.name, ".")))
 	if q.qtype == dns.TypeA || q.qtype == dns.TypeANY {
-		for _, i := range rand.Perm(len(v4)) {
+		for _, i := range rand.Perm(len(v4)) { //nolint:gosec // G404: an order is no secret
 			records = append(records, &dns.A{Hdr: header(dns.TypeA), A: v4[i].AsSlice()})
 		}
 	}
 	if q.qtype == dns.TypeAAAA || q.qtype == dns.TypeANY {
-		for _, i := range rand.Perm(len(v6)) {
+		for _, i := range rand.Perm(len(v6)) { //nolint:gosec // G404: as above
 			records = append(records, &dns.AAAA{Hdr: header(dns.TypeAAAA), AAAA: v6[i].AsSlice()})
 		}
 	}

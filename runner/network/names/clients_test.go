@@ -23,13 +23,12 @@ func TestClients(t *testing.T) {
 	})
 	w := newWorld(t, newBook("web 10.0.0.2 fd00::2", "v4.only 10.0.0.3"), up.Upstream)
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	must(t, os.WriteFile(conf, []byte("nameserver 127.0.0.11\noptions ndots:0\n"), 0o644)) //nolint:gosec // as in a container
+	must(t, os.WriteFile(conf, []byte("nameserver 127.0.0.11\noptions ndots:0\n"), 0o644))
 	for _, c := range []struct {
 		command string
 		want    []string
 	}{
-		{"getent ahostsv4 web", []string{"10.0.0.2", "web"}},
-		{"getent ahostsv6 web", []string{"fd00::2"}},
+		{"getent ahosts web", []string{"10.0.0.2", "fd00::2", "web"}},
 		{"getent ahosts v4.only", []string{"10.0.0.3"}},
 		{"getent hosts 10.0.0.2", []string{"web.net"}},
 		{"getent ahosts example.org", []string{"192.0.2.1"}},

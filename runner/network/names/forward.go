@@ -39,7 +39,7 @@ func (l *listener) forward(ctx context.Context, q *question, tcp bool) []byte {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil // nobody listens to the container any more
 	}
-	if failure != nil && failure[3]&0x0f == dns.RcodeServerFailure {
+	if len(failure) >= headerLen && failure[3]&0x0f == dns.RcodeServerFailure {
 		return fit(failure, q.limit)
 	}
 	return refusal(q.raw, dns.RcodeServerFailure)

@@ -129,7 +129,15 @@ func TestFlood(t *testing.T) {
 		must(t, err)
 		most = max(most, runtime.NumGoroutine())
 	}
-	if got := brief(w.ask("udp", query("web.", dns.TypeA))); got != "10.0.0.2" {
+	// A query may find the socket's buffer full, and is sent again, as clients do.
+	got, deadline := "", time.Now().Add(10*time.Second)
+	for got == "" && time.Now().Before(deadline) {
+		resp, _, err := (&dns.Client{Timeout: 100 * time.Millisecond}).ExchangeWithConn(query("web.", dns.TypeA), &dns.Conn{Conn: w.dial("udp")})
+		if err == nil {
+			got = brief(resp)
+		}
+	}
+	if got != "10.0.0.2" {
 		t.Errorf("a name of a container in a flood: got %q", got)
 	}
 	most = max(most, runtime.NumGoroutine()) - before
@@ -193,7 +201,7 @@ func sockets(t *testing.T, in nsID) (n int) {
 		var st unix.Stat_t
 		must(t, unix.Fstat(ns, &st))
 		must(t, unix.Close(ns))
-		if (nsID{uint64(st.Dev), st.Ino}) == in {
+		if (nsID{st.Dev, st.Ino}) == in {
 			n++
 		}
 	}

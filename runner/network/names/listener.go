@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +53,7 @@ func listen(s *Server, containerID string, netns *os.File) (*listener, error) {
 		if l.tcp, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(at)); err != nil {
 			return err
 		}
-		return redirect(portOf(l.udp.LocalAddr()), portOf(l.tcp.Addr()))
+		return redirect(portOf(l.udp.LocalAddr()), portOf(l.tcp.Addr()), l.wg.Go)
 	})
 	if err != nil {
 		l.close()
@@ -124,9 +125,7 @@ func (l *listener) serveUDP(ctx context.Context) {
 }
 
 // receive waits for a packet and returns a copy of it.
-func receive(raw interface {
-	Read(f func(fd uintptr) (done bool)) error
-}) (packet []byte, from unix.Sockaddr, err error) {
+func receive(raw syscall.RawConn) (packet []byte, from unix.Sockaddr, err error) {
 	rerr := raw.Read(func(fd uintptr) bool {
 		buf := buffers.Get().(*[1 << 16]byte) //nolint:forcetypeassert // as New makes it
 		defer buffers.Put(buf)

@@ -2,6 +2,7 @@ package names
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/google/nftables"
@@ -22,17 +23,39 @@ const tableName = "berth-names"
 const port = 53
 
 // redirect makes the table in the namespace of the calling thread, in place of
-// one that is there.
-func redirect(udp, tcp uint16) error {
+// one that is there. What takes its time is left to background.
+func redirect(udp, tcp uint16, background func(func())) error {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	defer func() { _ = conn.CloseLasting() }()
 	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
-	conn.AddTable(t)
+	conn.CreateTable(t)
+	addRules(conn, t, udp, tcp)
+	if err = conn.Flush(); !errors.Is(err, unix.EEXIST) {
+		_ = conn.CloseLasting()
+		return wrap(err)
+	}
+	// A daemon before has made it.
 	conn.DelTable(t)
-	conn.AddTable(t)
+	conn.CreateTable(t)
+	addRules(conn, t, udp, tcp)
+	err = conn.Flush()
+	// The kernel lets go of a socket by which something was deleted only when
+	// that is quite gone, after ten milliseconds or so.
+	background(func() { _ = conn.CloseLasting() })
+	return wrap(err)
+}
+
+func wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("make table %s of nftables: %w", tableName, err)
+}
+
+// addRules queues the chain and its rules.
+func addRules(conn *nftables.Conn, t *nftables.Table, udp, tcp uint16) {
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "output", Table: t, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw,
@@ -47,10 +70,6 @@ func redirect(udp, tcp uint16) error {
 		conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: rewrite(p.proto, dst, dport, port, p.port, p.sumOff)})
 		conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: rewrite(p.proto, src, sport, p.port, port, p.sumOff)})
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("make table %s of nftables: %w", tableName, err)
-	}
-	return nil
 }
 
 // rewrite replaces one port by another, in packets whose address is the server's.

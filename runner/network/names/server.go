@@ -153,5 +153,5 @@ func identify(netns *os.File) (nsID, error) {
 	if err != nil {
 		return nsID{}, os.NewSyscallError("fstat", err)
 	}
-	return nsID{dev: uint64(st.Dev), ino: st.Ino}, nil
+	return nsID{dev: st.Dev, ino: st.Ino}, nil
 }
