@@ -9,7 +9,6 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
@@ -116,12 +115,6 @@ type ImageTransfers interface {
 	InspectDistribution(ctx context.Context, ref string, auth *registry.AuthConfig) (registry.DistributionInspect, error)
 	// Login checks the credentials with their registry.
 	Login(ctx context.Context, auth registry.AuthConfig) (registry.AuthResponse, error)
-}
-
-// Networks are what containers are connected to.
-type Networks interface {
-	ListNetworks(ctx context.Context, filters runner.Filters) ([]network.Inspect, error)
-	InspectNetwork(ctx context.Context, ref string) (network.Inspect, error)
 }
 
 // Volumes outlive containers.

@@ -274,6 +274,21 @@ func (e *engine) InspectNetwork(_ context.Context, ref string) (network.Inspect,
 	return network.Inspect{}, runner.Errorf(runner.ErrNotFound, "network %s not found", ref)
 }
 
+func (e *engine) CreateNetwork(_ context.Context, req network.CreateRequest) (network.CreateResponse, error) {
+	if req.Name == "taken" {
+		return network.CreateResponse{}, runner.Errorf(runner.ErrConflict, "network with name taken already exists")
+	}
+	return network.CreateResponse{ID: "the new network"}, nil
+}
+
+func (e *engine) PruneNetworks(context.Context, runner.Filters) (network.PruneReport, error) {
+	return network.PruneReport{NetworksDeleted: []string{"unused"}}, nil
+}
+
+func (e *engine) RemoveNetwork(_ context.Context, ref string) error {
+	return runner.Errorf(runner.ErrNotFound, "network %s not found", ref)
+}
+
 func (e *engine) InspectVolume(_ context.Context, ref string) (volume.Volume, error) {
 	return volume.Volume{}, runner.Errorf(runner.ErrNotFound, "get %s: no such volume", ref)
 }

@@ -81,7 +81,12 @@ func served() []route {
 
 		{get, "/networks", 0, (*exchange).listNetworks},
 		{get, "/networks/", 0, (*exchange).listNetworks},
+		{post, "/networks/create", 0, (*exchange).createNetwork},
+		{post, "/networks/prune", 25, (*exchange).pruneNetworks},
 		{get, "/networks/{id}", 0, (*exchange).inspectNetwork},
+		{remove, "/networks/{id}", 0, (*exchange).removeNetwork},
+		{post, "/networks/{id}/connect", 0, (*exchange).connectNetwork},
+		{post, "/networks/{id}/disconnect", 0, (*exchange).disconnectNetwork},
 
 		{get, "/volumes", 0, (*exchange).listVolumes},
 		{post, "/volumes/create", 0, (*exchange).createVolume},
@@ -99,7 +104,6 @@ func served() []route {
 		// Nothing of these can be, so that there is none is the whole truth.
 		{get, "/plugins", 25, (*exchange).listPlugins},
 		{get, "/plugins/{name}/json", 25, (*exchange).inspectPlugin},
-		{post, "/networks/prune", 25, (*exchange).pruneNetworks},
 	}
 }
 

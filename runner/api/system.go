@@ -5,7 +5,6 @@ import (
 
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/build"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/plugin"
 
 	"github.com/berth-registry/berth/runner"
@@ -66,11 +65,4 @@ func (x *exchange) listPlugins() error {
 
 func (x *exchange) inspectPlugin() error {
 	return runner.Errorf(runner.ErrNotFound, "plugin %q not found", x.name)
-}
-
-func (x *exchange) pruneNetworks() error {
-	if _, err := x.filters(); err != nil {
-		return err
-	}
-	return x.json(http.StatusOK, network.PruneReport{})
 }

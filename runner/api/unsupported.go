@@ -25,11 +25,6 @@ func unsupported() []route {
 
 		no(get, "/images/{name}/attestations", "reading attestations"),
 
-		no(post, "/networks/create", "creating networks"),
-		no(remove, "/networks/{id}", "removing networks"),
-		no(post, "/networks/{id}/connect", "connecting networks"),
-		no(post, "/networks/{id}/disconnect", "disconnecting networks"),
-
 		no(get, "/plugins/privileges", "installing plugins"),
 		no(post, "/plugins/pull", "installing plugins"),
 		no(post, "/plugins/create", "creating plugins"),

@@ -488,6 +488,27 @@ func (v version) image(i *image.InspectResponse) *inspectedImage {
 	return out
 }
 
+// createNetwork makes of a request what the newest version would have said.
+func (v version) createNetwork(req *network.CreateRequest) {
+	if v < 48 {
+		req.EnableIPv4 = nil
+	}
+}
+
+// connectNetwork makes of a request what the newest version would have said.
+func (v version) connectNetwork(req *network.ConnectRequest) {
+	e := req.EndpointConfig
+	if e == nil {
+		return
+	}
+	if v < 48 {
+		e.GwPriority = 0
+	}
+	if v < 44 {
+		e.MacAddress = nil
+	}
+}
+
 // networkList is the answer to a request for the list of networks.
 func (v version) networkList(list []network.Inspect) []network.Inspect {
 	for i := range list {
