@@ -263,6 +263,9 @@ func frontendAttrs(req runner.BuildRequest) (map[string]string, error) {
 	if req.NoCache {
 		attrs["no-cache"] = ""
 	}
+	if req.NoSyntax {
+		attrs["cmdline"] = ""
+	}
 	for k, v := range req.Args {
 		if v != nil {
 			attrs["build-arg:"+k] = *v

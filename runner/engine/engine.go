@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/internal/durable"
+	"github.com/berth-registry/berth/runner/build"
 	"github.com/berth-registry/berth/runner/containers"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
@@ -52,6 +53,8 @@ type Options struct {
 	Bridge          string
 	Subnet, Subnet6 netip.Prefix
 
+	BuildCacheSize int64 // bytes that the build cache may take; 0: a tenth of the disk
+
 	LogMaxSize  int64 // bytes a container's log file may have, unless it says otherwise
 	LogMaxFile  int   // files of a log
 	StopTimeout time.Duration
@@ -86,9 +89,10 @@ type Engine struct {
 	containers map[string]*ctr   // by ID
 	names      map[string]string // ID by name
 
-	execs *execTable
-	work  *gate // what changes containers, and what goes on by itself
-	stop  context.CancelFunc
+	execs    *execTable
+	building lazyBuilder
+	work     *gate // what changes containers, and what goes on by itself
+	stop     context.CancelFunc
 	// lifetime's context ends with the engine: for work that belongs to no request.
 	lifetime func() context.Context
 
@@ -162,6 +166,7 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 		DefaultRegistry: e.opts.DefaultRegistry,
 		Log:             e.log,
 		Event:           e.imageEvent,
+		Shared:          func() ([]string, error) { return build.Links(e.buildRoot()) },
 	})
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
@@ -197,6 +202,9 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := build.Sweep(ctx, e.buildOptions()); err != nil {
+		return fmt.Errorf("clear what builds have left: %w", err)
+	}
 	e.network, err = network.Open(ctx, network.Options{
 		Instance: e.instance,
 		StateDir: filepath.Join(e.opts.Data, "network"),
@@ -229,7 +237,7 @@ func (e *Engine) Close() error {
 	if e.stats != nil {
 		e.stats.Close()
 	}
-	var errs []error
+	errs := []error{e.closeBuilder()}
 	if e.shim != nil {
 		errs = append(errs, e.shim.Close(), e.removeCgroupParent())
 	}

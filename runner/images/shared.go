@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,6 +22,7 @@ import (
 // Content is what an image consists of, for those who build on it.
 type Content struct {
 	ID       string
+	Names    []reference.Named // by tag and by digest
 	Manifest ocispec.Descriptor
 	Config   []byte
 	Platform ocispec.Platform
@@ -40,7 +42,7 @@ func (s *Store) Content(_ context.Context, ref string) (Content, error) {
 		return Content{}, err
 	}
 	return Content{
-		ID: e.id, Manifest: e.rec.Manifest, Config: config, Platform: platformOf(e.config.Platform),
+		ID: e.id, Names: e.refs, Manifest: e.rec.Manifest, Config: config, Platform: platformOf(e.config.Platform),
 		DiffIDs: e.config.RootFS.DiffIDs, Layers: e.manifest.Layers,
 	}, nil
 }

@@ -13,8 +13,8 @@ func LoadAppArmor(h Host) error {
 	if !h.AppArmor {
 		return nil
 	}
-	if err := apparmor.LoadDefaultProfile(defaultAppArmor); err != nil {
-		return fmt.Errorf("load AppArmor profile %s: %w", defaultAppArmor, err)
+	if err := apparmor.LoadDefaultProfile(DefaultAppArmor); err != nil {
+		return fmt.Errorf("load AppArmor profile %s: %w", DefaultAppArmor, err)
 	}
 	return nil
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// defaultAppArmor is the name of the profile that containers get on a host with
+// DefaultAppArmor is the name of the profile that containers get on a host with
 // AppArmor. LoadAppArmor loads it.
-const defaultAppArmor = "berth-default"
+const DefaultAppArmor = "berth-default"
 
 const unconfined = "unconfined"
 
@@ -89,7 +89,7 @@ func (o securityOptions) appArmorProfile(h Host, privileged bool) string {
 	case privileged:
 		return unconfined
 	}
-	return defaultAppArmor
+	return DefaultAppArmor
 }
 
 // AppArmorProfile is the name of the profile of a container's processes, or "" on
