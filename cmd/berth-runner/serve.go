@@ -97,9 +97,10 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 	defer func() { err = errors.Join(err, e.Close()) }()
 
 	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded}
-	s.metrics = daemon.Operations(newMetrics(e), s.ready)
+	m := newMetrics(e)
+	s.metrics = daemon.Operations(m, s.ready)
 	defer s.close()
-	if err := s.listen(ctx, api.New(e, api.Options{Log: log, Version: version})); err != nil {
+	if err := s.listen(ctx, api.New(e, api.Options{Log: log, Version: version, Observe: m.observe})); err != nil {
 		return err
 	}
 	stopReports, err := startReports(ctx, cfg, e, log)

@@ -18,6 +18,9 @@ type Options struct {
 	Log *slog.Logger
 	// Version is the engine's own, for the Server header.
 	Version string
+	// Observe, if not nil, is told of each request that was answered: by its row of
+	// the table of routes, or as other.
+	Observe func(method, route string, status int, took time.Duration)
 }
 
 // New makes the handler of the API of e. It hijacks connections, so it wants a
@@ -25,6 +28,9 @@ type Options struct {
 func New(e Engine, o Options) http.Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, string, int, time.Duration) {}
 	}
 	return &server{engine: e, o: o, router: newRouter(), large: make(chan struct{}, largeBodies)}
 }
@@ -52,11 +58,24 @@ type server struct {
 type exchange struct {
 	*server
 
-	r    *http.Request
-	w    *response
-	v    version    // that the client speaks
-	name string     // in the path, or empty
-	q    url.Values // the query
+	r     *http.Request
+	w     *response
+	route *route     // nil: there is none
+	v     version    // that the client speaks
+	name  string     // in the path, or empty
+	q     url.Values // the query
+}
+
+// observed tells of a request that was answered.
+func (x *exchange) observed(took time.Duration) {
+	method, path, status := "other", "other", x.w.status
+	if x.route != nil {
+		method, path = x.route.method, x.route.path
+	}
+	if x.w.hijacked {
+		status = http.StatusSwitchingProtocols
+	}
+	x.o.Observe(method, path, status, took)
 }
 
 // ServeHTTP serves one request.
@@ -69,6 +88,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h["Ostype"] = []string{"linux"}
 	h["Server"] = []string{"Berth/" + s.o.Version + " (linux)"}
 	defer func() {
+		x.observed(time.Since(start))
 		s.o.Log.LogAttrs(r.Context(), slog.LevelDebug, "request",
 			slog.String("method", r.Method), slog.String("path", r.URL.Path),
 			slog.Int("status", x.w.status), slog.Duration("took", time.Since(start)))
@@ -95,6 +115,7 @@ func (x *exchange) serve() (err error) {
 	if route == nil {
 		return errNoPage()
 	}
+	x.route = route
 	if x.v, err = negotiate(spoken); err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type ctr struct {
 	stopping context.CancelFunc // ends the wait for the next try of a restart policy
 	tries    int                // starts by a restart policy since the last that lasted
 	keepers  int                // operations that --rm has to wait for
+	ooms     uint64             // times that the kernel killed for want of memory
 	removed  chan struct{}
 }
 

@@ -164,6 +164,9 @@ func (e *Engine) Events(ctx context.Context, since, until time.Time, filters run
 // containerEvent tells of a container, with further attributes as key and value
 // in turn.
 func (e *Engine) containerEvent(c *ctr, action events.Action, extra ...string) {
+	if action == events.ActionOOM {
+		c.countOOM()
+	}
 	rec, _ := c.snapshot()
 	attrs := map[string]string{}
 	maps.Copy(attrs, rec.Config.Labels)

@@ -205,12 +205,16 @@ func parseIOStat(text []byte, s *container.StatsResponse) {
 	s.BlkioStats.IoServiceBytesRecursive, s.BlkioStats.IoServicedRecursive = size, count
 }
 
+// maxInterfaces is how many interfaces of a container are told of: it may make as
+// many as it likes, if it is allowed to.
+const maxInterfaces = 128
+
 // parseNetDev reads /proc/PID/net/dev: the interfaces of a network namespace,
 // without those that the kernel puts into each.
 func parseNetDev(text []byte, s *container.StatsResponse) {
 	lines(text, func(line []byte) {
 		name, rest, ok := bytes.Cut(bytes.TrimLeft(line, " "), []byte{':'})
-		if !ok || builtin(name) {
+		if !ok || builtin(name) || len(s.Networks) == maxInterfaces {
 			return
 		}
 		var n [16]uint64
