@@ -31,6 +31,7 @@ type record struct {
 	// Hooks says that the runtime has more to do at start and at deletion.
 	Hooks   bool
 	Command string // first word, for messages
+	IDs     IDMaps // of its own user namespace
 }
 
 // bundle is the live handle of a container.
@@ -114,7 +115,7 @@ func checkID(kind, id string) error {
 
 // recordFor says what of a request has to be known later.
 func recordFor(r runtimeProgram, req CreateRequest) (record, error) {
-	rec := record{Runtime: r, LogPath: req.LogPath, OwnPIDs: ownPIDs(req.Spec), Hooks: req.Spec.Hooks != nil}
+	rec := record{Runtime: r, LogPath: req.LogPath, OwnPIDs: ownPIDs(req.Spec), Hooks: req.Spec.Hooks != nil, IDs: req.idMaps()}
 	if req.Spec.Process != nil && len(req.Spec.Process.Args) > 0 {
 		rec.Command = req.Spec.Process.Args[0]
 	}

@@ -131,6 +131,9 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		if err := s.cgroups.hideUnified(); err != nil {
 			return err
 		}
+		if err := protectNull(); err != nil {
+			return err
+		}
 		if err := bindReadOnly(b.record.Runtime.Path, s.runtimeFile(b.record.Runtime)); err != nil {
 			return err
 		}
@@ -159,6 +162,9 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 	}
 	b.findInit()
 	if err := s.watchInit(b); err != nil {
+		return Process{}, err
+	}
+	if err := ownPipes(m.Data, standardStreams(), req.Spec.Process.User, req.idMaps()); err != nil {
 		return Process{}, err
 	}
 	b.mu.Lock()

@@ -147,10 +147,23 @@ func (e *Exec) prepare(ctx context.Context, req ExecRequest) error {
 		own.wait(ctx, time.Second)
 		return silence(run.dir, err)
 	}
+	if err := e.ownPipes(own.pid, req.Process.User); err != nil {
+		return err
+	}
 	if req.Attach {
 		e.conn, err = run.b.dial(ctx, run.dir)
 	}
 	return err
+}
+
+// ownPipes gives the pipes that the monitor has made to the user of the process,
+// which is yet to be started.
+func (e *Exec) ownPipes(monitor int, u specs.User) error {
+	files, err := openFiles(monitor)
+	if err != nil {
+		return err
+	}
+	return ownPipes(monitor, files, u, e.run.b.record.IDs)
 }
 
 // openPipes makes the three pipes of an exec. conmon reads the start pipe twice:

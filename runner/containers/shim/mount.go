@@ -174,6 +174,12 @@ func (s *Shim) prepareMounts() error {
 	if err := mountPrivate(s.mounts()); err != nil {
 		return err
 	}
+	// Root of a user namespace has to get to its tree, and to nothing else.
+	for _, dir := range []string{s.dir, s.mounts()} {
+		if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // as said
+			return err
+		}
+	}
 	if err := os.MkdirAll(s.rootfs(), 0o700); err != nil {
 		return err
 	}
