@@ -26,7 +26,7 @@ type tree struct {
 	within   string
 	readOnly bool
 	users    rootfs.IDs // who the owners of files are in the container
-	close    func() // nil until it is all open, or for nothing but root
+	close    func()     // nil until it is all open, or for nothing but root
 }
 
 // openTree opens the tree that a path of a container lies on. Of a running

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -20,7 +21,13 @@ type mounted struct {
 	// byDestination are those that have no path on the host: a part of a volume,
 	// and what is of an image.
 	byDestination map[string]*os.File
-	files         map[string]bool // paths of sources that are known to be files
+	sources       map[string]source // what those are, by the path that they go by
+}
+
+// source is what has to be known of the source of a mount.
+type source struct {
+	file    bool // something other than a directory
+	options []string
 }
 
 func (m mounted) close() {
@@ -31,17 +38,25 @@ func (m mounted) close() {
 
 // isFile says whether a source is something other than a directory.
 func (m mounted) isFile(path string) bool {
-	if file, known := m.files[path]; known {
-		return file
+	if s, ok := m.sources[path]; ok {
+		return s.file
 	}
 	return isFile(path)
+}
+
+// options are those by which a source is mounted.
+func (m mounted) options(path string) []string {
+	if s, ok := m.sources[path]; ok {
+		return s.options
+	}
+	return spec.FindSourceOptions(path)
 }
 
 // mountVolumes makes the sources of a container's mounts ready for a run:
 // volumes are mounted, until unmountVolumes. The record that it returns has the
 // sources of this run.
 func (e *Engine) mountVolumes(ctx context.Context, rec *runner.Container) (*runner.Container, mounted, error) {
-	ready := mounted{byDestination: map[string]*os.File{}, files: map[string]bool{}}
+	ready := mounted{byDestination: map[string]*os.File{}, sources: map[string]source{}}
 	run := *rec
 	run.Mounts = slices.Clone(rec.Mounts)
 	for i := range run.Mounts {
@@ -77,7 +92,10 @@ func (e *Engine) mountOne(ctx context.Context, rec *runner.Container, m *contain
 		return err
 	}
 	m.Source = f.Name()
-	ready.files[m.Source] = !info.IsDir()
+	ready.sources[m.Source] = source{
+		file:    !info.IsDir(),
+		options: spec.FindSourceOptions(fmt.Sprintf("/proc/self/fd/%d", f.Fd())),
+	}
 	return nil
 }
 

@@ -185,7 +185,7 @@ func (e *Engine) createProcess(ctx context.Context, rec *runner.Container, files
 	if err != nil {
 		return shim.Process{}, err
 	}
-	in.IsFile = mounts.isFile
+	in.IsFile, in.SourceOptions = mounts.isFile, mounts.options
 	s, err := spec.Build(in.Input)
 	if err != nil {
 		return shim.Process{}, err

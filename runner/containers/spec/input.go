@@ -39,6 +39,9 @@ type Input struct {
 	// IsVolume says whether a mount point is a volume whose files the engine keeps,
 	// so that their users are the container's.
 	IsVolume func(m container.MountPoint) bool
+	// SourceOptions are those by which what a path of the host is on is mounted
+	// there, as far as a bind of it is to have them too; FindSourceOptions does.
+	SourceOptions func(path string) []string
 	// IsFile says whether a path of the host is something other than a directory.
 	IsFile func(path string) bool
 }

@@ -182,6 +182,13 @@ func userMount(in Input, m container.MountPoint) (made specs.Mount, rootfs strin
 	default:
 		options = append(options, "ro")
 	}
+	if in.SourceOptions != nil {
+		for _, o := range in.SourceOptions(m.Source) {
+			if o != "ro" || m.RW {
+				options = append(options, o)
+			}
+		}
+	}
 	propagation := m.Propagation
 	if propagation == "" {
 		propagation = mount.PropagationRPrivate

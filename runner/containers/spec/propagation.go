@@ -6,7 +6,33 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
+
+// FindSourceOptions are the options of the mount that a path of this host is on
+// which restrict what can be done there. The kernel gives them to a bind, but some
+// runtimes take them away again where they are not asked for.
+func FindSourceOptions(path string) []string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return nil // whoever mounts it will say why
+	}
+	return optionsOf(st.Flags)
+}
+
+// optionsOf names the flags of a mount that statfs(2) returns: they are those of
+// mount(2).
+func optionsOf(flags int64) (options []string) {
+	for _, f := range []struct {
+		flag   int64
+		option string
+	}{{unix.MS_RDONLY, "ro"}, {unix.MS_NOSUID, "nosuid"}, {unix.MS_NODEV, "nodev"}, {unix.MS_NOEXEC, "noexec"}} {
+		if flags&f.flag != 0 {
+			options = append(options, f.option)
+		}
+	}
+	return options
+}
 
 // FindPropagation tells how the mount is shared that a path of this host is on.
 func FindPropagation(path string) (Propagation, error) {
