@@ -94,9 +94,12 @@ type Report struct {
 
 // Containers configures what holds for containers that do not say otherwise.
 type Containers struct {
-	LogMaxSize  int64 // bytes of a log's file
-	LogMaxFile  int   // files of a log
-	StopTimeout time.Duration
+	LogDriver    string
+	LogOpts      map[string]string // of containers that have that driver
+	LogMaxUnsent int64             // bytes of a log that may wait for its server
+	LogMaxSize   int64             // bytes of a log's file
+	LogMaxFile   int               // files of a log
+	StopTimeout  time.Duration
 }
 
 // Network configures the network that containers are on by default.
@@ -116,7 +119,7 @@ func Default() Config {
 		Log:         Log{Level: slog.LevelInfo, Format: settings.LogAuto},
 		Registry:    Registry{CertsDir: "/etc/docker/certs.d"},
 		Report:      Report{Interval: 10 * time.Minute},
-		Containers:  Containers{LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
+		Containers:  Containers{LogDriver: "json-file", LogMaxUnsent: 1_000_000_000, LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
 	}
 }
 

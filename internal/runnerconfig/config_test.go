@@ -71,7 +71,7 @@ func TestFields(t *testing.T) {
 	for path, text := range map[string]string{
 		"data": "/d", "run": "/r", "runtime": "runc", "conmon": "/c", "init": "/i", "socket.path": "/s", "socket.group": "root",
 		"metrics.addr": ":1", "log.level": "error", "log.format": "text", "registry.default": "a:1", "registry.certs_dir": "/e",
-		"containers.log_max_size": "1g", "containers.log_max_file": "7", "containers.stop_timeout": "0s",
+		"containers.log_driver": "journald", "containers.log_max_unsent": "3m", "containers.log_max_size": "1g", "containers.log_max_file": "7", "containers.stop_timeout": "0s",
 		"network.bridge": "br7", "network.subnet": "10.1.0.0/16", "network.subnet6": "fd00::/64",
 		"report.name": "n-7", "report.interval": "1s",
 	} {
@@ -110,7 +110,7 @@ registries:
   "localhost:5000": ~
   r.example.com: {endpoint: "https://other/x", ca: /ca, cert: /c, key: /k, insecure: true}
   told: {report: true, username: node, password_file: /p}
-containers: {log_max_size: 512k, log_max_file: 5}
+containers: {log_driver: syslog, log_opts: {tag: "{{.Name}}"}, log_max_unsent: 2m, log_max_size: 512k, log_max_file: 5}
 network: {subnet: 10.0.0.0/24}
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -127,7 +127,7 @@ network: {subnet: 10.0.0.0/24}
 		"r.example.com":  {Endpoint: "https://other/x", CA: "/ca", Cert: "/c", Key: "/k", Insecure: true},
 		"told":           {Report: true, Username: "node", PasswordFile: "/p"},
 	}
-	want.Containers = Containers{LogMaxSize: 512_000, LogMaxFile: 5, StopTimeout: time.Minute}
+	want.Containers = Containers{LogDriver: "syslog", LogOpts: map[string]string{"tag": "{{.Name}}"}, LogMaxUnsent: 2_000_000, LogMaxSize: 512_000, LogMaxFile: 5, StopTimeout: time.Minute}
 	want.Network.Subnet = netip.MustParsePrefix("10.0.0.0/24")
 	// BERTH_RUNNER_BIN is not one of ours, and none of our business.
 	environ := []string{"BERTH_RUNNER_DATA=/env", "BERTH_RUNNER_CONTAINERS_STOP_TIMEOUT=1m", "BERTH_RUNNER_BIN=/x", "BERTH_HTTP_ADDR=nonsense"}

@@ -11,10 +11,10 @@ import (
 const exampleHead = `The configuration of berth-runner serve: every key with its default. What is left
 out has its default, and anything that is not here is an error.
 
-Each key but runtimes and registries can also be set in the environment:
-socket.path is BERTH_RUNNER_SOCKET_PATH. A flag beats the environment, the
-environment beats this file. Durations are written like 30s, 5m or 24h. On SIGHUP
-the runner reads this file again and takes over the keys marked [reload]; the
+Each key but runtimes, registries and containers.log_opts can also be set in the
+environment: socket.path is BERTH_RUNNER_SOCKET_PATH. A flag beats the environment,
+the environment beats this file. Durations are written like 30s, 5m or 24h. On
+SIGHUP the runner reads this file again and takes over the keys marked [reload]; the
 others need a restart, through which containers go on running.
 `
 
@@ -30,6 +30,7 @@ var schema = settings.Schema[Config]{
 var (
 	runtimeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 	program     = regexp.MustCompile(`^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9_.-]*)$`)
+	logOpt      = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	absolute    = regexp.MustCompile(`^/[^\x00]*$`)
 	groupName   = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_-]*|[0-9]+)?$`)
 	remapName   = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?)?$`)
@@ -164,6 +165,24 @@ var keys = []settings.Key[Config]{
 		Value: func(c *Config) *settings.Value {
 			return settings.DurationBetween(&c.Report.Interval, minReport, maxReport)
 		},
+	}, {
+		Path: "containers.log_driver",
+		Doc:  "Where logs of containers go, unless --log-driver says otherwise.",
+		Value: func(c *Config) *settings.Value {
+			var drivers []settings.Option[string]
+			for _, name := range []string{"json-file", "local", "journald", "syslog", "fluentd", "none"} {
+				drivers = append(drivers, settings.Option[string]{Name: name, Value: name})
+			}
+			return settings.Choice(&c.Containers.LogDriver, drivers)
+		},
+	}, {
+		Path:  "containers.log_opts",
+		Doc:   "The options of that driver, where --log-opt does not say otherwise.",
+		Named: logOpts,
+	}, {
+		Path:  "containers.log_max_unsent",
+		Doc:   "How much of a container's log is kept for its server while that takes nothing; then\nthe oldest goes.",
+		Value: func(c *Config) *settings.Value { return settings.Size(&c.Containers.LogMaxUnsent) },
 	}, {
 		Path:  "containers.log_max_size",
 		Doc:   "How large a file of a container's log gets, unless --log-opt max-size says otherwise.",

@@ -35,6 +35,29 @@ func runtimes(c *Config) *settings.Named {
 	}
 }
 
+// logOpts are texts by name.
+func logOpts(c *Config) *settings.Named {
+	return &settings.Named{
+		Want:    "names of options of the log driver",
+		Example: "syslog-address: tcp://logs.example.com:514\n",
+		Names:   slices.Sorted(maps.Keys(c.Containers.LogOpts)),
+		Entry: func(name string) []settings.Field {
+			if !logOpt.MatchString(name) {
+				return nil
+			}
+			value := c.Containers.LogOpts[name]
+			v := settings.Text(&value, "a text, in quotes if it looks like something else", func(s string) string { return s }, func(s string) (string, bool) {
+				if c.Containers.LogOpts == nil {
+					c.Containers.LogOpts = map[string]string{}
+				}
+				c.Containers.LogOpts[name] = s
+				return s, true
+			})
+			return []settings.Field{{Value: v}}
+		},
+	}
+}
+
 const registriesExample = `docker.io:
   mirrors: ["https://mirror.example.com"]  # are tried first to pull
 registry.example.com:

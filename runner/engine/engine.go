@@ -55,9 +55,12 @@ type Options struct {
 
 	BuildCacheSize int64 // bytes that the build cache may take; 0: a tenth of the disk
 
-	LogMaxSize  int64 // bytes a container's log file may have, unless it says otherwise
-	LogMaxFile  int   // files of a log
-	StopTimeout time.Duration
+	LogMaxSize   int64             // bytes a container's log file may have, unless it says otherwise
+	LogMaxFile   int               // files of a log
+	LogDriver    string            // of containers that ask for none; empty is json-file
+	LogOpts      map[string]string // of the containers with that driver
+	LogMaxUnsent int64             // bytes of a log that may wait for its server; 0 for the default
+	StopTimeout  time.Duration
 
 	Log *slog.Logger
 }
@@ -70,18 +73,19 @@ type Engine struct {
 	started  time.Time
 	unlock   func() error
 
-	host    spec.Host
-	userns  spec.UserNamespace // of containers, unless they ask for the host's
-	images  *images.Store
-	remote  *remote.Client
-	store   *containers.Store
-	shim    *shim.Shim
-	network *network.Manager
-	volumes *volumes.Store
-	devices *devices.Registry
-	keeper  *logs.Keeper
-	stats   *stats.Sampler
-	events  *eventLog
+	host      spec.Host
+	userns    spec.UserNamespace // of containers, unless they ask for the host's
+	images    *images.Store
+	remote    *remote.Client
+	store     *containers.Store
+	shim      *shim.Shim
+	network   *network.Manager
+	volumes   *volumes.Store
+	devices   *devices.Registry
+	keeper    *logs.Keeper
+	forwarder *logs.Forwarder
+	stats     *stats.Sampler
+	events    *eventLog
 
 	filters spec.Filters
 
@@ -219,7 +223,9 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	if e.devices, err = devices.Open(e.opts.CDISpecDirs); err != nil {
 		return fmt.Errorf("read the descriptions of devices: %w", err)
 	}
-	e.keeper = logs.NewKeeper(e.log)
+	if err := e.openLogs(); err != nil {
+		return err
+	}
 	e.stats, err = stats.Open()
 	return err
 }
@@ -231,9 +237,7 @@ func (e *Engine) Close() error {
 	e.stop()
 	e.events.close()
 	e.work.close()
-	if e.keeper != nil {
-		e.keeper.Close()
-	}
+	e.closeLogs()
 	if e.stats != nil {
 		e.stats.Close()
 	}

@@ -64,7 +64,7 @@ func (e *Engine) InspectContainer(ctx context.Context, ref string, size bool) (c
 	if resp.Mounts == nil {
 		resp.Mounts = []container.MountPoint{}
 	}
-	if opts, err := e.logOptions(hc.LogConfig); err == nil && opts.Driver != logs.DriverNone {
+	if opts, err := e.logOptions(hc.LogConfig); err == nil && opts.Driver == logs.DriverJSONFile {
 		resp.LogPath = e.logPath(rec.ID)
 	}
 	if size {

@@ -17,7 +17,6 @@ import (
 	"github.com/berth-registry/berth/runner/containers/rootfs"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
-	"github.com/berth-registry/berth/runner/logs"
 	"github.com/berth-registry/berth/runner/network"
 )
 
@@ -216,23 +215,4 @@ func (e *Engine) namespaceOf(ref, file, what string) (string, error) {
 		return "", runner.Errorf(runner.ErrConflict, "cannot join %s of a non running container: %s", what, c.id)
 	}
 	return fmt.Sprintf("/proc/%d/ns/%s", st.PID, file), nil
-}
-
-// watchLog keeps the container's log within its bounds from now on.
-func (e *Engine) watchLog(rec *runner.Container) error {
-	opts, err := e.logOptions(rec.HostConfig.LogConfig)
-	if err != nil || opts.Driver == logs.DriverNone {
-		return err
-	}
-	e.keeper.Watch(rec.ID, e.store.Logs(rec.ID), opts, e.reopenLog(rec.ID))
-	return nil
-}
-
-// settleLog trims the log of a container that ended while no engine was there.
-func (e *Engine) settleLog(rec *runner.Container) error {
-	opts, err := e.logOptions(rec.HostConfig.LogConfig)
-	if err != nil || opts.Driver == logs.DriverNone {
-		return err
-	}
-	return logs.Settle(e.store.Logs(rec.ID), opts)
 }

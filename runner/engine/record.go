@@ -12,12 +12,12 @@ import (
 	"github.com/berth-registry/berth/runner/containers/spec"
 	"github.com/berth-registry/berth/runner/devices"
 	"github.com/berth-registry/berth/runner/images"
-	"github.com/berth-registry/berth/runner/logs"
 )
 
 // newRecord makes of a request and an image what the container will be.
 func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.Container, []string, error) {
 	hc := hostConfig(req.HostConfig)
+	hc.LogConfig = e.logConfig(hc.LogConfig)
 	if err := e.checkHostConfig(hc); err != nil {
 		return nil, nil, err
 	}
@@ -70,9 +70,6 @@ func hostConfig(asked *container.HostConfig) *container.HostConfig {
 	if hc.NetworkMode == "" || hc.NetworkMode.IsDefault() {
 		hc.NetworkMode = network.NetworkBridge
 	}
-	if hc.LogConfig.Type == "" {
-		hc.LogConfig.Type = logs.DriverJSONFile
-	}
 	if hc.RestartPolicy.Name == "" {
 		hc.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
@@ -122,15 +119,6 @@ func checkPlatform(ref, asked string, img images.Image) error {
 			ref, img.Config.OS, img.Config.Architecture, asked)
 	}
 	return nil
-}
-
-// logOptions makes out how a container's log is kept.
-func (e *Engine) logOptions(cfg container.LogConfig) (logs.Options, error) {
-	return logs.ParseOptions(cfg, logs.Options{
-		Driver:  logs.DriverJSONFile,
-		MaxSize: e.opts.LogMaxSize,
-		MaxFile: e.opts.LogMaxFile,
-	})
 }
 
 // specHost is the host with the runtimes that this engine may use.

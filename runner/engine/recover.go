@@ -43,10 +43,10 @@ func (e *Engine) recover(ctx context.Context) error {
 				ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
 				Endpoint: network.Endpoint{Networks: st.Networks, Ports: st.Ports},
 			})
-			if err := e.watchLog(rec); err != nil {
+			if err := e.watchLog(ctx, rec); err != nil {
 				return err
 			}
-		} else if err := e.settleLog(rec); err != nil {
+		} else if err := e.settleLog(ctx, rec); err != nil {
 			e.log.WarnContext(ctx, "trim the log of a container", "container", rec.ID, "error", err)
 		}
 	}

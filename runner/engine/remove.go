@@ -91,6 +91,7 @@ func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
 	if withVolumes {
 		e.removeAnonymousVolumes(ctx, rec)
 	}
+	e.leaveLog(ctx, c.id)
 	if err := e.store.Remove(c.id); err != nil {
 		return err
 	}

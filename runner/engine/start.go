@@ -108,6 +108,9 @@ func startCode(err error) int {
 // launch makes everything that a run of the container consists of and starts its
 // command. It returns the state of the running container, which is on disk.
 func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, before runner.State) (runner.State, error) {
+	if err := e.openLog(ctx, rec); err != nil {
+		return before, err
+	}
 	var netns *os.File
 	remapped := e.remapped(rec)
 	if hasOwnNetwork(rec) && !remapped {
@@ -166,7 +169,7 @@ func (e *Engine) launch(ctx context.Context, c *ctr, rec *runner.Container, befo
 	if err := e.store.SaveState(rec.ID, next); err != nil {
 		return before, err
 	}
-	if err := e.watchLog(rec); err != nil {
+	if err := e.watchLog(ctx, rec); err != nil {
 		return before, err
 	}
 	e.connectClients(ctx, c)
@@ -239,6 +242,7 @@ func (e *Engine) tearDown(ctx context.Context, id string) {
 		e.log.ErrorContext(ctx, "clear what a container leaves", "container", id, "error", err)
 	}
 	e.unmountVolumes(ctx, id)
+	e.forwarder.End(id)
 }
 
 // begin makes the launched run the current one.

@@ -85,7 +85,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		NGoroutines:        goruntime.NumGoroutine(),
 		NFd:                countFiles("/proc/self/fd"),
 		NEventsListener:    e.events.count(),
-		LoggingDriver:      logs.DriverJSONFile,
+		LoggingDriver:      e.logDriver(),
 		LiveRestoreEnabled: true,
 		ServerVersion:      e.opts.Version,
 		InitBinary:         "docker-init",
@@ -94,7 +94,7 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{network.NetworkBridge, network.NetworkHost, "ipvlan", "macvlan", "null"},
-			Log: []string{logs.DriverJSONFile, logs.DriverLocal, logs.DriverNone},
+			Log: logs.Drivers(),
 		},
 		IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig:     e.registryConfig(),
