@@ -201,15 +201,11 @@ func newUpstream(t testing.TB, ns *os.File, handle func(w dns.ResponseWriter, r 
 	t.Helper()
 	u := new(upstream)
 	listen := func() error {
-		pc, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+		pc, l, err := listenBoth(t.Context())
 		if err != nil {
 			return err
 		}
 		u.Addr = pc.LocalAddr().(*net.UDPAddr).AddrPort()
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", u.Addr.String())
-		if err != nil {
-			return errors.Join(err, pc.Close())
-		}
 		for _, s := range []*dns.Server{{PacketConn: pc}, {Listener: l}} {
 			proto := "udp"
 			if s.Listener != nil {
@@ -234,6 +230,22 @@ func newUpstream(t testing.TB, ns *os.File, handle func(w dns.ResponseWriter, r 
 	u.Inside = true
 	must(t, netns.Do(ns, listen))
 	return u
+}
+
+// listenBoth listens at a port of the loopback that is free for UDP and TCP.
+func listenBoth(ctx context.Context) (pc net.PacketConn, l net.Listener, err error) {
+	for range 10 {
+		pc, err = (&net.ListenConfig{}).ListenPacket(ctx, "udp", "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, err
+		}
+		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", pc.LocalAddr().String())
+		if err == nil {
+			return pc, l, nil
+		}
+		err = errors.Join(err, pc.Close())
+	}
+	return nil, nil, err
 }
 
 // answerWith answers each query with records, written as in a zone file without
