@@ -171,10 +171,8 @@ func (w *imageWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp
 // and the one that everybody uses.
 func (w *imageWorker) Exporter(name string, sm *session.Manager) (exporter.Exporter, error) {
 	switch name {
-	case "moby":
-		return &imageExporter{w: w, name: name}, nil
-	case client.ExporterImage:
-		remote, err := w.Worker.Exporter(name, sm)
+	case "moby", client.ExporterImage:
+		remote, err := w.Worker.Exporter(client.ExporterImage, sm)
 		return &imageExporter{w: w, name: name, remote: remote}, err
 	}
 	return w.Worker.Exporter(name, sm)
