@@ -20,7 +20,12 @@ type host struct {
 // newHost starts a host whose registry has the images of the acceptance test.
 func newHost(t *testing.T, o berthtest.MachineOptions, args ...string) *host {
 	t.Helper()
-	m := berthtest.NewMachine(t, o)
+	return newHostOn(t, berthtest.NewMachine(t, o), args...)
+}
+
+// newHostOn is newHost on a machine that is there.
+func newHostOn(t *testing.T, m *berthtest.Machine, args ...string) *host {
+	t.Helper()
 	h := &host{t: t, registry: berthtest.Start(t, berthtest.Options{Machine: m, Env: []string{"BERTH_LOG_ACCESS=false"}})}
 	seed(t, m, h.repository(""))
 	h.Runner = berthtest.StartRunner(t, berthtest.RunnerOptions{Machine: m, Args: args})

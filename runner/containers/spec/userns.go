@@ -92,13 +92,14 @@ func userNamespace(in Input, s *specs.Spec) {
 	if _, asked := in.Container.HostConfig.Sysctls[pingGroups]; !asked {
 		delete(s.Linux.Sysctl, pingGroups) // its default names groups that are not mapped
 	}
+	if in.Container.HostConfig.IpcMode.IsHost() { // of the host's queues a user namespace has no file system
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "mqueue" })
+	}
 	for i := range s.Mounts {
 		m := &s.Mounts[i]
 		switch {
 		case m.Type == "cgroup": // a user namespace cannot mount it read-only
 			m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return o == "ro" })
-		case m.Type == "mqueue" && in.Container.HostConfig.IpcMode.IsHost(): // nor mount what is the host's
-			*m = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "nosuid", "noexec", "nodev"}}
 		case m.Type == "bind" && ownFiles(in, *m):
 			m.UIDMappings, m.GIDMappings = in.User.UIDs, in.User.GIDs
 		}
