@@ -79,7 +79,7 @@ func Open(ctx context.Context, o Options) (*Builder, error) {
 	}
 	b := &Builder{opts: o, log: o.Log, cancels: map[string]context.CancelFunc{}}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	life = withLog(life, o.Log)
+	logTo(o.Log)
 	b.life, b.stop = func() context.Context { return life }, stop
 	fresh, err := prepare(o)
 	if err != nil {
@@ -207,7 +207,7 @@ func (b *Builder) join(ctx context.Context) (context.Context, func(), error) {
 	if b.life().Err() != nil {
 		return nil, nil, runner.Errorf(runner.ErrUnavailable, "the runner is stopping")
 	}
-	ctx, cancel := context.WithCancel(withLog(ctx, b.log))
+	ctx, cancel := context.WithCancel(ctx)
 	b.work.Add(1)
 	end := context.AfterFunc(b.life(), cancel)
 	return ctx, func() { end(); cancel(); b.work.Done() }, nil

@@ -5,21 +5,20 @@ import (
 	"io"
 	"log/slog"
 
-	"github.com/moby/buildkit/util/bklog"
 	"github.com/sirupsen/logrus"
 )
 
-// withLog has what BuildKit says in a context go to our log. What it says in
-// none goes to the standard error, which is where our log is.
-func withLog(ctx context.Context, log *slog.Logger) context.Context {
-	l := logrus.New()
+// logTo has what BuildKit and containerd's packages say go to our log. They have
+// one logger in a process, and it has no other user here.
+func logTo(log *slog.Logger) {
+	l := logrus.StandardLogger()
 	l.SetOutput(io.Discard)
-	l.SetLevel(logrus.DebugLevel)
-	if !log.Enabled(ctx, slog.LevelDebug) {
-		l.SetLevel(logrus.WarnLevel)
+	l.SetLevel(logrus.WarnLevel)
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		l.SetLevel(logrus.DebugLevel)
 	}
+	l.ReplaceHooks(logrus.LevelHooks{})
 	l.AddHook(logHook{log})
-	return bklog.WithLogger(ctx, logrus.NewEntry(l))
 }
 
 type logHook struct{ log *slog.Logger }

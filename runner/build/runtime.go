@@ -15,6 +15,9 @@ import (
 
 type spec = specs.Spec
 
+// ociVersion is one that all versions of the runtimes take.
+const ociVersion = "1.0.2"
+
 const networkNamespace = specs.NetworkNamespace
 
 // The runtime is called by a script: its state is to be in our directory, and

@@ -97,7 +97,7 @@ func (b *Builder) begin(ctx context.Context, id string) (context.Context, func()
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancel(withLog(ctx, b.log))
+	ctx, cancel := context.WithCancel(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if id == "" {
@@ -296,4 +296,3 @@ func frontendAttrs(req runner.BuildRequest) (map[string]string, error) {
 	text("ulimit", strings.Join(limits, ","))
 	return attrs, errors.Join(errs...)
 }
-

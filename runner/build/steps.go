@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/executor/oci"
@@ -15,7 +14,6 @@ import (
 	"github.com/moby/buildkit/executor/runcexecutor"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/network"
-	"golang.org/x/sys/unix"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -24,11 +22,6 @@ const cgroupRoot = "/sys/fs/cgroup"
 type steps struct {
 	executor.Executor
 	networks map[pb.NetMode]network.Provider
-	parent   string // of cgroups
-
-	mu      sync.Mutex
-	running int
-	left    map[string]bool // cgroups to be removed when nothing runs
 }
 
 func openSteps(o Options) (*steps, error) {
@@ -40,15 +33,11 @@ func openSteps(o Options) (*steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &steps{
-		parent: o.CgroupParent,
-		left:   map[string]bool{},
-		networks: map[pb.NetMode]network.Provider{
-			pb.NetMode_UNSET: &bridge{o.Network},
-			pb.NetMode_HOST:  network.NewHostProvider(),
-			pb.NetMode_NONE:  network.NewNoneProvider(),
-		},
-	}
+	s := &steps{networks: map[pb.NetMode]network.Provider{
+		pb.NetMode_UNSET: adapter{&bridge{o.Network}},
+		pb.NetMode_HOST:  adapter{network.NewHostProvider()},
+		pb.NetMode_NONE:  adapter{network.NewNoneProvider()},
+	}}
 	s.Executor, err = runcexecutor.New(runcexecutor.Opt{
 		Root:                filepath.Join(o.Run, "executor"),
 		CommandCandidates:   []string{runtime},
@@ -70,11 +59,6 @@ func dnsConfig(d DNS) *oci.DNSConfig {
 
 // Run implements executor.Executor.
 func (s *steps) Run(ctx context.Context, id string, root executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
-	parent := process.Meta.CgroupParent
-	if parent == "" {
-		parent = s.parent
-	}
-	defer s.enter(parent)()
 	rec, err := s.Executor.Run(ctx, id, root, mounts, process, started)
 	if rec != nil {
 		// The container is removed behind it, and its cgroup with it.
@@ -83,33 +67,6 @@ func (s *steps) Run(ctx context.Context, id string, root executor.Mount, mounts 
 		}
 	}
 	return rec, err
-}
-
-// enter counts a step. When the last has ended, the cgroups above those of
-// containers go: BuildKit makes one below each parent, and removes none.
-func (s *steps) enter(parent string) (leave func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.running++
-	if parent != s.parent && !hasCgroup(parent) {
-		s.left[parent] = true
-	}
-	s.left[filepath.Join(parent, "buildkit")] = true
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.running--; s.running > 0 {
-			return
-		}
-		for _, below := range []bool{true, false} { // the lower ones first
-			for path := range s.left {
-				if (filepath.Base(path) == "buildkit") == below {
-					removeCgroup(path)
-				}
-			}
-		}
-		clear(s.left)
-	}
 }
 
 // cgroups returns where a cgroup may be: version 1 has many hierarchies.
@@ -125,23 +82,29 @@ func cgroups(path string) []string {
 	return list
 }
 
-func hasCgroup(path string) bool {
-	for _, dir := range cgroups(path) {
-		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
-			return true
-		}
-	}
-	return false
+// adapter fits the specification of a step to the runtimes and to our cgroups: a
+// network is what BuildKit has last to do with it.
+type adapter struct{ network.Provider }
+
+// New implements network.Provider.
+func (a adapter) New(ctx context.Context, hostname string, o network.NamespaceOptions) (network.Namespace, error) {
+	ns, err := a.Provider.New(ctx, hostname, o)
+	return adapted{ns}, err
 }
 
-// removeCgroup removes a cgroup that is empty. It stays if it is not.
-func removeCgroup(path string) {
-	if filepath.Clean("/"+path) == "/" {
-		return
+type adapted struct{ network.Namespace }
+
+// cgroupPrefix begins the names of the cgroups of steps.
+const cgroupPrefix = "buildkit-"
+
+// Set implements network.Namespace.
+func (a adapted) Set(s *spec) error {
+	s.Version = ociVersion
+	if dir, id := filepath.Split(s.Linux.CgroupsPath); filepath.Base(dir) == "buildkit" {
+		// Not in a cgroup that nobody would remove.
+		s.Linux.CgroupsPath = filepath.Join(filepath.Dir(filepath.Clean(dir)), cgroupPrefix+id)
 	}
-	for _, dir := range cgroups(path) {
-		_ = unix.Rmdir(dir)
-	}
+	return a.Namespace.Set(s)
 }
 
 // bridge connects steps as the containers of the bridge network are.
@@ -181,4 +144,3 @@ func (*namespaceFile) Sample() (*resourcestypes.NetworkSample, error) { return n
 
 // Close implements network.Namespace.
 func (n *namespaceFile) Close() error { return errors.Join(n.release(), n.file.Close()) }
-

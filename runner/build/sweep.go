@@ -84,19 +84,17 @@ func placeOf(all []*mountinfo.Info, dir string) (dev, path string) {
 
 // removeRun removes what is below Run, and the cgroups of steps.
 func removeRun(o Options) error {
-	below := filepath.Join(o.CgroupParent, "buildkit")
-	for _, dir := range cgroups(below) {
-		if err := killCgroup(dir); err != nil {
+	for _, parent := range cgroups(o.CgroupParent) {
+		if err := killCgroups(parent); err != nil {
 			return err
 		}
 	}
-	removeCgroup(below)
 	return os.RemoveAll(o.Run)
 }
 
-// killCgroup ends what is left in the cgroups below a directory, and removes
-// them.
-func killCgroup(dir string) error {
+// killCgroups ends what is left in the cgroups of steps below a directory, and
+// removes them.
+func killCgroups(dir string) error {
 	list, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -105,7 +103,7 @@ func killCgroup(dir string) error {
 		return err
 	}
 	for _, d := range list {
-		if !d.IsDir() {
+		if !strings.HasPrefix(d.Name(), cgroupPrefix) {
 			continue
 		}
 		path := filepath.Join(dir, d.Name())
