@@ -21,9 +21,13 @@ func lines(text []byte, f func(line []byte)) {
 
 // field cuts the first word off a line.
 func field(line []byte) (word, rest []byte) {
-	line = bytes.TrimLeft(line, " \t")
-	if i := bytes.IndexAny(line, " \t"); i >= 0 {
-		return line[:i], line[i+1:]
+	for len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
+		line = line[1:]
+	}
+	for i, c := range line {
+		if c == ' ' || c == '\t' {
+			return line[:i], line[i+1:]
+		}
 	}
 	return line, nil
 }
@@ -113,9 +117,7 @@ var memoryKeys = []string{
 func parseMemoryStat(text []byte, s *container.StatsResponse) {
 	m := make(map[string]uint64, bytes.Count(text, []byte{'\n'}))
 	eachKey(text, func(key []byte, value uint64) {
-		i, found := slices.BinarySearchFunc(memoryKeys, key, func(known string, key []byte) int {
-			return compare(known, key)
-		})
+		i, found := slices.BinarySearchFunc(memoryKeys, key, compare)
 		if found {
 			m[memoryKeys[i]] = value
 		}

@@ -82,7 +82,7 @@ func Open() (*Sampler, error) {
 	const share = 2 // the half of the files that the process may have
 	return &Sampler{
 		sources: sources,
-		memory:  uint64(info.Totalram) * uint64(info.Unit),
+		memory:  info.Totalram * uint64(info.Unit),
 		keep:    int(min(files.Cur, 1<<30)) / share / (len(sources) + 1),
 		watched: map[string]*watched{},
 		closed:  make(chan struct{}),
