@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -28,8 +29,15 @@ func (m *Manager) Connect(ctx context.Context, req Request) (Endpoint, error) {
 	if err := m.begin(req.ContainerID); err != nil {
 		return Endpoint{}, err
 	}
-	a := &attachment{id: req.ContainerID, name: req.Name, hostname: req.Hostname}
-	err = m.attach(ctx, a, req, wanted)
+	a := &attachment{id: req.ContainerID, name: req.Name, hostname: req.Hostname, dns: req.DNS}
+	var work errgroup.Group
+	if named(wanted) {
+		work.Go(func() error { return m.names.Serve(ctx, a.id, req.NetNS) })
+	}
+	err = errors.Join(m.attach(ctx, a, req, wanted), work.Wait())
+	if err != nil {
+		m.names.Forget(a.id)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
@@ -184,6 +192,7 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 		m.leave(ep)
 	}
 	m.mu.Unlock()
+	m.names.Forget(containerID)
 	if !a.plugged() {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 // attachment is what a container has been given.
 type attachment struct {
 	id, name, hostname string
+	dns                []netip.Addr
 	endpoints          []*endpoint // in the order in which they were connected
 	target             target      // where published ports lead
 	ports              network.PortMap

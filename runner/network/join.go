@@ -33,6 +33,11 @@ func (m *Manager) Join(ctx context.Context, req Request) (Endpoint, error) {
 	if a.in(n) != nil {
 		return Endpoint{}, runner.Errorf(runner.ErrForbidden, "endpoint with name %s already exists in network %s", a.name, n.Name)
 	}
+	if n.userDefined() { // to whom it is served already, it changes nothing
+		if err := m.names.Serve(ctx, a.id, req.NetNS); err != nil {
+			return Endpoint{}, err
+		}
+	}
 	ep, err := m.enter(ctx, a, n, list[0].asked)
 	if err != nil {
 		return Endpoint{}, err

@@ -173,7 +173,7 @@ func (p plug) announce(host *rtnl) error {
 	msg.Index = index
 	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	port.AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
-	if p.lan.isolated {
+	if p.lan.isolated && !bridgesCallRules() {
 		port.AddRtAttr(brportIsolated, []byte{1})
 	}
 	requests := []request{newRequest("set hairpin mode of "+p.host, unix.RTM_SETLINK, 0, msg, port)}
@@ -183,6 +183,13 @@ func (p plug) announce(host *rtnl) error {
 		}
 	}
 	return host.do(requests...)
+}
+
+// bridgesCallRules says whether what a bridge carries from port to port meets the
+// rules of IP, which then keep containers apart. An isolated port would not do: a
+// packet for a neighbour's published port is sent there by the bridge, not the host.
+func bridgesCallRules() bool {
+	return getSysctl("net/bridge/bridge-nf-call-iptables") == "1" && getSysctl("net/bridge/bridge-nf-call-ip6tables") == "1"
 }
 
 // brportIsolated is IFLA_BRPORT_ISOLATED of the kernel: two such ports of a bridge

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/berth-registry/berth/runner/network/names"
 )
 
 // Options say where a Manager keeps its state and what it may choose itself.
@@ -65,6 +67,7 @@ type Manager struct {
 	stateDir string
 	changing sync.Mutex // held while a network is made or removed
 	bridge   *lan       // the network bridge
+	names    *names.Server
 
 	stop    context.CancelFunc // ends what runs in the background
 	stopped context.Context    //nolint:containedctx // the background's, not a request's
@@ -89,6 +92,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 	number, _ := strconv.ParseUint(o.Instance, 16, 32) // was checked
 	m.group = 0xbe<<24 | uint32(number)
 	m.stopped, m.stop = context.WithCancel(context.WithoutCancel(ctx))
+	m.names = names.Open(names.Options{Resolver: m, Upstreams: m.upstreams, Log: o.Log})
 	if err := m.open(ctx, o); err != nil {
 		m.stop()
 		m.closeSockets()
@@ -178,10 +182,11 @@ func (m *Manager) save(lans []*lan) error {
 }
 
 // Close ends the manager. What containers have stays, but for what only a process
-// can do: until the next Open their ports are not bound on the host, and [::1]
-// does not answer. If no container is connected, bridges and rules go too.
+// can do: until the next Open their ports are not bound on the host, [::1] does
+// not answer, and nobody answers questions for names. If no container is connected, bridges and rules go too.
 func (m *Manager) Close(ctx context.Context) error {
 	m.stop()
+	m.names.Close()
 	m.wg.Wait()
 	m.mu.Lock()
 	attached := slices.Collect(maps.Values(m.attached))

@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +20,9 @@ type Request struct {
 	// NetNS is the container's network namespace. It may be nil for the networks
 	// host and none.
 	NetNS *os.File
+	// DNS are the servers of names to ask, from the container, in place of the
+	// host's.
+	DNS []netip.Addr
 	// First is the network whose interface is to be the first, if any.
 	First string
 	// Networks is what is asked for, by the name of the network: addresses
@@ -43,6 +47,8 @@ type Endpoint struct {
 type Attached struct {
 	ContainerID, Name, Hostname string
 	Endpoint                    Endpoint
+	NetNS                       string // path of its network namespace, if it has one
+	DNS                         []netip.Addr
 }
 
 // The options of endpoints.

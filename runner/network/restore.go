@@ -25,6 +25,7 @@ func (m *Manager) Restore(ctx context.Context, alive []Attached) error {
 	if err := m.rules.rebuild(); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
+	m.serveAdopted(ctx, alive)
 	m.warnOfForwardPolicies()
 	return ctx.Err()
 }
@@ -32,7 +33,7 @@ func (m *Manager) Restore(ctx context.Context, alive []Attached) error {
 // adopt takes over one container.
 func (m *Manager) adopt(at Attached) {
 	log := m.log.With("container", at.Name)
-	a := &attachment{id: at.ContainerID, name: at.Name, hostname: at.Hostname, ports: at.Endpoint.Ports}
+	a := &attachment{id: at.ContainerID, name: at.Name, hostname: at.Hostname, dns: at.DNS, ports: at.Endpoint.Ports}
 	m.mu.Lock()
 	if _, ok := m.attached[a.id]; ok {
 		m.mu.Unlock()
