@@ -158,6 +158,11 @@ func unpack(ctx context.Context, dir string, r io.Reader) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, io.EOF):
+			// A server watches for the client's leaving only when all that it has
+			// sent was read.
+			if _, err := io.Copy(io.Discard, r); err != nil {
+				return runner.Errorf(runner.ErrInvalid, "the build context cannot be read: %w", err)
+			}
 			return u.finish()
 		case err != nil:
 			return runner.Errorf(runner.ErrInvalid, "the build context is no tar archive: %w", err)
