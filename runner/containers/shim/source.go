@@ -50,7 +50,7 @@ func cloneIn(root *os.File, subpath string) (*os.File, error) {
 	const tries = 1000 // if names change while the kernel looks at them
 	fd, err := -1, error(unix.EAGAIN)
 	for i := 0; i < tries && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)); i++ {
-		fd, err = unix.Openat2(int(root.Fd()), filepath.Join("/", subpath), how)
+		fd, err = unix.Openat2(int(root.Fd()), filepath.Clean("/"+subpath), how)
 	}
 	if err != nil {
 		return nil, runner.Errorf(runner.ErrInvalid, "cannot access path %s: %w", filepath.Join(root.Name(), subpath), err)

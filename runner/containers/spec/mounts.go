@@ -193,6 +193,10 @@ func userMount(in Input, m container.MountPoint) (made specs.Mount, rootfs strin
 	if propagation == "" {
 		propagation = mount.PropagationRPrivate
 	}
+	if bind.NonRecursive {
+		// There is nothing below to share, and crun takes the r for that of rbind.
+		propagation = mount.Propagation(strings.TrimPrefix(string(propagation), "r"))
+	}
 	options = append(options, string(propagation))
 	return specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: options}, rootfs, nil
 }
