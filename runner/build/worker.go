@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
 	ctdsnapshots "github.com/containerd/containerd/v2/core/snapshots"
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cache/metadata"
@@ -65,7 +64,7 @@ func openWorker(ctx context.Context, o Options) (_ *imageWorker, err error) {
 			}
 		}
 	}()
-	blobs, err := contentlocal.NewStore(filepath.Join(o.Root, "content"))
+	blobs, err := openContents(filepath.Join(o.Root, "content"))
 	if err != nil {
 		return nil, err
 	}
