@@ -30,14 +30,27 @@ func (m *Manager) Connect(ctx context.Context, req Request) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	a := &attachment{id: req.ContainerID, name: req.Name, hostname: req.Hostname, dns: req.DNS}
-	var work errgroup.Group
+	var serving errgroup.Group
 	if named(wanted) {
-		work.Go(func() error { return m.names.Serve(ctx, a.id, req.NetNS) })
+		serving.Go(func() error { return m.names.Serve(ctx, a.id, req.NetNS) })
 	}
-	err = errors.Join(m.attach(ctx, a, req, wanted), work.Wait())
-	if err != nil {
+	err = m.attach(ctx, a, req, wanted)
+	served := serving.Wait()
+	if err = m.attachedOr(err, a); err != nil {
 		m.names.Forget(a.id)
+		return Endpoint{}, err
 	}
+	if served != nil {
+		return Endpoint{}, errors.Join(served, m.Disconnect(ctx, a.id))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return a.given(), nil
+}
+
+// attachedOr makes a container one that is connected, unless that failed: then its
+// places are given up.
+func (m *Manager) attachedOr(err error, a *attachment) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
@@ -45,13 +58,13 @@ func (m *Manager) Connect(ctx context.Context, req Request) (Endpoint, error) {
 			m.quit(ep)
 		}
 		delete(m.attached, a.id)
-		return Endpoint{}, err
+		return err
 	}
 	for _, ep := range a.endpoints {
 		ep.lan.names.add(ep)
 	}
 	m.attached[a.id] = a
-	return a.given(), nil
+	return nil
 }
 
 // wanted is a network that a container asks for, and what it wishes there.

@@ -5,7 +5,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/berth-registry/berth/runner/network/names"
 )
 
 const (
@@ -47,6 +50,26 @@ func ResolvConfOfHost(host []byte, dns []netip.Addr, search, options []string) [
 		return host
 	}
 	return parseResolvConf(host, false).with(dns, search, options)
+}
+
+// ResolvConfOfNames is ResolvConf for a container that is on a network of a user:
+// all is asked of the server there. A name without a dot is looked for as it is
+// before search domains are tried, unless the options say otherwise.
+func ResolvConfOfNames(host []byte, search, options []string) []byte {
+	c := parseResolvConf(host, false)
+	if len(options) > 0 {
+		c.options = options
+	}
+	if !slices.ContainsFunc(c.options, setsDots) {
+		c.options = append(slices.Clone(c.options), "ndots:0")
+	}
+	return c.with([]netip.Addr{names.Address()}, search, nil)
+}
+
+func setsDots(option string) bool {
+	value, ok := strings.CutPrefix(option, "ndots:")
+	n, err := strconv.Atoi(value)
+	return ok && err == nil && n >= 0
 }
 
 type resolver struct{ servers, search, options []string }
