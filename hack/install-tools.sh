@@ -27,6 +27,7 @@ debian='
 	igzip           isal
 	ip              iproute2
 	iperf3          iperf3
+	journalctl      systemd
 	mkfs.ext4       e2fsprogs
 	mount           mount
 	nft             nftables
@@ -36,6 +37,7 @@ debian='
 	pigz            pigz
 	podman          podman
 	ps              procps
+	rsyslogd        rsyslog rsyslog-gnutls
 	runc            runc
 	script          bsdutils
 	setpriv         util-linux

@@ -142,7 +142,7 @@ func (f *Forwarder) add(l Log, ended bool) (*item, error) {
 		return nil, err
 	}
 	it := &item{f: f, log: l, key: l.ID, dir: l.Dir, sender: s, ended: ended}
-	it.queue = newQueue(l.ID, l.Dir, l.Options.MaxUnsent, it.gap)
+	it.queue = newQueue(l.Source.ID, l.Dir, l.Options.MaxUnsent, it.gap)
 	s.users++
 	f.items[l.ID] = it
 	f.watch(it)
@@ -157,7 +157,7 @@ func (f *Forwarder) watch(it *item) {
 	wd, err := f.inotify.add(it.dir, unix.IN_MODIFY|unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_ONLYDIR)
 	if err != nil {
 		if !it.ended {
-			f.log.ErrorContext(f.ctx, "a log is not watched, and sent when it ends", "container", it.log.ID, "err", err)
+			f.log.ErrorContext(f.ctx, "a log is not watched, and sent when it ends", "container", it.log.Source.ID, "err", err)
 		}
 		return
 	}

@@ -71,7 +71,9 @@ func (it *item) turn(s *sender) (more bool, err error) {
 		return false, nil
 	}
 	for _, l := range lost {
-		it.goBack(l)
+		if err := it.goBack(l); err != nil {
+			return false, &unreadable{err}
+		}
 	}
 	dropped, unknown := it.dropped, it.unknown
 	next, more, err := it.read(s, ended)
@@ -123,9 +125,13 @@ func (it *item) commit(next position) error {
 	}
 	it.behind = it.behind || next.Number > before.Number
 	it.queue.sent = next
+	return it.save(next)
+}
+
+func (it *item) save(p position) error {
 	it.moving.RLock()
 	defer it.moving.RUnlock()
-	return ignoreNotExist(next.save(it.dir))
+	return ignoreNotExist(p.save(it.dir))
 }
 
 // giveUp leaves out the batch that could not be sent.
@@ -140,7 +146,7 @@ func (it *item) giveUp(s *sender) {
 	}
 	it.gap(sum)
 	if err := it.commit(next); err != nil {
-		it.f.log.ErrorContext(it.f.ctx, "note how far a log is sent", "container", it.log.ID, "err", err)
+		it.f.log.ErrorContext(it.f.ctx, "note how far a log is sent", "container", it.log.Source.ID, "err", err)
 	}
 }
 
@@ -158,16 +164,18 @@ func (it *item) remember(s *sender) {
 	}
 }
 
-// goBack goes back to before what may be lost.
-func (it *item) goBack(l loss) {
+// goBack goes back to before what may be lost, for good: the daemon may end before
+// it is sent again.
+func (it *item) goBack(l loss) error {
 	for i, h := range it.history {
 		if h.at.Before(l.at.Add(-unstored)) && (!l.unread || it.sender.sent-h.sum > unread) {
 			continue
 		}
 		it.queue.rewind(h.from)
 		it.history = it.history[:i]
-		return
+		return it.save(h.from)
 	}
+	return nil
 }
 
 // gap counts what is left out.
@@ -188,7 +196,7 @@ func (it *item) noteGap(last bool) {
 		return
 	}
 	it.f.log.WarnContext(it.f.ctx, "a part of a log was not sent: its server did not take it in time",
-		"container", it.log.ID, "bytes", it.dropped, "more", it.unknown)
+		"container", it.log.Source.ID, "bytes", it.dropped, "more", it.unknown)
 	it.dropped, it.unknown, it.lastNoted = 0, false, time.Now()
 }
 

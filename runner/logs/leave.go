@@ -114,7 +114,7 @@ func (it *item) settle() {
 		err = Settle(it.dir, it.log.Options)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		it.f.log.ErrorContext(it.f.ctx, "clear a log that is sent", "container", it.log.ID, "err", err)
+		it.f.log.ErrorContext(it.f.ctx, "clear a log that is sent", "container", it.log.Source.ID, "err", err)
 	}
 }
 

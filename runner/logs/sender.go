@@ -74,7 +74,7 @@ func (s *sender) run() {
 		case err == nil:
 			s.recovered()
 		case errors.As(err, new(*unreadable)):
-			s.f.log.ErrorContext(s.f.ctx, "read a log to send it", "container", it.log.ID, "err", err)
+			s.f.log.ErrorContext(s.f.ctx, "read a log to send it", "container", it.log.Source.ID, "err", err)
 		default:
 			more = true
 			s.fail(it, err)
@@ -107,7 +107,7 @@ func (s *sender) next() *item {
 func (s *sender) fail(it *item, err error) {
 	if s.failed == 0 {
 		s.since = time.Now()
-		s.f.log.WarnContext(s.f.ctx, "a log server does not take logs: they are kept for it", "driver", s.settings.Driver, "container", it.log.ID, "err", err)
+		s.f.log.WarnContext(s.f.ctx, "a log server does not take logs: they are kept for it", "driver", s.settings.Driver, "container", it.log.Source.ID, "err", err)
 	}
 	s.failed++
 	if s.settings.MaxRetries >= 0 && s.failed > s.settings.MaxRetries {
@@ -129,7 +129,7 @@ func (s *sender) fail(it *item, err error) {
 
 func (s *sender) recovered() {
 	if s.failed > 0 {
-		s.f.log.InfoContext(s.f.ctx, "a log server takes logs again", "driver", s.settings.Driver, "after", time.Since(s.since))
+		s.f.log.InfoContext(s.f.ctx, "a log server takes logs again", "driver", s.settings.Driver, "after", time.Since(s.since).Round(time.Millisecond).String())
 		s.failed = 0
 	}
 }

@@ -96,8 +96,16 @@ func sendJournal(conn *net.UnixConn, fields []byte) error {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	_, _, err = conn.WriteMsgUnix(nil, unix.UnixRights(int(f.Fd())), nil)
-	return err
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	rights := unix.UnixRights(int(f.Fd()))
+	werr := raw.Write(func(fd uintptr) bool {
+		err = unix.Sendmsg(int(fd), nil, rights, nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(err, syscall.EAGAIN)
+	})
+	return errors.Join(werr, err)
 }
 
 // Close implements Destination.
