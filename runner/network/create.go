@@ -187,7 +187,10 @@ func (m *Manager) newNetwork(r record, others []*lan) (*lan, error) {
 				return nil, err
 			}
 		}
-		return n, n.checkParent(others)
+		if err := n.checkParent(others); err != nil {
+			return nil, err
+		}
+		return n, nil
 	}
 	for _, o := range others {
 		if o.Interface == n.Interface {

@@ -362,7 +362,7 @@ func TestCreateRefused(t *testing.T) {
 		{"bridge", option(optBridge, "br-0123456789abcdef"), runner.ErrInvalid, "failed to parse " + optBridge},
 		{"bridge's name", option(optBridge, "a/b"), runner.ErrInvalid, "failed to parse " + optBridge},
 		{"bridge of another", option(optBridge, "br-there"), runner.ErrForbidden, "networks have same bridge name"},
-		{"gateway mode", option(optGateway4, "routed"), runner.ErrInvalid, "nat and isolated"},
+		{"gateway mode", option(optGateway4, "routed"), runner.ErrInvalid, "the gateway modes are nat and isolated"},
 		{"isolated", option(optGateway4, "isolated"), runner.ErrInvalid, "can only be used for an internal network"},
 		{"overlap", subnet(config("10.92.0.0/25")), runner.ErrForbidden, "Pool overlaps with other one on this address space"},
 		{"overlap with bridge", subnet(config("10.0.0.0/8")), runner.ErrForbidden, "Pool overlaps with other one on this address space"},

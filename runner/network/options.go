@@ -140,7 +140,7 @@ func gatewayMode(value string) (isolated bool, err error) {
 	case "isolated":
 		return true, nil
 	}
-	return false, fmt.Errorf("Berth has the gateway modes nat and isolated")
+	return false, fmt.Errorf("the gateway modes are nat and isolated")
 }
 
 func (s *settings) setVlan(driver, name, value string) (known bool, err error) {

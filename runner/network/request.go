@@ -114,7 +114,7 @@ func (n *lan) checkAddresses(c *network.EndpointIPAMConfig) error {
 // the file below /proc/sys of a certain interface, and the value.
 func sysctlsFor(list, ifname string) (map[string]string, error) {
 	files := map[string]string{}
-	for _, one := range strings.Split(list, ",") {
+	for one := range strings.SplitSeq(list, ",") {
 		key, value, ok := strings.Cut(one, "=")
 		parts := strings.Split(key, ".")
 		if !ok || len(parts) != 5 || parts[0] != "net" || parts[3] != "IFNAME" ||
