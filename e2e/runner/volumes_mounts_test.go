@@ -64,16 +64,16 @@ func (d desk) propagation() {
 // recursion is about what is mounted below a bind.
 func (d desk) recursion() {
 	d.sh.Run("mkdir /run/r && mount -t tmpfs r /run/r && mkdir /run/r/sub && mount -t tmpfs sub /run/r/sub && touch /run/r/sub/f")
-	script := `for i in /r/x /r/sub/x; do touch $i 2>/dev/null && rm $i && echo yes || echo no; done; ls /r/sub`
+	script := `for d in /r /r/sub; do touch $d/x 2>/dev/null && rm $d/x && echo $d yes || echo $d no; done; ls /r/sub`
 	for options, want := range map[string]string{
-		"":                                 "yes\nyes\nf\n",
-		"bind-recursive=disabled":          "yes\nyes\n",
-		"readonly":                         "no\nno\nf\n",
-		"readonly,bind-recursive=enabled":  "no\nno\nf\n",
-		"readonly,bind-recursive=writable": "no\nyes\nf\n",
-		"readonly,bind-recursive=readonly,bind-propagation=rprivate": "no\nno\nf\n",
-		"readonly,bind-recursive=disabled":                           "no\nno\n",
-		"readonly,consistency=cached":                                "no\nno\nf\n",
+		"":                                 "/r yes\n/r/sub yes\nf\n",
+		"bind-recursive=disabled":          "/r yes\n/r/sub yes\n",
+		"readonly":                         "/r no\n/r/sub no\nf\n",
+		"readonly,bind-recursive=enabled":  "/r no\n/r/sub no\nf\n",
+		"readonly,bind-recursive=writable": "/r no\n/r/sub yes\nf\n",
+		"readonly,bind-recursive=readonly,bind-propagation=rprivate": "/r no\n/r/sub no\nf\n",
+		"readonly,bind-recursive=disabled":                           "/r no\n/r/sub no\n",
+		"readonly,consistency=cached":                                "/r no\n/r/sub no\nf\n",
 	} {
 		if got := d.run(script, "--mount", strings.TrimSuffix("type=bind,src=/run/r,dst=/r,"+options, ",")); got != want {
 			d.t.Errorf("with %q a container finds %q, want %q", options, got, want)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
@@ -86,10 +87,20 @@ func (w *worker) decorate(c *container.Config, hc *container.HostConfig) {
 		c.Volumes = map[string]struct{}{"/data": {}}
 	}
 	if w.rand.IntN(3) == 0 {
+		hc.Mounts = []mount.Mount{mountedVolume()}
+	}
+	if w.rand.IntN(3) == 0 {
 		port := network.MustParsePort("80/tcp")
 		c.ExposedPorts = network.PortSet{port: {}}
 		hc.PortBindings = network.PortMap{port: {{}}}
 	}
+}
+
+// mountedVolume is one without a name that is mounted while its container runs.
+func mountedVolume() mount.Mount {
+	return mount.Mount{Type: mount.TypeVolume, Target: "/mounted", VolumeOptions: &mount.VolumeOptions{
+		DriverConfig: &mount.Driver{Options: map[string]string{"type": "tmpfs", "device": "tmpfs"}},
+	}}
 }
 
 // short runs containers that end by themselves.

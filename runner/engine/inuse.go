@@ -7,6 +7,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/registry"
 
 	"github.com/berth-registry/berth/runner"
@@ -31,13 +32,27 @@ func (e *Engine) ImagesInUse(ctx context.Context) []reference.Canonical {
 		if err != nil { // it was asked for by its ID
 			asked = nil
 		}
-		for _, name := range manifestsOf(rec, names, asked) {
+		for _, name := range slices.Concat(manifestsOf(rec, names, asked), e.mountedManifests(ctx, rec)) {
 			found[name.String()] = name
 		}
 	}
 	var list []reference.Canonical
 	for _, key := range slices.Sorted(maps.Keys(found)) {
 		list = append(list, found[key])
+	}
+	return list
+}
+
+// mountedManifests are those of the images that a container has as mounts.
+func (e *Engine) mountedManifests(ctx context.Context, rec *runner.Container) []reference.Canonical {
+	var list []reference.Canonical
+	for _, m := range rec.Mounts {
+		if m.Type != mount.TypeImage {
+			continue
+		}
+		if img, err := e.images.Get(ctx, m.Name); err == nil { // else it was removed by force
+			list = append(list, manifestsOf(&runner.Container{Manifest: &img.Manifest}, img.Names, nil)...)
+		}
 	}
 	return list
 }
