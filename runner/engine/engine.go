@@ -93,6 +93,7 @@ type Engine struct {
 	containers map[string]*ctr   // by ID
 	names      map[string]string // ID by name
 
+	hosts    sync.Mutex // held while an /etc/hosts is changed
 	execs    *execTable
 	building lazyBuilder
 	work     *gate // what changes containers, and what goes on by itself

@@ -197,7 +197,7 @@ func (e *Engine) execProcess(c *ctr, asked container.ExecCreateRequest, req cont
 		return nil, err
 	}
 	defer root.Close()
-	return spec.Exec(e.inputWithRoot(rec, root), asked)
+	return spec.Exec(e.inputWithRoot(e.withLinkEnv(rec), root), asked)
 }
 
 // beginExec starts the process.

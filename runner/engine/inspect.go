@@ -27,6 +27,7 @@ func (e *Engine) InspectContainer(ctx context.Context, ref string, size bool) (c
 	rec, st := c.snapshot()
 	dir := e.store.Dir(rec.ID)
 	hc := *rec.HostConfig
+	hc.Links = e.shownLinks(rec)
 	if hc.Runtime == "" {
 		hc.Runtime, _ = e.shim.Runtime()
 	}

@@ -33,7 +33,7 @@ func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([
 		rb, _ := b.snapshot()
 		return cmp.Or(rb.Created.Compare(ra.Created), cmp.Compare(ra.ID, rb.ID))
 	})
-	list := []container.Summary{}
+	list, links := []container.Summary{}, e.linkNames()
 	for _, c := range all {
 		rec, st := c.snapshot()
 		health := c.healthOf()
@@ -41,6 +41,7 @@ func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([
 			continue
 		}
 		one := summary(rec, st, health)
+		one.Names = append(one.Names, links[rec.ID]...)
 		if opts.Size {
 			if one.SizeRw, one.SizeRootFs, err = e.sizes(ctx, rec); err != nil {
 				return nil, err

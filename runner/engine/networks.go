@@ -183,11 +183,22 @@ func openNetNS(st runner.State) (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/%d/ns/net", st.PID))
 }
 
+// netNSPath is where a running container's network namespace is found, if it has
+// one of its own.
+func netNSPath(rec *runner.Container, st runner.State) string {
+	_, path := sandbox(rec, st)
+	return path
+}
+
 // changeNetworks records what the network gives to a container that runs.
 func (e *Engine) changeNetworks(c *ctr, given network.Endpoint) error {
 	_, st := c.snapshot()
+	before := st.Networks
 	st.Networks, st.Ports = given.Networks, given.Ports
-	return e.change(c, st)
+	if err := e.change(c, st); err != nil {
+		return err
+	}
+	return e.followNetworks(c, before, given.Networks)
 }
 
 // renameEndpoints has others find a container by its new name.
@@ -293,7 +304,7 @@ func (e *Engine) firstNetwork(rec *runner.Container) string {
 func (e *Engine) networkRequest(rec *runner.Container, ns *os.File) network.Request {
 	req := network.Request{
 		ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname, NetNS: ns,
-		First: e.firstNetwork(rec), Networks: rec.Networks, Ports: wantedPorts(rec),
+		First: e.firstNetwork(rec), Networks: rec.Networks, Ports: wantedPorts(rec), DNS: rec.HostConfig.DNS,
 	}
 	if len(req.Networks) == 0 { // it was taken out of all
 		req.Networks = map[string]*apinetwork.EndpointSettings{req.First: {}}

@@ -1,23 +1,17 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net/netip"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
 	"strings"
 
-	apinetwork "github.com/moby/moby/api/types/network"
-
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/containers/rootfs"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
-	"github.com/berth-registry/berth/runner/network"
 )
 
 // filesOf are the files in a container's directory that are mounted into it.
@@ -43,14 +37,10 @@ func (e *Engine) prepareFiles(rec *runner.Container) (files spec.Files, err erro
 		files = e.filesOf(c.id)
 	} else {
 		files = e.filesOf(rec.ID)
-		resolvConf := network.ResolvConf
-		if hc.NetworkMode.IsHost() {
-			resolvConf = network.ResolvConfOfHost
-		}
 		for path, content := range map[string][]byte{
 			files.Hosts:      nil,
 			files.Hostname:   []byte(rec.Config.Hostname + "\n"),
-			files.ResolvConf: resolvConf(network.HostResolvConf(), hc.DNS, hc.DNSSearch, hc.DNSOptions),
+			files.ResolvConf: e.resolvConf(rec),
 		} {
 			if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // every user of the container reads them
 				return files, err
@@ -75,38 +65,6 @@ func (e *Engine) likeItsNetwork(rec *runner.Container) *runner.Container {
 	cfg.Hostname, cfg.Domainname = other.Config.Hostname, other.Config.Domainname
 	changed.Config = &cfg
 	return &changed
-}
-
-// fillHosts writes the container's /etc/hosts.
-func (e *Engine) fillHosts(rec *runner.Container, files spec.Files, networks map[string]*apinetwork.EndpointSettings) error {
-	hc := rec.HostConfig
-	if hc.NetworkMode.IsContainer() {
-		return nil // it is the other's
-	}
-	if hc.NetworkMode.IsHost() {
-		own, err := os.ReadFile("/etc/hosts")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		content, err := network.HostsOfHost(own, hc.ExtraHosts, e.network.HostGateway()...)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(files.Hosts, content, 0o644) //nolint:gosec // as above
-	}
-	var ips []netip.Addr
-	for _, ep := range networks {
-		for _, ip := range []netip.Addr{ep.IPAddress, ep.GlobalIPv6Address} {
-			if ip.IsValid() {
-				ips = append(ips, ip)
-			}
-		}
-	}
-	content, err := network.Hosts(rec.Config.Hostname, rec.Config.Domainname, ips, hc.ExtraHosts, e.network.HostGateway()...)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(files.Hosts, content, 0o644) //nolint:gosec // as above
 }
 
 // initPath finds the program for --init. It must be static, as it runs in the

@@ -56,6 +56,9 @@ func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.
 		Mounts:     mounts,
 		Inherited:  inherited,
 	}
+	if err := e.resolveLinks(hc); err != nil {
+		return nil, nil, err
+	}
 	rec.Networks, err = e.wantedNetworks(hc, req.NetworkingConfig)
 	return rec, warnings, err
 }
@@ -94,8 +97,6 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 	switch {
 	case hc.AutoRemove && !hc.RestartPolicy.IsNone():
 		return runner.Errorf(runner.ErrInvalid, "can't create 'AutoRemove' container with restart policy")
-	case len(hc.Links) > 0:
-		return notYet("--link")
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			alive = append(alive, network.Attached{
 				ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
 				Endpoint: network.Endpoint{Networks: st.Networks, Ports: st.Ports},
+				NetNS:    netNSPath(rec, st), DNS: rec.HostConfig.DNS,
 			})
 			if err := e.watchLog(ctx, rec); err != nil {
 				return err

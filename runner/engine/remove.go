@@ -17,7 +17,7 @@ import (
 // RemoveContainer implements runner/api's Containers.
 func (e *Engine) RemoveContainer(ctx context.Context, ref string, opts runner.RemoveOptions) error {
 	if opts.Link {
-		return runner.Errorf(runner.ErrNotImplemented, "links are not supported by berth-runner yet")
+		return e.removeLink(context.WithoutCancel(ctx), ref)
 	}
 	c, err := e.find(ref)
 	if err != nil {

@@ -68,9 +68,14 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 		return err
 	}
 	rec, before := c.snapshot()
-	next, err := e.launch(ctx, c, e.likeItsNetwork(rec), before)
+	next := before
+	rec, err := e.withLinks(ctx, e.likeItsNetwork(rec))
+	if err == nil {
+		next, err = e.launch(ctx, c, rec, before)
+	}
 	if err == nil {
 		e.watchHealth(c, c.begin(next))
+		e.followLinks(ctx, c)
 		e.connectClients(ctx, c)
 		e.networkEvents(events.ActionConnect, rec, next)
 		e.containerEvent(c, events.ActionStart)

@@ -30,16 +30,65 @@ func Hosts(hostname, domainname string, ips []netip.Addr, extra []string, gatewa
 	if err := writeExtra(&b, extra, gateway); err != nil {
 		return nil, err
 	}
-	names := hostname
-	if domainname != "" {
-		names = hostname + "." + domainname + " " + hostname
+	return EditHosts(b.Bytes(), nil, OwnHosts(hostname, domainname, ips)...), nil
+}
+
+// HostsLine is an entry of /etc/hosts.
+type HostsLine struct {
+	Addr  netip.Addr
+	Names []string
+}
+
+// HostsLines are the entries for names that have all these addresses.
+func HostsLines(names []string, ips []netip.Addr) []HostsLine {
+	var lines []HostsLine
+	for _, ip := range ips {
+		lines = append(lines, HostsLine{Addr: ip, Names: names})
 	}
-	if hostname != "" {
-		for _, ip := range ips {
-			fmt.Fprintf(&b, "%s\t%s\n", ip, names)
+	return lines
+}
+
+// OwnHosts are the entries for a container's own name.
+func OwnHosts(hostname, domainname string, ips []netip.Addr) []HostsLine {
+	switch {
+	case hostname == "":
+		return nil
+	case domainname == "":
+		return HostsLines([]string{hostname}, ips)
+	}
+	return HostsLines([]string{hostname + "." + domainname, hostname}, ips)
+}
+
+// EditHosts returns the content of an /etc/hosts without the entries that are to
+// be dropped and with others at its end. All else stays as it is. A nil drop drops
+// nothing.
+func EditHosts(content []byte, drop func(HostsLine) bool, add ...HostsLine) []byte {
+	var b bytes.Buffer
+	for line := range bytes.Lines(content) {
+		if drop != nil {
+			if l, ok := parseHostsLine(string(line)); ok && drop(l) {
+				continue
+			}
 		}
+		b.Write(line)
 	}
-	return b.Bytes(), nil
+	if n := b.Len(); n > 0 && b.Bytes()[n-1] != '\n' {
+		b.WriteByte('\n')
+	}
+	for _, l := range add {
+		fmt.Fprintf(&b, "%s\t%s\n", l.Addr, strings.Join(l.Names, " "))
+	}
+	return b.Bytes()
+}
+
+func parseHostsLine(line string) (HostsLine, bool) {
+	line, _, _ = strings.Cut(line, "#")
+	f := strings.Fields(line)
+	if len(f) < 2 {
+		return HostsLine{}, false
+	}
+	addr, err := netip.ParseAddr(f[0])
+	return HostsLine{Addr: addr, Names: f[1:]}, err == nil
 }
 
 // HostsOfHost returns the content of /etc/hosts for a container in the host's

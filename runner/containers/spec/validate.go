@@ -108,8 +108,6 @@ func checkHealth(check *container.HealthConfig) error {
 // checkUnsupported refuses what Berth does not do.
 func checkUnsupported(hc *container.HostConfig) error {
 	switch {
-	case len(hc.Links) > 0:
-		return invalid("links are not supported: containers of a user-defined network find each other by name")
 	case len(hc.StorageOpt) > 0:
 		return invalid("--storage-opt is not supported")
 	case hc.Cgroup != "":

@@ -30,7 +30,6 @@ func TestValidateErrors(t *testing.T) {
 		{cfg: C{Healthcheck: &container.HealthConfig{Interval: time.Microsecond}}, want: "Interval in Healthcheck cannot be less than 1ms"},
 		{cfg: C{Healthcheck: &container.HealthConfig{Retries: -1}}, want: "Retries in Healthcheck cannot be negative"},
 
-		{hc: H{Links: []string{"a"}}, want: "links are not supported: containers of a user-defined network find each other by name"},
 		{hc: H{StorageOpt: map[string]string{"size": "1"}}, want: "--storage-opt is not supported"},
 		{hc: H{Isolation: "hyperv"}, want: "invalid isolation 'hyperv' on linux"},
 
