@@ -235,3 +235,23 @@ func TestVolumesAreLetGo(t *testing.T) {
 
 // volumeDir is where a volume's files are.
 func (d desk) volumeDir(h *host, name string) string { return h.Data + "/volumes/" + name + "/_data" }
+
+// TestMountsMapped mounts parts of volumes and of images into containers with a
+// user namespace of their own: what is root's there is root's in the volume.
+func TestMountsMapped(t *testing.T) {
+	t.Parallel()
+	h := remappedHost(t, berthtest.MachineOptions{})
+	for _, image := range []string{"busybox", "web:v1"} {
+		h.docker.Run("pull", "-q", h.image(image))
+	}
+	d := newDesk(t, h)
+	d.run("mkdir /v/dir && touch /v/dir/f && chown 7:8 /v/dir/f", "-v", "parts:/v")
+	part := "type=volume,src=parts,dst=/x,volume-subpath=dir"
+	d.want(d.run("stat -c %u:%g /x /x/f; touch /x/new && stat -c %u:%g /x/new", "--mount", part), "0:0\n7:8\n0:0\n")
+	d.want(d.run("stat -c %u:%g /x/new", "--userns", "host", "--mount", part), "0:0\n")
+	web := h.image("web:v1")
+	page := d.docker.Run("run", "--rm", web, "ls", "/www")
+	d.want(d.run("ls /img", "--mount", "type=image,src="+web+",dst=/img,image-subpath=www"), page)
+	d.want(d.docker.Run("run", "--rm", "-v", "full:/www", web, "ls", "/www"), page)
+	d.want(d.run("stat -c %u:%g /x/*", "-v", "full:/x"), "0:0\n")
+}
