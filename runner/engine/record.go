@@ -94,8 +94,7 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(hc.RestartPolicy); err != nil {
 		return runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
-	switch {
-	case hc.AutoRemove && !hc.RestartPolicy.IsNone():
+	if hc.AutoRemove && !hc.RestartPolicy.IsNone() {
 		return runner.Errorf(runner.ErrInvalid, "can't create 'AutoRemove' container with restart policy")
 	}
 	return nil
