@@ -169,7 +169,8 @@ func (b *Builder) Close() error {
 	b.stop()
 	b.server.Stop()
 	b.work.Wait()
-	return errors.Join(b.control.Close(), b.worker.close(), b.guard.close(), removeRun(b.opts))
+	settle(b.opts)
+	return errors.Join(b.control.Close(), b.worker.close(), b.guard.close(), unmountAll(b.opts), removeRun(b.opts))
 }
 
 // Control serves BuildKit's gRPC services on a connection until it or ctx ends:
@@ -181,7 +182,7 @@ func (b *Builder) Control(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	defer leave()
-	serve(ctx, b.server, conn)
+	serve(ctx, b.server, conn, b.log)
 	return nil
 }
 

@@ -97,7 +97,13 @@ func (b *Builder) Prune(ctx context.Context, opts runner.BuildPruneOptions) (rep
 	if err != nil {
 		return report, err
 	}
-	return report, b.results.ReleaseUnreferenced(ctx)
+	if err := b.results.ReleaseUnreferenced(ctx); err != nil {
+		return report, err
+	}
+	if info.All && len(info.Filter) == 0 && info.KeepDuration == 0 {
+		return report, b.forgetHistory(ctx)
+	}
+	return report, nil
 }
 
 // pruneInfo puts docker's filters into BuildKit's words.

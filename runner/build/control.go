@@ -2,8 +2,11 @@ package build
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -102,7 +105,7 @@ func (b *Builder) open(ctx context.Context) (err error) {
 	}
 	b.server = grpc.NewServer(
 		grpc.ChainUnaryInterceptor(b.counted, grpcerrors.UnaryServerInterceptor),
-		grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
+		grpc.ChainStreamInterceptor(grpcerrors.StreamServerInterceptor, b.pruned),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 	)
@@ -112,9 +115,13 @@ func (b *Builder) open(ctx context.Context) (err error) {
 }
 
 // serve serves gRPC on one connection until it or ctx ends.
-func serve(ctx context.Context, server *grpc.Server, conn net.Conn) {
+func serve(ctx context.Context, server *grpc.Server, conn net.Conn, log *slog.Logger) {
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Context: ctx, Handler: server})
+	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{
+		Context: ctx, Handler: server,
+		// Clients connect to see whether they can, and leave.
+		BaseConfig: &http.Server{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}, //nolint:gosec // it does not listen
+	})
 }
 
 // counted counts builds, of which a client may have several under way.

@@ -26,12 +26,12 @@ type logHook struct{ log *slog.Logger }
 // Levels implements logrus.Hook.
 func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
 
-// Fire implements logrus.Hook. Most of what BuildKit warns of is the failure of
-// somebody's build, of which he is told: it is of interest to who debugs.
+// Fire implements logrus.Hook. What goes wrong in a build is told to whom it
+// belongs, so the rest, such as the end of each session, is for those who debug.
 func (h logHook) Fire(e *logrus.Entry) error {
 	level := slog.LevelDebug
-	if e.Level <= logrus.ErrorLevel {
-		level = slog.LevelInfo
+	if e.Level < logrus.ErrorLevel {
+		level = slog.LevelError
 	}
 	args := []any{"component", "buildkit"}
 	for k, v := range e.Data {

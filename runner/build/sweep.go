@@ -43,25 +43,11 @@ func Sweep(ctx context.Context, o Options) error {
 // unmountAll unmounts what is below Run, and what BuildKit has mounted of the
 // cache where temporary files are.
 func unmountAll(o Options) error {
-	all, err := mountinfo.GetMounts(nil)
+	ours, err := mounts(o)
 	if err != nil {
 		return err
 	}
-	dev, inFS := placeOf(all, o.Root)
-	ours := func(m *mountinfo.Info) bool {
-		if strings.HasPrefix(m.Mountpoint, o.Run+"/") {
-			return true
-		}
-		if !strings.HasPrefix(filepath.Base(m.Mountpoint), "buildkit-mount") {
-			return false
-		}
-		return strings.Contains(m.VFSOptions, "="+o.Root+"/") || strings.Contains(m.VFSOptions, ":"+o.Root+"/") ||
-			fmt.Sprint(m.Major, ":", m.Minor) == dev && strings.HasPrefix(m.Root, inFS+"/")
-	}
-	for _, m := range slices.Backward(all) {
-		if !ours(m) {
-			continue
-		}
+	for _, m := range slices.Backward(ours) {
 		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
 		}
@@ -80,6 +66,39 @@ func placeOf(all []*mountinfo.Info, dir string) (dev, path string) {
 		}
 	}
 	return dev, path
+}
+
+// mounts are those that unmountAll unmounts, the innermost last.
+func mounts(o Options) ([]*mountinfo.Info, error) {
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	dev, inFS := placeOf(all, o.Root)
+	return slices.DeleteFunc(all, func(m *mountinfo.Info) bool {
+		if strings.HasPrefix(m.Mountpoint, o.Run+"/") {
+			return false
+		}
+		if !strings.HasPrefix(filepath.Base(m.Mountpoint), "buildkit-mount") {
+			return true
+		}
+		return !strings.Contains(m.VFSOptions, "="+o.Root+"/") && !strings.Contains(m.VFSOptions, ":"+o.Root+"/") &&
+			(fmt.Sprint(m.Major, ":", m.Minor) != dev || !strings.HasPrefix(m.Root, inFS+"/"))
+	}), nil
+}
+
+// settleTime is how long steps may take to end when their builds were cancelled.
+const settleTime = 10 * time.Second
+
+// settle waits until the steps of builds that were cancelled have ended: BuildKit
+// answers a request that is cancelled before they have. What takes too long is
+// ended by who calls.
+func settle(o Options) {
+	for deadline := time.Now().Add(settleTime); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if left, err := mounts(o); err != nil || len(left) == 0 {
+			return
+		}
+	}
 }
 
 // removeRun removes what is below Run, and the cgroups of steps.
