@@ -468,6 +468,13 @@ func FuzzExtract(f *testing.F) {
 }
 
 func TestPopulate(t *testing.T) {
+	for name, staging := range map[string]string{"beside": "vol/_data", "inside": "vol/_data/.berth"} {
+		t.Run(name, func(t *testing.T) { testPopulate(t, staging) })
+	}
+}
+
+func testPopulate(t *testing.T, staging string) {
+	t.Helper()
 	root, dir := tree(t)
 	src := filepath.Join(dir, "src")
 	must(t, os.Mkdir(src, 0o711))
@@ -475,36 +482,42 @@ func TestPopulate(t *testing.T) {
 	everything(t, src)
 	symlink(t, "/src", filepath.Join(dir, "link"))
 	want := listing(t, src)
-	vol := t.TempDir()
-	dst := filepath.Join(vol, "_data")
-	must(t, os.Mkdir(dst, 0o755))
-	must(t, os.Mkdir(dst+".new", 0o755)) // left by an earlier try
-	write(t, dst+".new/half", "")
-	must(t, rootfs.Populate(root, "/link", dst, dst))
+	top := t.TempDir()
+	dst := filepath.Join(top, "vol/_data")
+	staging = filepath.Join(top, staging)
+	must(t, os.MkdirAll(dst, 0o755))
+	must(t, os.Mkdir(staging+".new", 0o755)) // left by an earlier try
+	write(t, staging+".new/half", "")
+	must(t, rootfs.Populate(root, "/link", dst, staging))
 	if got := listing(t, dst); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	// It is not empty now, so nothing comes into it.
 	write(t, filepath.Join(dir, "other/f"), "")
-	must(t, rootfs.Populate(root, "/other", dst, dst))
-	must(t, rootfs.Populate(root, "/none", dst, dst))
+	must(t, rootfs.Populate(root, "/other", dst, staging))
+	must(t, rootfs.Populate(root, "/none", dst, staging))
 	if got := listing(t, dst); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	// Interrupted while it was moved into place: the rest follows.
-	must(t, os.Mkdir(dst+".full", 0o700))
-	must(t, os.Rename(filepath.Join(dst, "file"), filepath.Join(dst+".full", "file")))
-	if wanted, err := rootfs.Populates(dst, dst); !wanted || err != nil {
+	must(t, os.Mkdir(staging+".full", 0o700))
+	must(t, os.Rename(filepath.Join(dst, "file"), filepath.Join(staging+".full", "file")))
+	if wanted, err := rootfs.Populates(dst, staging); !wanted || err != nil {
 		t.Errorf("not to be finished: %v", err)
 	}
-	must(t, rootfs.Populate(root, "/src", dst, dst))
-	if wanted, err := rootfs.Populates(dst, dst); wanted || err != nil {
+	must(t, rootfs.Populate(root, "/src", dst, staging))
+	if wanted, err := rootfs.Populates(dst, staging); wanted || err != nil {
 		t.Errorf("to be finished: %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(dst, "file")); err != nil {
 		t.Error(err)
 	}
-	if left, _ := os.ReadDir(vol); len(left) != 1 {
+	for _, dir := range []string{filepath.Dir(dst), dst} {
+		if left, _ := filepath.Glob(filepath.Join(dir, ".berth*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Dir(dst)); len(left) != 1 {
 		t.Errorf("left: %v", left)
 	}
 }

@@ -139,7 +139,10 @@ func moveAll(from, to string) error {
 	if err := meta.apply(dst); err != nil {
 		return err
 	}
-	return os.Remove(from)
+	if err := os.Remove(from); err != nil {
+		return err
+	}
+	return meta.apply(dst) // where from was in it, its time has changed
 }
 
 func dirMetadata(name string) (metadata, error) {

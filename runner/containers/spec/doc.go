@@ -9,7 +9,7 @@
 //
 // Its functions compute from their arguments alone. What they need to know of
 // the machine is in Host, which DetectHost fills in, and in functions that the
-// caller passes: FindDevices and FindPropagation are those for the machine
-// itself. Nothing here mounts, makes or starts anything, and the root's path is
-// left to who starts the container.
+// caller passes: FindDevices, FindPropagation and FindSourceOptions are those for
+// the machine itself. Nothing here mounts, makes or starts anything, and the root's
+// path is left to who starts the container.
 package spec
