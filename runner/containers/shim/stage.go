@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -157,6 +158,10 @@ func makePlace(path string, dir bool) error {
 	return os.WriteFile(path, nil, 0o600)
 }
 
+func noShm() error {
+	return runner.Errorf(runner.ErrNotFound, "there is no shared memory at %s", shmPath)
+}
+
 // OpenShm returns a copy of the mount at /dev/shm of a running process, attached
 // nowhere, for another container to have too: CreateRequest.Shm. It is the memory
 // itself, which lives as long as one of the mounts. It fails with
@@ -166,7 +171,7 @@ func OpenShm(pid int) (*os.File, error) {
 	err := onThread(func() error {
 		root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return err
+			return runner.Errorf(runner.ErrConflict, "process %d has ended: %w", pid, err)
 		}
 		defer unix.Close(root)
 		// A mount can be copied only by who is in its namespace.
@@ -178,8 +183,11 @@ func OpenShm(pid int) (*os.File, error) {
 			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 		})
-		if err != nil {
-			return err
+		switch {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+			return noShm()
+		case err != nil:
+			return &os.PathError{Op: "open", Path: shmPath, Err: err}
 		}
 		defer unix.Close(dir)
 		var fs unix.Statfs_t
@@ -187,7 +195,7 @@ func OpenShm(pid int) (*os.File, error) {
 			return err
 		}
 		if fs.Type != unix.TMPFS_MAGIC {
-			return runner.Errorf(runner.ErrNotFound, "there is no shared memory at %s", shmPath)
+			return noShm()
 		}
 		fd, err := unix.OpenTree(dir, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err != nil {
