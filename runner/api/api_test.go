@@ -145,6 +145,7 @@ func TestErrors(t *testing.T) {
 		{"GET", "/containers/x/stats", "", 501, "reading statistics of containers is not supported by Berth"},
 		{"GET", "/containers/x/attach/ws", "", 501, "attaching by WebSocket is not supported by Berth"},
 		{"GET", "/swarm", "", 503, manager},
+		{"PUT", "/volumes/x", "", 503, "volume update only valid for cluster volumes, but swarm is unavailable"},
 		{"GET", "/services/x", "", 503, manager},
 		{"POST", "/auth", "x", 400, "invalid X-Registry-Auth header: invalid JSON: invalid character 'x' looking for beginning of value"},
 	} {
