@@ -31,6 +31,7 @@ func (e *Engine) CommitContainer(ctx context.Context, req runner.CommitRequest) 
 		if err := e.shim.Pause(ctx, c.id); err != nil {
 			return "", fmt.Errorf("pause the container: %w", err)
 		}
+		c.notePause()
 		defer func() {
 			if err := e.shim.Resume(context.WithoutCancel(ctx), c.id); err != nil {
 				e.log.ErrorContext(ctx, "resume a container", "container", c.id, "error", err)

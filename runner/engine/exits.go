@@ -94,11 +94,11 @@ func (e *Engine) finish(ctx context.Context, c *ctr, x shim.Exit) error {
 	e.tearDown(ctx, c.id)
 	e.endExecs(c.id)
 	c.finished(next)
+	e.networkEvents(events.ActionDisconnect, rec, st)
 	if x.OOMKilled {
 		e.containerEvent(c, events.ActionOOM)
 	}
 	e.containerEvent(c, events.ActionDie, dieAttributes(st, x)...)
-	e.networkEvents(events.ActionDisconnect, rec, st)
 	c.notify()
 	switch {
 	case again:

@@ -46,6 +46,13 @@ func (e *Engine) watchHealth(c *ctr, r *run) {
 				continue
 			}
 			result := e.probe(ctx, c, r, cmd, orDefault(cfg.Timeout, probeTimeout))
+			if result.ExitCode != 0 { // whoever is pausing it has its turn
+				unlock, err := c.lock(ctx)
+				if err != nil {
+					return
+				}
+				unlock()
+			}
 			if _, now := c.pauses(r); now != pauses {
 				continue
 			}

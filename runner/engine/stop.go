@@ -47,7 +47,10 @@ func (e *Engine) RestartContainer(ctx context.Context, ref string, opts runner.S
 	}
 	// The end of this run is not the end of the container: --rm must wait.
 	c.keep(true)
-	_, err = e.halt(ctx, c, opts)
+	stopped, err := e.halt(ctx, c, opts)
+	if stopped && err == nil {
+		e.containerEvent(c, events.ActionStop)
+	}
 	ctx = context.WithoutCancel(ctx)
 	unlock, lockErr := c.lock(ctx)
 	c.keep(false)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	osexec "os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,9 @@ func (e *Engine) TopContainer(ctx context.Context, ref, psArgs string) (containe
 	if psArgs == "" {
 		psArgs = "-ef"
 	}
+	if err := checkPSArgs(psArgs); err != nil {
+		return container.TopResponse{}, err
+	}
 	args := strings.Fields(psArgs)
 	pids, err := e.shim.PIDs(c.id)
 	if err != nil {
@@ -41,6 +45,26 @@ func (e *Engine) TopContainer(ctx context.Context, ref, psArgs string) (containe
 		e.containerEvent(c, events.ActionTop)
 	}
 	return resp, err
+}
+
+// renamedPID finds columns that are given the title PID and are another.
+var renamedPID = regexp.MustCompile(`\s+(\S*)=\s*(PID\S*)`)
+
+// checkPSArgs refuses a column that would be taken for that of the processes'
+// numbers.
+func checkPSArgs(args string) error {
+	for _, m := range renamedPID.FindAllStringSubmatch(args, -1) {
+		if m[1] != "pid" {
+			return runner.Errorf(runner.ErrInvalid, "specifying \"%s=%s\" is not allowed", m[1], m[2])
+		}
+	}
+	return nil
+}
+
+// fieldsASCII splits a line at its blanks. What else Unicode has of them a process
+// may have in its name.
+func fieldsASCII(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' || r == '\v' || r == '\f' || r == '\r' })
 }
 
 // ps runs ps for the processes alone; where the options do not go together with
@@ -67,7 +91,7 @@ func ps(ctx context.Context, args []string, pids []int) ([]byte, error) {
 // parsePS picks the lines of the processes out of a table of ps.
 func parsePS(out []byte, pids []int) (container.TopResponse, error) {
 	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
-	titles := strings.Fields(lines[0])
+	titles := fieldsASCII(lines[0])
 	column := slices.Index(titles, "PID")
 	if column < 0 {
 		return container.TopResponse{}, runner.Errorf(runner.ErrInvalid, "Couldn't find PID field in ps output")
@@ -75,7 +99,7 @@ func parsePS(out []byte, pids []int) (container.TopResponse, error) {
 	resp := container.TopResponse{Titles: titles, Processes: [][]string{}}
 	mine := false
 	for _, line := range lines[1:] {
-		fields := strings.Fields(line)
+		fields := fieldsASCII(line)
 		if len(fields) == 0 {
 			continue
 		}
