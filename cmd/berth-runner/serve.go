@@ -21,6 +21,7 @@ import (
 	"github.com/berth-registry/berth/internal/runnerconfig"
 	"github.com/berth-registry/berth/internal/settings"
 	"github.com/berth-registry/berth/runner/api"
+	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/engine"
 	"github.com/berth-registry/berth/runner/images/remote"
 )
@@ -132,9 +133,13 @@ func engineOptions(cfg runnerconfig.Config, log *slog.Logger) engine.Options {
 			Endpoint: h.Endpoint, Mirrors: h.Mirrors, CA: h.CA, Cert: h.Cert, Key: h.Key, SkipVerify: h.Insecure, PlainHTTP: h.PlainHTTP,
 		}
 	}
+	runtimes := map[string]shim.Runtime{}
+	for name, r := range cfg.Runtimes {
+		runtimes[name] = shim.Runtime{Path: r.Path, Args: r.Args}
+	}
 	return engine.Options{
 		Data: cfg.Data, Run: cfg.Run, Version: version, Log: log,
-		Runtime: cfg.Runtime, Runtimes: cfg.Runtimes, Conmon: cfg.Conmon, Init: cfg.Init,
+		Runtime: cfg.Runtime, Runtimes: runtimes, Conmon: cfg.Conmon, Init: cfg.Init,
 		UsernsRemap: cfg.UsernsRemap, CDISpecDirs: cfg.CDISpecDirs,
 		DefaultRegistry: cfg.Registry.Default, Registries: registries, CertsDir: cfg.Registry.CertsDir,
 		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Subnet6: cfg.Network.Subnet6,

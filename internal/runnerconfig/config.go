@@ -16,12 +16,12 @@ import (
 // Config is the configuration of berth-runner serve. The table in keys.go
 // documents each field.
 type Config struct {
-	Data     string            // directory of what is kept
-	Run      string            // directory of what a reboot may clear
-	Runtime  string            // name or path of the OCI runtime
-	Runtimes map[string]string // paths of further ones, by name
-	Conmon   string            // path, or empty for the one on the PATH
-	Init     string            // path, or empty for the one on the PATH
+	Data     string              // directory of what is kept
+	Run      string              // directory of what a reboot may clear
+	Runtime  string              // name or path of the OCI runtime
+	Runtimes map[string]*Runtime // further ones, by name
+	Conmon   string              // path, or empty for the one on the PATH
+	Init     string              // path, or empty for the one on the PATH
 
 	UsernsRemap string   // USER[:GROUP], default, or empty for the host's users
 	CDISpecDirs []string // absolute; none turns CDI off
@@ -35,6 +35,12 @@ type Config struct {
 	Report     Report
 	Containers Containers
 	Network    Network
+}
+
+// Runtime is a further OCI runtime.
+type Runtime struct {
+	Path string   // absolute
+	Args []string // before its command
 }
 
 // Socket configures the unix socket of the API.

@@ -55,7 +55,7 @@ func TestExample(t *testing.T) {
 		commented = append(commented, line)
 	}
 	c, err = schema.Parse("commented", []byte(strings.Join(commented, "")))
-	if err != nil || len(c.Registries) != 2 || len(c.Runtimes) != 1 {
+	if err != nil || len(c.Registries) != 2 || len(c.Runtimes) != 2 {
 		t.Errorf("the example with its comments: %+v, %v", c, err)
 	}
 }
@@ -69,7 +69,7 @@ func TestKeys(t *testing.T) {
 // TestFields checks that each key has a field of its own.
 func TestFields(t *testing.T) {
 	for path, text := range map[string]string{
-		"data": "/d", "run": "/r", "runtime": "runc", "conmon": "/c", "init": "/i", "socket.path": "/s", "socket.group": "root",
+		"data": "/d", "run": "/r", "runtime": "runc", "conmon": "/c", "init": "/i", "userns_remap": "u:g", "socket.path": "/s", "socket.group": "root",
 		"metrics.addr": ":1", "log.level": "error", "log.format": "text", "registry.default": "a:1", "registry.certs_dir": "/e",
 		"containers.log_driver": "journald", "containers.log_max_unsent": "3m", "containers.log_max_size": "1g", "containers.log_max_file": "7", "containers.stop_timeout": "0s",
 		"network.bridge": "br7", "network.subnet": "10.1.0.0/16", "network.subnet6": "fd00::/64",
@@ -99,7 +99,7 @@ func TestFile(t *testing.T) {
 	text := `data: /d
 run: /r
 runtime: /usr/bin/crun
-runtimes: {runc: /usr/sbin/runc, kata: /opt/kata}
+runtimes: {runc: /usr/sbin/runc, runsc: {path: /opt/runsc, args: [--debug, "--platform=kvm"]}}
 socket: {path: /s, group: ""}
 tcp:
   addr: :2376
@@ -118,7 +118,7 @@ network: {subnet: 10.0.0.0/24}
 	}
 	want := Default()
 	want.Data, want.Run, want.Runtime = "/env", "/r", "/usr/bin/crun"
-	want.Runtimes = map[string]string{"runc": "/usr/sbin/runc", "kata": "/opt/kata"}
+	want.Runtimes = map[string]*Runtime{"runc": {Path: "/usr/sbin/runc"}, "runsc": {Path: "/opt/runsc", Args: []string{"--debug", "--platform=kvm"}}}
 	want.Socket = Socket{Path: "/flag"}
 	want.TCP = TCP{Addr: ":2376", TLS: TLS{Cert: "/c", Key: "/k", ClientCA: "/ca"}}
 	want.Registries = map[string]*Host{

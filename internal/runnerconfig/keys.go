@@ -75,7 +75,7 @@ var keys = []settings.Key[Config]{
 		},
 	}, {
 		Path:  "runtimes",
-		Doc:   "Further OCI runtimes, for docker run --runtime: the path of each by its name.",
+		Doc:   "Further OCI runtimes, for docker run --runtime: the path of each by its\nname, or its path and arguments. crun, runc and youki on the PATH need no entry.",
 		Named: runtimes,
 	}, {
 		Path:  "conmon",

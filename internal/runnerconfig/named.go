@@ -9,28 +9,36 @@ import (
 	"github.com/berth-registry/berth/internal/settings"
 )
 
-// runtimes are paths by name.
+const runtimesExample = `runc: /usr/sbin/runc
+runsc:
+  path: /usr/local/bin/runsc
+  args: ["--platform=systrap"]  # before its command
+`
+
+// runtimes are paths by name, or paths and arguments.
 func runtimes(c *Config) *settings.Named {
+	const want = "the absolute path of an OCI runtime"
 	return &settings.Named{
 		Want:    "names of OCI runtimes",
-		Example: "runc: /usr/sbin/runc\n",
+		Example: runtimesExample,
 		Names:   slices.Sorted(maps.Keys(c.Runtimes)),
 		Entry: func(name string) []settings.Field {
 			if !runtimeName.MatchString(name) {
 				return nil
 			}
-			path := c.Runtimes[name]
-			v := settings.Text(&path, "the absolute path of an OCI runtime", func(s string) string { return s }, func(s string) (string, bool) {
-				ok := absolute.MatchString(s)
-				if ok {
-					if c.Runtimes == nil {
-						c.Runtimes = map[string]string{}
-					}
-					c.Runtimes[name] = s
+			r := c.Runtimes[name]
+			if r == nil {
+				if c.Runtimes == nil {
+					c.Runtimes = map[string]*Runtime{}
 				}
-				return s, ok
-			})
-			return []settings.Field{{Value: v}}
+				r = &Runtime{}
+				c.Runtimes[name] = r
+			}
+			return []settings.Field{
+				{Value: settings.Match(&r.Path, want, absolute)},
+				{Name: "path", Value: settings.Match(&r.Path, want, absolute)},
+				{Name: "args", Value: settings.List(&r.Args, "a list of arguments", func(s string) bool { return s != "" })},
+			}
 		},
 	}
 }
@@ -131,6 +139,11 @@ func conflicts(c Config) []settings.Conflict {
 	}
 	if c.Data == c.Run {
 		report("expected two directories that differ, found "+settings.Quote(c.Data)+" for data and run", "run", "data")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		if c.Runtimes[name].Path == "" {
+			report("expected a path for "+name, "runtimes")
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Registries)) {
 		h := c.Registries[name]

@@ -58,8 +58,9 @@ type Named struct {
 	Example string   // lines of YAML, which stand in the example as a comment
 	Names   []string // those that are there, in their order
 	// Entry returns the fields of the entry of that name, which it makes if it is
-	// not there; nil if the name is impossible. A single field without a name is
-	// the entry itself.
+	// not there; nil if the name is impossible. A field without a name, which is the
+	// first, is the entry itself: always if it is the only one, and otherwise where
+	// the entry is a text instead of a mapping.
 	Entry func(name string) []Field
 }
 

@@ -146,9 +146,11 @@ func (l *loader[T]) named(name string, key Key[T], node *yaml.Node) {
 		switch {
 		case fields == nil || k.ShortTag() == "!!null":
 			l.report(at(name, k.Line), show(path), "expected %s, found %s", named.Want, describe(k))
-		case fields[0].Name == "":
+		case fields[0].Name == "" && (len(fields) == 1 || v.Kind != yaml.MappingNode):
 			l.field(name, path, fields[0].Value, v)
 		case isNull(v):
+		case fields[0].Name == "":
+			l.fields(name, path, fields[1:], v)
 		default:
 			l.fields(name, path, fields, v)
 		}

@@ -68,7 +68,7 @@ func (e *Engine) buildRoot() string { return filepath.Join(e.opts.Data, "build")
 func (e *Engine) buildOptions() build.Options {
 	o := build.Options{
 		Root: e.buildRoot(), Run: filepath.Join(e.opts.Run, "build"),
-		Runtime:      e.opts.Runtimes[e.opts.Runtime],
+		Runtime:      e.opts.Runtimes[e.opts.Runtime].Path,
 		Images:       buildImages{e.images},
 		Hosts:        e.registryHosts,
 		Name:         e.registryName,

@@ -35,11 +35,11 @@ type Options struct {
 	Data string // directory of what is kept; one engine at a time uses it
 	Run  string // directory of what a reboot clears
 
-	Version  string            // of the program, for `docker version`
-	Runtime  string            // name or path of the OCI runtime
-	Runtimes map[string]string // further names, each with its path
-	Conmon   string            // path of the monitor; empty looks on the PATH
-	Init     string            // path of the program for --init; empty looks on the PATH
+	Version  string                  // of the program, for `docker version`
+	Runtime  string                  // name or path of the OCI runtime
+	Runtimes map[string]shim.Runtime // further ones, by name
+	Conmon   string                  // path of the monitor; empty looks on the PATH
+	Init     string                  // path of the program for --init; empty looks on the PATH
 
 	DefaultRegistry string // host for short names; empty is Docker Hub
 	Registries      map[string]remote.Host

@@ -27,7 +27,7 @@ import (
 func (e *Engine) runtimeNames() []string {
 	name, _ := e.shim.Runtime()
 	names := []string{name}
-	for other := range e.opts.Runtimes {
+	for other := range e.shim.Runtimes() {
 		if other != name {
 			names = append(names, other)
 		}
@@ -102,12 +102,8 @@ func (e *Engine) Info(ctx context.Context) (system.Info, error) {
 		Labels:             []string{},
 		Warnings:           []string{},
 	}
-	for _, name := range e.runtimeNames() {
-		path := name
-		if own := e.opts.Runtimes[name]; own != "" {
-			path = own
-		}
-		info.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: path}}
+	for name, r := range e.shim.Runtimes() {
+		info.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: r.Path, Args: r.Args}}
 	}
 	e.hostInfo(&info)
 	e.deviceInfo(&info)

@@ -24,12 +24,16 @@ const bundleFlag = "-b"
 // it has a session of its own already, and its number is known at once. The log
 // is not synced at the end, as Docker's is not.
 func (s *Shim) monitorArgs(id, uuid, dir string, r runtimeProgram) []string {
-	return []string{
+	args := []string{
 		s.conmon, "--api-version", "1", "--sync", "--full-attach", "--no-sync-log",
 		"--log-level", "error", "-c", id, "-u", uuid, "-n", id, bundleFlag, dir,
 		"-p", filepath.Join(dir, "pid"), "-r", s.runtimeFile(r),
 		"--runtime-arg", "--root=" + s.stateDir(r),
 	}
+	for _, arg := range r.Args {
+		args = append(args, "--runtime-arg", arg)
+	}
+	return args
 }
 
 // stateDir is where a runtime keeps its own state.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -142,7 +143,7 @@ func (s *Shim) waits(b *bundle, init *process) bool {
 func (s *Shim) runRuntime(ctx context.Context, r runtimeProgram, args ...string) (said string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root=" + s.stateDir(r)}, args...)...)
+	cmd := exec.CommandContext(ctx, r.Path, slices.Concat([]string{"--root=" + s.stateDir(r)}, r.Args, args)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.Env = s.environment(filepath.Join(s.dir, "tmp"))

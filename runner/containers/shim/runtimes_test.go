@@ -16,14 +16,14 @@ func TestRuntimes(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
-	open := func(others map[string]string) {
+	open := func(others map[string]Runtime) {
 		t.Helper()
 		var err error
 		if h.Shim, err = Open(t.Context(), Options{Runtime: "crun", Runtimes: others, RunDir: h.dir}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	open(map[string]string{"other": "runc"})
+	open(map[string]Runtime{"other": {Path: "runc"}})
 	req := h.request("/bin/sleep", "100")
 	req.Runtime = "other"
 	if _, err := h.Create(t.Context(), req); err != nil {
@@ -57,8 +57,8 @@ func TestRuntimes(t *testing.T) {
 		t.Error(err)
 	}
 
-	for _, name := range []string{"a/b", "", "tree"} {
-		if s, err := Open(t.Context(), Options{Runtime: "crun", Runtimes: map[string]string{name: "runc"}, RunDir: h.dir}); err == nil {
+	for _, name := range []string{"a/b", "", "tree", "staging"} {
+		if s, err := Open(t.Context(), Options{Runtime: "crun", Runtimes: map[string]Runtime{name: {Path: "runc"}}, RunDir: h.dir}); err == nil {
 			t.Errorf("a runtime was named %q", name)
 			_ = s.Close()
 		}

@@ -23,12 +23,18 @@ import (
 // Options say which programs a Shim runs, and where it keeps its state.
 type Options struct {
 	Runtime string // "crun", "runc" or a path
-	// Runtimes are further ones that a container may ask for: the path of each,
-	// or what to look for on PATH, by a name of letters, digits, '-' and '_'.
-	Runtimes map[string]string
+	// Runtimes are further ones that a container may ask for, by a name of letters,
+	// digits, '-' and '_'. Those of knownRuntimes that are on PATH need not be named.
+	Runtimes map[string]Runtime
 	Conmon   string // a path; empty is conmon on PATH
 	RunDir   string // absolute, at most 70 characters; should not outlive a reboot
 	Log      *slog.Logger
+}
+
+// Runtime is a program that does as runc does (the command line of OCI runtimes).
+type Runtime struct {
+	Path string   // or what to look for on PATH
+	Args []string // before the command, such as --platform=systrap
 }
 
 // Shim runs containers. Its methods may be called concurrently; calls that
@@ -204,6 +210,7 @@ func (s *Shim) List() ([]string, error) {
 // runtimeProgram is the OCI runtime that made a container.
 type runtimeProgram struct {
 	Name, Path string
+	Args       []string `json:",omitempty"`
 	version    string
 }
 
@@ -221,23 +228,56 @@ func (s *Shim) findRuntimes(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	s.others = map[string]runtimeProgram{}
-	for name, path := range o.Runtimes {
+	for name, asked := range o.Runtimes {
 		if !runtimeName.MatchString(name) || slices.Contains([]string{s.rootfs(), s.staging()}, filepath.Join(s.mounts(), name)) {
 			return fmt.Errorf("OCI runtime %q: a name has letters, digits, '-', '_' and '.', and is not %q or %q", name,
 				filepath.Base(s.rootfs()), filepath.Base(s.staging()))
 		}
-		r, err := findRuntime(ctx, path)
+		r, err := findRuntime(ctx, asked.Path)
 		if err != nil {
 			return err
 		}
-		r.Name = name
+		r.Name, r.Args = name, asked.Args
 		if name == s.runtime.Name {
 			s.runtime = r
 			continue
 		}
 		s.others[name] = r
 	}
+	s.findKnown(ctx)
 	return nil
+}
+
+// knownRuntimes are those that are found by their names without being configured.
+func knownRuntimes() []string { return []string{"crun", "runc", "youki"} }
+
+// findKnown adds the known runtimes that are installed. One that does not work is
+// nothing that anybody has asked for.
+func (s *Shim) findKnown(ctx context.Context) {
+	for _, name := range knownRuntimes() {
+		if _, there := s.others[name]; there || name == s.runtime.Name {
+			continue
+		}
+		if _, err := exec.LookPath(name); err != nil {
+			continue
+		}
+		r, err := findRuntime(ctx, name)
+		if err != nil {
+			s.log.WarnContext(ctx, "an OCI runtime is installed but does not work", "runtime", name, "err", err)
+			continue
+		}
+		s.others[name] = r
+	}
+}
+
+// Runtimes returns the runtimes that a container may ask for, with their paths, by
+// their names.
+func (s *Shim) Runtimes() map[string]Runtime {
+	all := map[string]Runtime{}
+	for r := range s.runtimes() {
+		all[r.Name] = Runtime{Path: r.Path, Args: slices.Clone(r.Args)}
+	}
+	return all
 }
 
 // runtimes yields the default runtime and the others.
