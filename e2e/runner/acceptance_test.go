@@ -12,7 +12,7 @@ import (
 // teach, one group of checks after the other, each on a host of its own.
 func TestAcceptance(t *testing.T) {
 	t.Parallel()
-	for _, group := range []string{"lifecycle", "interactive", "logs", "exec", "images", "registry", "search", "monitoring", "misc", "volumes", "build"} {
+	for _, group := range []string{"lifecycle", "interactive", "logs", "exec", "images", "registry", "search", "monitoring", "misc", "volumes", "network", "build"} {
 		t.Run(group, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, berthtest.MachineOptions{})
