@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"strings"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/grpc"
@@ -63,7 +64,7 @@ func (b *Builder) pruned(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 	if err := handler(srv, tap); err != nil {
 		return err
 	}
-	if tap.req.GetAll() && len(tap.req.GetFilter()) == 0 && tap.req.GetKeepDuration() == 0 {
+	if tap.req.GetAll() && strings.Join(tap.req.GetFilter(), "") == "" && tap.req.GetKeepDuration() == 0 {
 		return b.forgetHistory(stream.Context())
 	}
 	return nil

@@ -22,24 +22,24 @@ const networkNamespace = specs.NetworkNamespace
 
 // The runtime is called by a script: its state is to be in our directory, and
 // BuildKit speaks to all runtimes as to runc. What a version of crun does not
-// know is left out: a container that is not kept is gone when it has ended, and
-// to delete it then is no error.
+// know is left out: there a container is gone when it has ended, and need not be
+// deleted. It takes no hierarchy of version 2 beside those of version 1 either.
 const (
 	runtimeScript = `#!/bin/sh
-exec %s --root %s "$@"
+exec %[1]s --root %[2]s "$@"
 `
 	crunScript = `#!/bin/sh
 for a; do
 	shift
 	case $a in
 	--keep) ;;
-	delete) set -- "$@" delete --force ;;
+	delete) gone=yes; set -- "$@" delete --force ;;
 	*) set -- "$@" "$a" ;;
 	esac
 done
+[ "$gone" ] && [ ! -e %[2]s/"$a" ] && exit 0
 `
-	// crun takes no hierarchy of version 2 beside those of version 1.
-	hybridScript = `exec unshare --mount --propagation slave sh -c 'umount -l ` + cgroupRoot + `/unified && exec "$@"' - %s --root %s "$@"
+	hybridScript = `exec %[3]s --mount --propagation slave /bin/sh -c '%[4]s -l ` + cgroupRoot + `/unified && exec "$@"' - %[1]s --root %[2]s "$@"
 `
 )
 
@@ -49,16 +49,21 @@ func writeRuntime(o Options) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the OCI runtime of builds: %w", err)
 	}
-	text := runtimeScript
+	text, hide := runtimeScript, [2]string{}
 	help, _ := exec.Command(path, "run", "--help").CombinedOutput() //nolint:noctx,gosec // what is said is looked at, however it ends
 	if !strings.Contains(string(help), "--keep") {
 		text = crunScript + strings.TrimPrefix(runtimeScript, "#!/bin/sh\n")
 		if isCgroup2(cgroupRoot + "/unified") {
 			text = crunScript + hybridScript
+			for i, name := range []string{"unshare", "umount"} {
+				if hide[i], err = exec.LookPath(name); err != nil {
+					return "", fmt.Errorf("the cgroups of this host, with crun: %w", err)
+				}
+			}
 		}
 	}
 	file := filepath.Join(o.Run, "runtime")
-	text = fmt.Sprintf(text, quote(path), quote(filepath.Join(o.Run, "oci")))
+	text = fmt.Sprintf(text, quote(path), quote(filepath.Join(o.Run, "oci")), hide[0], hide[1])
 	return file, os.WriteFile(file, []byte(text), 0o700) //nolint:gosec // a program
 }
 

@@ -84,6 +84,12 @@ func openWorker(ctx context.Context, o Options) (_ *imageWorker, err error) {
 		return nil, err
 	}
 	opened = append(opened, md.Close)
+	if err := md.DB().View(func(tx *bolt.Tx) error {
+		tx.DB().NoSync = true // as the others; nobody else has it yet
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	steps, err := openSteps(o)
 	if err != nil {
 		return nil, err
