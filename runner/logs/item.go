@@ -86,7 +86,9 @@ func (it *item) turn(s *sender) (more bool, err error) {
 			it.dropped, it.unknown = dropped, unknown
 			return true, err
 		}
-		it.remember(s)
+		if s.settings.Lossy {
+			it.remember(s)
+		}
 	}
 	if err := it.commit(next); err != nil {
 		return false, &unreadable{err}
@@ -129,6 +131,9 @@ func (it *item) commit(next position) error {
 }
 
 func (it *item) save(p position) error {
+	if p.Hold = 0; len(it.history) > 0 {
+		p.Hold = max(it.history[0].from.Number, 1)
+	}
 	it.moving.RLock()
 	defer it.moving.RUnlock()
 	return ignoreNotExist(p.save(it.dir))
@@ -173,6 +178,7 @@ func (it *item) goBack(l loss) error {
 		}
 		it.queue.rewind(h.from)
 		it.history = it.history[:i]
+		it.behind = true
 		return it.save(h.from)
 	}
 	return nil
@@ -214,6 +220,12 @@ func (it *item) caughtUp(ended bool) {
 	defer it.settling.Unlock()
 	if !it.over() {
 		return
+	}
+	if len(it.history) > 0 {
+		it.history = nil // there will be nobody to send it again
+		if err := it.save(it.queue.sent); err != nil {
+			it.f.log.ErrorContext(it.f.ctx, "note how far a log is sent", "container", it.log.Source.ID, "err", err)
+		}
 	}
 	it.settle()
 	it.f.mu.Lock()

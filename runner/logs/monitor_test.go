@@ -22,6 +22,8 @@ import (
 const (
 	writerEnv = "BERTH_TEST_WRITER" // lines and bytes per second, 0 for as fast as it can
 	keeperEnv = "BERTH_TEST_KEEPER" // directory, bundle, size and files
+
+	forwarderEnv = "BERTH_TEST_FORWARDER" // forwarded as JSON
 )
 
 func TestMain(m *testing.M) {
@@ -38,6 +40,8 @@ func TestMain(m *testing.M) {
 		k.Watch("x", dir, o, reopener(bundle))
 		_, _ = os.Stdout.WriteString("kept\n")
 		select {}
+	case os.Getenv(forwarderEnv) != "":
+		forwarderMain(os.Getenv(forwarderEnv))
 	default:
 		os.Exit(m.Run())
 	}

@@ -22,6 +22,8 @@ type position struct {
 	Begin string `json:"begin,omitempty"`
 	// Open are the lines that go on there, by stream; nil for none.
 	Open [streams]*remote.Piece `json:"open"`
+	// Hold is the first file that may have to be sent again.
+	Hold int64 `json:"hold,omitempty"`
 }
 
 // loadPosition reads how far a log has been sent: to its beginning if that is not

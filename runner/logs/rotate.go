@@ -149,7 +149,7 @@ func trim(dir string, o Options, reserved int64) error {
 
 // hold is what is kept of a log because it is not sent.
 type hold struct {
-	number int64 // of the first file with something that is not sent
+	number int64 // of the first file with something that is not sent for good
 	max    int64 // bytes; 0 if nothing is
 }
 
@@ -158,7 +158,11 @@ func (o Options) holdOf(dir string) hold {
 	if o.Remote == nil || crowded(dir) {
 		return hold{}
 	}
-	return hold{loadPosition(dir).Number, o.MaxUnsent}
+	p := loadPosition(dir)
+	if p.Hold > 0 {
+		p.Number = min(p.Number, p.Hold)
+	}
+	return hold{p.Number, o.MaxUnsent}
 }
 
 // bound is how long the log may be whose first file is that of old.

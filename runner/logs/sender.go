@@ -32,7 +32,7 @@ type sender struct {
 const (
 	// Between two tries of a server that does not answer, unless the driver's
 	// options say how long.
-	firstWait = 500 * time.Millisecond
+	firstWait = 100 * time.Millisecond
 	lastWait  = 10 * time.Second
 )
 
@@ -73,6 +73,8 @@ func (s *sender) run() {
 		case s.f.ctx.Err() != nil:
 		case err == nil:
 			s.recovered()
+		case errors.Is(err, remote.ErrLost):
+			more = true // after what was lost
 		case errors.As(err, new(*unreadable)):
 			s.f.log.ErrorContext(s.f.ctx, "read a log to send it", "container", it.log.Source.ID, "err", err)
 		default:
@@ -83,7 +85,6 @@ func (s *sender) run() {
 			s.f.activate(it)
 		}
 	}
-	s.buf, s.out = nil, scratch{}
 }
 
 // next takes the turn of a log; nil ends the goroutine.
@@ -91,7 +92,7 @@ func (s *sender) next() *item {
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
 	if len(s.turns) == 0 || s.f.closed {
-		s.running = false
+		s.running, s.buf, s.out = false, nil, scratch{}
 		if s.unused {
 			go s.dest.Close()
 		}

@@ -41,7 +41,7 @@ func parseFluentd(s *Settings, options map[string]string) (err error) {
 	if set.network, set.addr, err = fluentdAddress(options["fluentd-address"]); err != nil {
 		return err
 	}
-	s.connect = set.connect
+	s.connect, s.Lossy = set.connect, !set.ack
 	return nil
 }
 

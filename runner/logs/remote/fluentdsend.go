@@ -37,7 +37,7 @@ func (d *fluentd) Send(ctx context.Context, src Source, entries []Entry) error {
 	if d.set.reconnect > 0 && d.stream.age() > d.set.reconnect {
 		d.Close() // the name may stand for another host now
 	}
-	conn, err := d.stream.open(ctx)
+	conn, err := d.stream.toSend(ctx)
 	if err != nil {
 		return err
 	}

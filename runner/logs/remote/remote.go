@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -59,6 +60,10 @@ type Destination interface {
 	Close()
 }
 
+// ErrLost is that nothing was sent since a connection broke, of which Lost was told
+// before.
+var ErrLost = errors.New("the connection to the log server broke")
+
 // Lost is told that a connection broke at a time, without its Destination's doing.
 // Unread says that the other host had bytes that the server had not read; if not,
 // the server had read all, but need not have stored the last of it.
@@ -75,6 +80,9 @@ type Settings struct {
 	RetryWait time.Duration
 	// MaxRetries is after how many tries entries are given up; negative is never.
 	MaxRetries int64
+	// Lossy says that what Send has delivered may be lost with the connection,
+	// which Lost is told.
+	Lossy bool
 	// BufferLimit is how many bytes may wait to be sent; 0 leaves it to the caller.
 	BufferLimit int64
 

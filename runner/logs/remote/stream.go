@@ -30,9 +30,24 @@ type stream struct {
 	watch bool
 	lost  Lost
 
-	mu   sync.Mutex
-	conn net.Conn
-	at   time.Time // when it was made
+	mu      sync.Mutex
+	conn    net.Conn
+	at      time.Time // when it was made
+	telling bool      // lost is being told of its end
+	ended   bool      // it was told, and nothing has been sent since
+}
+
+// toSend is open for what follows what was sent before: it is ErrLost if a
+// connection has ended since then.
+func (s *stream) toSend(ctx context.Context) (net.Conn, error) {
+	s.mu.Lock()
+	ended := s.ended
+	s.ended = false
+	s.mu.Unlock()
+	if ended {
+		return nil, ErrLost
+	}
+	return s.open(ctx)
 }
 
 // open returns the connection there is, or a new one.
@@ -84,10 +99,27 @@ func (s *stream) listen(conn net.Conn) {
 	s.broken(conn, err)
 }
 
-// broken drops a connection that has ended with an error, and tells of it once.
+// broken tells once of a connection that has ended with an error, and drops it: in
+// this order, so that nothing is sent over another one before it is known.
 func (s *stream) broken(conn net.Conn, err error) {
-	if s.drop(conn) && s.lost != nil {
-		s.lost(time.Now(), !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF))
+	if s.lost == nil {
+		s.drop(conn)
+		return
+	}
+	s.mu.Lock()
+	known := s.conn != conn || s.telling
+	s.telling = s.telling || !known
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	s.lost(time.Now(), !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.telling, s.ended = false, true
+	if s.conn == conn {
+		s.conn = nil
+		conn.Close()
 	}
 }
 

@@ -59,7 +59,7 @@ func parseSyslog(s *Settings, options map[string]string) (err error) {
 	if set.format, err = parseSyslogFormat(options["syslog-format"], set.network); err != nil {
 		return err
 	}
-	s.connect = set.connect
+	s.connect, s.Lossy = set.connect, true
 	return nil
 }
 

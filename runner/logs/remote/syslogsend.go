@@ -30,7 +30,7 @@ func (d *syslogStream) Open(ctx context.Context) error {
 
 // Send implements Destination.
 func (d *syslogStream) Send(ctx context.Context, src Source, entries []Entry) error {
-	conn, err := d.stream.open(ctx)
+	conn, err := d.stream.toSend(ctx)
 	if err != nil {
 		return err
 	}
