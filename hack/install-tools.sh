@@ -13,6 +13,7 @@ bin=${BERTH_TOOLS:-$PWD/bin/tools}
 debian='
 	awk             mawk
 	busybox         busybox-static
+	bzip2           bzip2
 	chromium        chromium
 	conmon          conmon
 	containerd      containerd
@@ -21,6 +22,7 @@ debian='
 	docker          docker.io
 	docker-registry docker-registry
 	dockerd         docker.io
+	git             git
 	haproxy         haproxy
 	hostname        hostname
 	htpasswd        apache2-utils
@@ -46,7 +48,9 @@ debian='
 	strace          strace
 	sysbench        sysbench
 	tini            tini
+	xz              xz-utils
 
+	/usr/bin/docker docker.io
 	/usr/lib/cni/bridge containernetworking-plugins
 	/usr/lib/postgresql/15/bin/postgres postgresql-15
 '
