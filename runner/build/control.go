@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/defaults"
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -37,8 +38,8 @@ func (b *Builder) open(ctx context.Context) (err error) {
 	var opened []func() error
 	defer func() {
 		if err != nil {
-			for i := len(opened) - 1; i >= 0; i-- {
-				_ = opened[i]() // why it failed is said already
+			for _, f := range slices.Backward(opened) {
+				_ = f() // why it failed is said already
 			}
 		}
 	}()
@@ -116,7 +117,7 @@ func (b *Builder) open(ctx context.Context) (err error) {
 // serve serves gRPC on one connection until it or ctx ends.
 func serve(ctx context.Context, server *grpc.Server, conn net.Conn, log *slog.Logger) {
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{
+	(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{ //nolint:staticcheck // the connection is there already, and speaks HTTP/2
 		Context: ctx, Handler: server,
 		// Clients connect to see whether they can, and leave.
 		BaseConfig: &http.Server{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}, //nolint:gosec // it does not listen
@@ -124,7 +125,7 @@ func serve(ctx context.Context, server *grpc.Server, conn net.Conn, log *slog.Lo
 }
 
 // counted counts builds, of which a client may have several under way.
-func (b *Builder) counted(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (b *Builder) counted(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	solve, ok := req.(*controlapi.SolveRequest)
 	if !ok {
 		return handler(ctx, req)

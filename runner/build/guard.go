@@ -63,7 +63,10 @@ func openGuard(root string, log *slog.Logger) (*guard, error) {
 		return nil, err
 	}
 	g := &guard{root: root, boot: boot, log: log}
-	return g, g.write(boot)
+	if err := g.write(boot); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 func (g *guard) write(state string) error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
@@ -232,8 +233,7 @@ func (u *unpacker) file(name string) error {
 // finish gives directories their modes and times, which making files in them
 // would have needed or changed.
 func (u *unpacker) finish() error {
-	for i := len(u.dirs) - 1; i >= 0; i-- {
-		d := u.dirs[i]
+	for _, d := range slices.Backward(u.dirs) {
 		info, err := u.root.Lstat(d.Name)
 		if err != nil || !info.IsDir() {
 			continue // a later entry replaced it

@@ -37,6 +37,6 @@ func (h logHook) Fire(e *logrus.Entry) error {
 	for k, v := range e.Data {
 		args = append(args, k, v)
 	}
-	h.log.Log(context.Background(), level, e.Message, args...)
+	h.log.Log(context.Background(), level, e.Message, args...) //nolint:sloglint // it is BuildKit's
 	return nil
 }

@@ -50,7 +50,7 @@ func writeRuntime(o Options) (string, error) {
 		return "", fmt.Errorf("the OCI runtime of builds: %w", err)
 	}
 	text, hide := runtimeScript, [2]string{}
-	help, _ := exec.Command(path, "run", "--help").CombinedOutput() //nolint:noctx,gosec // what is said is looked at, however it ends
+	help, _ := exec.Command(path, "run", "--help").CombinedOutput() //nolint:noctx // what is said is looked at, however it ends
 	if !strings.Contains(string(help), "--keep") {
 		text = crunScript + strings.TrimPrefix(runtimeScript, "#!/bin/sh\n")
 		if isCgroup2(cgroupRoot + "/unified") {

@@ -81,7 +81,7 @@ func (b *Builder) solve(ctx context.Context, req *controlapi.SolveRequest, progr
 		}}
 		err := b.control.Status(&controlapi.StatusRequest{Ref: req.Ref}, stream)
 		if sctx.Err() != nil {
-			return nil // Solve says why
+			return nil //nolint:nilerr // Solve says why
 		}
 		return err
 	})

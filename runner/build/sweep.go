@@ -32,7 +32,7 @@ func Sweep(ctx context.Context, o Options) error {
 	for _, config := range bundles {
 		id := filepath.Base(filepath.Dir(config))
 		// It may have ended by itself, and the next lines tell if it has not.
-		_ = exec.CommandContext(ctx, filepath.Join(o.Run, "runtime"), "delete", "--force", id).Run() //nolint:gosec // our own script
+		_ = exec.CommandContext(ctx, filepath.Join(o.Run, "runtime"), "delete", "--force", id).Run()
 	}
 	if err := unmountAll(o); err != nil {
 		return err
