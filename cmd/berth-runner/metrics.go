@@ -113,7 +113,7 @@ func (i *inventory) Collect(ch chan<- prometheus.Metric) {
 	health := map[container.HealthStatus]int{container.Starting: 0, container.Healthy: 0, container.Unhealthy: 0}
 	devices := devices{}
 	for _, u := range i.engine.Usage(ctx) {
-		switch u.State.Status { //nolint:exhaustive // all others do not run
+		switch u.State.Status {
 		case container.StateRunning, container.StateRestarting:
 			states["running"]++
 		case container.StatePaused:

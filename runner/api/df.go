@@ -90,7 +90,7 @@ func summedContainers(list []container.Summary, verbose bool) *container.DiskUsa
 	u := &container.DiskUsage{TotalCount: int64(len(list))}
 	for _, c := range list {
 		u.TotalSize += c.SizeRw
-		switch c.State { //nolint:exhaustive // all others are at rest
+		switch c.State {
 		case container.StateRunning, container.StatePaused, container.StateRestarting:
 			u.ActiveCount++
 		default:

@@ -157,7 +157,7 @@ func family(pid int) []int {
 		return nil
 	}
 	pids := []int{pid}
-	for i := 0; i < len(pids); i++ { //nolint:intrange // it grows meanwhile
+	for i := 0; i < len(pids); i++ { // it grows meanwhile
 		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[i]))
 		if err != nil {
 			return pids
