@@ -143,7 +143,7 @@ func engineOptions(cfg runnerconfig.Config, log *slog.Logger) engine.Options {
 		UsernsRemap: cfg.UsernsRemap, CDISpecDirs: cfg.CDISpecDirs,
 		DefaultRegistry: cfg.Registry.Default, Registries: registries, CertsDir: cfg.Registry.CertsDir,
 		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Subnet6: cfg.Network.Subnet6,
-		LogDriver: cfg.Containers.LogDriver, LogOpts: cfg.Containers.LogOpts, LogMaxUnsent: cfg.Containers.LogMaxUnsent,
+		LogDriver: cfg.Containers.LogDriver, LogOpts: cfg.Containers.LogOpts, LogMaxUnsent: cfg.Containers.LogMaxUnsent, BuildCacheSize: cfg.Build.CacheMaxSize,
 		LogMaxSize: cfg.Containers.LogMaxSize, LogMaxFile: cfg.Containers.LogMaxFile, StopTimeout: cfg.Containers.StopTimeout,
 	}
 }

@@ -34,6 +34,7 @@ type Config struct {
 	Registries map[string]*Host // by host[:port]
 	Report     Report
 	Containers Containers
+	Build      Build
 	Network    Network
 }
 
@@ -106,6 +107,11 @@ type Containers struct {
 	LogMaxSize   int64             // bytes of a log's file
 	LogMaxFile   int               // files of a log
 	StopTimeout  time.Duration
+}
+
+// Build configures how images are built.
+type Build struct {
+	CacheMaxSize int64 // bytes; 0 for a tenth of the disk
 }
 
 // Network configures the network that containers are on by default.

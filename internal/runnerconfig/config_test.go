@@ -72,7 +72,8 @@ func TestFields(t *testing.T) {
 		"data": "/d", "run": "/r", "runtime": "runc", "conmon": "/c", "init": "/i", "userns_remap": "u:g", "socket.path": "/s", "socket.group": "root",
 		"metrics.addr": ":1", "log.level": "error", "log.format": "text", "registry.default": "a:1", "registry.certs_dir": "/e",
 		"containers.log_driver": "journald", "containers.log_max_unsent": "3m", "containers.log_max_size": "1g", "containers.log_max_file": "7", "containers.stop_timeout": "0s",
-		"network.bridge": "br7", "network.subnet": "10.1.0.0/16", "network.subnet6": "fd00::/64",
+		"build.cache_max_size": "7g",
+		"network.bridge":       "br7", "network.subnet": "10.1.0.0/16", "network.subnet6": "fd00::/64",
 		"report.name": "n-7", "report.interval": "1s",
 	} {
 		c, err := Load("", nil, settings.Setting{Key: path, Value: text})

@@ -196,6 +196,10 @@ var keys = []settings.Key[Config]{
 		Doc:   "How long a container may take to stop until it is killed, unless it says otherwise.",
 		Value: func(c *Config) *settings.Value { return settings.DurationOrZero(&c.Containers.StopTimeout) },
 	}, {
+		Path:  "build.cache_max_size",
+		Doc:   "How much the cache of builds may take; what was not used for the longest time goes\nfirst. 0 is a tenth of the disk.",
+		Value: func(c *Config) *settings.Value { return settings.SizeOrZero(&c.Build.CacheMaxSize) },
+	}, {
 		Path: "network.bridge",
 		Doc:  "The name of the default network's device; \"\" names it after the data directory.",
 		Value: func(c *Config) *settings.Value {
