@@ -51,7 +51,7 @@ func (h *host) buildx(t *testing.T) *builder {
 	return &builder{
 		host: h, args: []string{"buildx", "build", "--progress", "plain"},
 		docker: berthtest.NewCommand(t, "docker", "--config", config, "--host", h.Host()).
-			Env("DOCKER_CLI_HINTS=false", "BUILDX_NO_DEFAULT_ATTESTATIONS=1", "SECRET=quiet"),
+			Env("DOCKER_CLI_HINTS=false", "SECRET=quiet"),
 	}
 }
 
