@@ -9,5 +9,5 @@
 //
 // The package does nothing: runner/engine does, and the leaves below it
 // (runner/images, runner/containers, runner/network, runner/volumes,
-// runner/logs), which know this package and not each other.
+// runner/logs, runner/stats), which know this package and not each other.
 package runner
