@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -84,5 +85,14 @@ func (m *Manager) serveAt(ctx context.Context, containerID, path string) error {
 		return err
 	}
 	defer ns.Close()
+	// A container that has just ended may have left its process's number to one
+	// of the host.
+	own, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return err
+	}
+	if there, err := ns.Stat(); err != nil || os.SameFile(own, there) {
+		return errors.Join(err, errors.New("its namespace is gone"))
+	}
 	return m.names.Serve(ctx, containerID, ns)
 }
