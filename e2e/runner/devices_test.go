@@ -104,8 +104,8 @@ func (h *host) devicesByName() {
 			h.t.Fatal(err)
 		}
 	}
-	script := "echo $KIND $ONE $CARD0 $CARD1 $CARDS; cat /opt/lib/x; head -c 3 /dev/berth-zero | wc -c; touch /opt/lib/y 2>/dev/null || echo read-only"
-	if got := h.output(script, "--device", "example.com/thing=one", "--gpus", "2"); got != "thing 1 yes yes\nof the vendor\n3\nread-only" {
+	script := "echo $KIND $ONE $CARD0-$CARD1 $CARDS; cat /opt/lib/x; head -c 3 /dev/berth-zero | wc -c; touch /opt/lib/y 2>/dev/null || echo read-only"
+	if got := h.output(script, "--device", "example.com/thing=one", "--gpus", "2"); got != "thing 1 yes-yes\nof the vendor\n3\nread-only" {
 		h.t.Errorf("with a device by its name a container has %q", got)
 	}
 	if _, err := os.Stat(h.Machine.Path("run", "cdi", "hooked")); err != nil {

@@ -32,7 +32,7 @@ func TestRuntimes(t *testing.T) {
 		h.docker.Run("update", "-m", "64m", "--memory-swap", "-1", runtime)
 	}
 	h.fails("unknown or invalid runtime name: other", "--runtime", "other")
-	if got := h.docker.Run("info", "--format", "{{.DefaultRuntime}}{{range $name, $r := .Runtimes}} {{$name}}{{end}}"); got != "crun crun plain runc wrapped\n" {
+	if got := h.docker.Run("info", "--format", "{{.DefaultRuntime}}:{{range $name, $r := .Runtimes}} {{$name}}{{end}}"); got != "crun: crun plain runc wrapped\n" {
 		t.Errorf("docker info: runtimes %q", got)
 	}
 	h.Kill()

@@ -55,6 +55,7 @@ func TestUserNamespaces(t *testing.T) {
 			u.volumes()
 			u.images()
 			u.refused()
+			u.accepted()
 			u.joined()
 			u.restarted()
 			u.docker.Run("rm", "-fv", "one")
@@ -134,8 +135,14 @@ func (u userns) processes() {
 func (u userns) streams() {
 	u.t.Helper()
 	for _, args := range [][]string{
-		{"exec", "one"}, {"exec", "-u", "33:44", "one"}, {"exec", "-i", "one"}, {"exec", "-t", "one"},
-		{"run", "--rm", u.image("bash")}, {"run", "--rm", "-i", u.image("bash")}, {"run", "--rm", "-u", "33:44", u.image("bash")}, {"run", "--rm", "-t", u.image("bash")},
+		{"exec", "one"},
+		{"exec", "-u", "33:44", "one"},
+		{"exec", "-i", "one"},
+		{"exec", "-t", "one"},
+		{"run", "--rm", u.image("bash")},
+		{"run", "--rm", "-i", u.image("bash")},
+		{"run", "--rm", "-u", "33:44", u.image("bash")},
+		{"run", "--rm", "-t", u.image("bash")},
 	} {
 		u.want(strings.Join(args, " "), u.docker.Run(append(args, "bash", "-c", "echo hi >/dev/stdout; echo gone >/dev/null")...), "hi")
 	}
@@ -227,6 +234,18 @@ func (u userns) images() {
 	for _, mode := range []string{"", "host"} {
 		u.want("committed, --userns "+mode, u.docker.Run("run", "--rm", "--userns", mode, "committed", "bash", "-c", "stat -c %u:%g /dir /new; ls /etc/debian_version 2>/dev/null"+" || true"), "7:8\n0:0")
 	}
+}
+
+// accepted runs the check of the acceptance test that needs this.
+func (u userns) accepted() {
+	u.t.Helper()
+	out, stderr, err := berthtest.NewCommand(u.t, "bash", acceptance(u.t, "seeds.sh")).On(u.Machine).
+		Env("DOCKER_HOST=unix:///run/berth/runner.sock", "REGISTRY="+strings.TrimSuffix(u.repository(""), "/"), "STRICT=1").Try("-k", "user namespace")
+	checks, whole := parseTAP(out)
+	if len(checks) != 1 || !checks[0].ok || checks[0].skipped != "" {
+		u.t.Errorf("the check of user namespaces: %+v", checks)
+	}
+	report(u.t, nil, whole, stderr, err)
 }
 
 // refused asks for what needs the host's users.

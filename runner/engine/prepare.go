@@ -110,7 +110,7 @@ func (e *Engine) specInput(rec *runner.Container, files spec.Files) (input, erro
 	if in.JoinNet, err = e.namespaceOf(rec.HostConfig.NetworkMode.ConnectedContainer(), "net", "network"); err != nil {
 		return in, err
 	}
-	if err = e.joinIPC(rec, &in); err != nil {
+	if err := e.joinIPC(rec, &in); err != nil {
 		return in, err
 	}
 	if in.User, err = e.userNamespace(rec); err != nil {

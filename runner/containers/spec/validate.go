@@ -272,6 +272,9 @@ func checkSecurity(h Host, hc *container.HostConfig) error {
 	if security.writableCgroups && !h.CgroupV2 {
 		return invalid("option 'writable-cgroups' requires a host with cgroup v2")
 	}
+	if security.writableCgroups && Remapped(h, hc) {
+		return invalid("option 'writable-cgroups' needs --userns host: cgroups belong to the host's root")
+	}
 	s := &specs.Spec{Process: &specs.Process{Capabilities: userCaps(bounding, 0)}}
 	_, err = security.seccompProfile(h, hc.Privileged, s)
 	return err
