@@ -26,10 +26,10 @@ type Exported struct {
 	Release func()
 }
 
-// Export returns what is to be sent of the image of a name. It fails with
+// Export returns what is to be sent of the image of a name, compressed. It fails with
 // runner.ErrNotFound and docker's text if there is none, or if platform is given
 // and not the image's.
-func (s *Store) Export(_ context.Context, ref reference.Named, platform string) (Exported, error) {
+func (s *Store) Export(ctx context.Context, ref reference.Named, platform string) (Exported, error) {
 	stored, err := storedName(ref)
 	if err != nil {
 		return Exported{}, err
@@ -37,6 +37,14 @@ func (s *Store) Export(_ context.Context, ref reference.Named, platform string) 
 	s.mu.RLock()
 	e := s.images[s.names[stored.String()]]
 	s.mu.RUnlock()
+	if e.visible() {
+		if err := s.pack(ctx, e.id); err != nil {
+			return Exported{}, err
+		}
+		s.mu.RLock()
+		e = s.images[e.id]
+		s.mu.RUnlock()
+	}
 	if !e.visible() {
 		return Exported{}, runner.Errorf(runner.ErrNotFound, "An image does not exist locally with the tag: %s", s.familiarName(ref))
 	}

@@ -77,6 +77,7 @@ type Store struct {
 	number atomic.Uint64 // the last that a directory or an ingest got
 
 	writeMu sync.Mutex // one change at a time: database, then memory
+	packMu  sync.Mutex // the layers of an image are compressed
 	blobMu  sync.Mutex // a blob gets its name, or loses it
 
 	mu      sync.RWMutex // what follows; never held while the disk is waited for
