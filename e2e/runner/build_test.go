@@ -184,6 +184,9 @@ func (b *builder) words(t *testing.T) {
 		if said := b.build(t, dir); strings.Count(said, " ---> Using cache\n") != 1 {
 			t.Errorf("the second time:\n%s", said)
 		}
+		if said := b.build(t, b.context(t, "Dockerfile", "FROM "+b.image("layers")+"\n")); strings.Count(said, ": Pull complete\n") < 2 {
+			t.Errorf("of a base image that comes:\n%s", said)
+		}
 		if said := b.build(t, "-q", dir); !strings.HasPrefix(said, "sha256:"+id) {
 			t.Errorf("quiet:\n%s", said)
 		}

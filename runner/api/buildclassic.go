@@ -119,7 +119,7 @@ func (b *classicBuild) begin() error {
 	}
 	plan, err := b.plan()
 	if err == nil {
-		b.out = classic.New(plan, b.removals, b.say)
+		b.out = classic.New(plan, b.removals, b.p)
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -16,7 +17,7 @@ import (
 // is in the order of the Dockerfile. What a step prints before its turn is kept
 // until then.
 type Output struct {
-	write    func(text string)
+	send     func(jsonstream.Message)
 	removals bool
 	plan     *Plan // nil: steps are shown as they come
 
@@ -24,7 +25,8 @@ type Output struct {
 	places   map[place]*step
 	vertices map[digest.Digest]*vertex
 	current  int
-	last     map[int]string // the IDs that the stages have shown last
+	last     map[int]string  // the IDs that the stages have shown last
+	pulled   map[string]bool // what was said of layers, once each
 }
 
 // step is where a planned instruction has come to.
@@ -48,10 +50,10 @@ type vertex struct {
 // New begins the output of a build. plan is nil if the Dockerfile is not known:
 // then only instructions with steps of BuildKit's are seen. removals says whether
 // to tell that the container of a step is gone.
-func New(plan *Plan, removals bool, write func(text string)) *Output {
+func New(plan *Plan, removals bool, send func(jsonstream.Message)) *Output {
 	o := &Output{
-		write: write, removals: removals, plan: plan,
-		places: map[place]*step{}, vertices: map[digest.Digest]*vertex{}, last: map[int]string{},
+		send: send, removals: removals, plan: plan,
+		places: map[place]*step{}, vertices: map[digest.Digest]*vertex{}, last: map[int]string{}, pulled: map[string]bool{},
 	}
 	if plan == nil {
 		return o
@@ -66,6 +68,8 @@ func New(plan *Plan, removals bool, write func(text string)) *Output {
 	o.advance()
 	return o
 }
+
+func (o *Output) write(text string) { o.send(jsonstream.Message{Stream: text}) }
 
 // Update takes in what BuildKit says.
 func (o *Output) Update(status *client.SolveStatus) {
@@ -85,6 +89,11 @@ func (o *Output) Update(status *client.SolveStatus) {
 	for _, l := range status.Logs {
 		if v := o.vertices[l.Vertex]; v != nil && v.step != nil {
 			v.step.kept = append(v.step.kept, colored(l)...)
+		}
+	}
+	for _, st := range status.Statuses {
+		if v := o.vertices[st.Vertex]; v != nil && v.step != nil && o.current < len(o.steps) && v.step == o.steps[o.current] {
+			o.pull(st)
 		}
 	}
 	o.advance()

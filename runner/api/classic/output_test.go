@@ -38,7 +38,12 @@ func begin(t *testing.T, dockerfile string, o classic.Options) *build {
 
 func play(t *testing.T, plan *classic.Plan) *build {
 	b := &build{t: t}
-	b.out = classic.New(plan, true, func(s string) { b.text.WriteString(s) })
+	b.out = classic.New(plan, true, func(m jsonstream.Message) {
+		b.text.WriteString(m.Stream)
+		if m.Status != "" {
+			fmt.Fprintf(&b.text, "%s: %s\n", m.ID, m.Status)
+		}
+	})
 	return b
 }
 
@@ -193,6 +198,33 @@ out
 Step 3/3 : COPY x y
  ---> Using cache
  ---> X
+`)
+}
+
+// TestPull has a base image come, layer by layer.
+func TestPull(t *testing.T) {
+	b := begin(t, "FROM busybox\nRUN x\n", classic.Options{})
+	const layer = "sha256:bbbbbbbbbbbbcccccccccccccccccccccccccccccccccccccccccccccccccccc"
+	now := time.Now()
+	tells := func(id string, current int64, completed *time.Time) {
+		b.out.Update(&client.SolveStatus{Statuses: []*client.VertexStatus{{Vertex: digest.FromString(from), ID: id, Current: current, Total: 9, Completed: completed}}})
+	}
+	b.steps(from, "run")
+	tells("resolve docker.io/library/busybox:latest", 0, nil)
+	tells(layer, 3, nil)
+	tells(layer, 9, &now)
+	tells(layer, 9, &now)
+	tells("extracting "+layer, 0, nil)
+	tells("extracting "+layer, 0, &now)
+	b.steps(from, "done")
+	tells("extracting "+layer, 0, &now)
+	b.said(`Step 1/2 : FROM busybox
+bbbbbbbbbbbb: Downloading
+bbbbbbbbbbbb: Download complete
+bbbbbbbbbbbb: Extracting
+bbbbbbbbbbbb: Pull complete
+ ---> aaaaaaaaaaaa
+Step 2/2 : RUN x
 `)
 }
 
