@@ -199,6 +199,15 @@ func (o *observer) metrics(t *testing.T) {
 	has(`berth_runner_http_requests_total{method="POST",route="/containers/{name}/start",status="204"} [1-9]`)
 	has(`berth_runner_images_bytes`)
 
+	// The names of a container's interfaces do not break the page.
+	docker.Run("run", "-d", "--name", "odd", "--cap-add", "NET_ADMIN", o.image, "sh", "-c",
+		`ip link add name "$(printf '\377')" type veth peer name "$(printf '\376')" && ip link add name '"\xff"' type veth peer name '}{"' && echo up; sleep 300`)
+	defer docker.Run("rm", "-f", "odd")
+	until(t, "it has its interfaces", func() bool { return docker.Run("logs", "odd") == "up\n" })
+	page = o.metricsPage(t)
+	has(`container_network_receive_bytes_total{` + who + `,interface="eth0",name="metered"} `)
+	has(`container_network_receive_bytes_total{` + who + `,interface="eth0",name="odd"} `)
+
 	// What a client makes up is no label.
 	o.get(t, "/no/such/page")
 	page = o.metricsPage(t)

@@ -17,8 +17,8 @@ func (e *Engine) ContainerStats(ctx context.Context, ref string, opts runner.Sta
 	if err != nil {
 		return nil, err
 	}
-	rec, _ := c.snapshot()
 	named := func(s container.StatsResponse) *container.StatsResponse {
+		rec, _ := c.snapshot() // its name may change meanwhile
 		s.ID, s.Name = rec.ID, "/"+rec.Name
 		return &s
 	}

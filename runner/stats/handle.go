@@ -57,7 +57,7 @@ func (h *handle) close() {
 // sample reads all files. buf is room to read into.
 func (h *handle) sample(s *Sampler, now system, buf *[]byte) (*container.StatsResponse, error) {
 	r := &container.StatsResponse{Read: time.Now().UTC()}
-	alive := false
+	alive := len(s.sources) == 0 // then there is nothing that could be gone
 	for i, src := range s.sources {
 		var ok bool
 		if *buf, ok = read(h.fds[i], *buf); ok {
