@@ -72,7 +72,7 @@ func (h *named) serveNames(t *testing.T, answer string) {
 	go func() { _ = server.ActivateAndServe() }()
 	t.Cleanup(func() { _ = pc.Close() })
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.1\nsearch corp.example\noptions edns0\n"), 0o644); err != nil { //nolint:gosec // as on every host
+	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.1\nsearch corp.example\noptions edns0\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	berthtest.NewCommand(t, "mount", "--bind", conf, "/etc/resolv.conf").On(h.Machine).Run()

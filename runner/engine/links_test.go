@@ -14,7 +14,7 @@ import (
 
 func TestSplitLink(t *testing.T) {
 	for in, want := range map[string]string{
-		"db":            "db db",
+		"db":            "db" + " db",
 		"db:data":       "db data",
 		"/db:/web/data": "db data",
 		"":              "",
