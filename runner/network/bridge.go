@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -193,33 +189,6 @@ func exists(host *rtnl, name string) bool {
 	return err == nil
 }
 
-// routes returns the destinations of the host's routes but those by the given
-// interface.
-func routes(except string) ([]netip.Prefix, error) {
-	own := -1
-	if link, err := netlink.LinkByName(except); err == nil {
-		own = link.Attrs().Index
-	}
-	list, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	var prefixes []netip.Prefix
-	for _, r := range list {
-		if r.Dst == nil || r.LinkIndex == own {
-			continue
-		}
-		addr, ok := netip.AddrFromSlice(r.Dst.IP)
-		ones, _ := r.Dst.Mask.Size()
-		if ok {
-			prefixes = append(prefixes, netip.PrefixFrom(addr, ones))
-		}
-	}
-	return prefixes, nil
-}
-
 // defaultMTU returns the MTU of the interface of the host's default route.
 func defaultMTU() int {
 	const ethernet = 1500
@@ -236,59 +205,4 @@ func defaultMTU() int {
 		}
 	}
 	return ethernet
-}
-
-// lockSubnets makes managers that start at the same time choose one after the
-// other. The lock is an abstract socket: it is of this network namespace, as the
-// subnets are, and goes with the process.
-func lockSubnets(ctx context.Context) (unlock func(), err error) {
-	for {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "unix", "@berth-runner-subnets")
-		if err == nil {
-			return func() { _ = l.Close() }, nil
-		}
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("lock the choice of subnets: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-const procSys = "/proc/sys"
-
-func hasIPv6() bool {
-	_, err := os.Stat(procSys + "/net/ipv6/conf/all")
-	return err == nil
-}
-
-// setSysctl sets a kernel setting if it is not so already: where /proc/sys is
-// read-only it may have been set by somebody else.
-func setSysctl(name, value string) error {
-	path := filepath.Join(procSys, name)
-	if getSysctl(name) == value {
-		return nil
-	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set %s: %w", name, err)
-	}
-	return nil
-}
-
-func getSysctl(name string) string {
-	data, err := os.ReadFile(filepath.Join(procSys, name))
-	if err != nil {
-		return ""
-	}
-	return string(trimNewline(data))
-}
-
-func trimNewline(b []byte) []byte {
-	if n := len(b); n > 0 && b[n-1] == '\n' {
-		return b[:n-1]
-	}
-	return b
 }

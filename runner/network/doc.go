@@ -1,28 +1,47 @@
-// Package network connects containers: to the bridge network, with addresses,
-// routes, NAT and published ports; to the host's own; or to none.
+// Package network connects containers: to the bridge network and to networks that
+// users make, with addresses, routes, NAT, published ports and names; to the host's
+// own; or to none.
 //
-// All is done in process over netlink. What a Manager makes on the host bears
-// its instance's name: the bridge, the interfaces "ve" + instance + seven digits
-// of the endpoint's ID, and one nftables table "berth-" + instance of the family
-// inet. Rules of others are never touched. Table and bridge go when the Manager
-// is closed and nothing is connected.
+// All is done in process over netlink. What a Manager makes on the host bears its
+// instance's name, or its network's ID: the bridges ("br-" + instance, or + twelve
+// digits of the ID), the interfaces "ve" + instance + seven digits of the
+// endpoint's ID, and one nftables table "berth-" + instance of the family inet.
+// Rules of others are never touched. Table and bridges go when the Manager is
+// closed and nothing is connected.
+//
+// # Networks
+//
+// A network of the driver bridge has a bridge of the host and a subnet of IPv4,
+// IPv6 or both: those asked for, or some that neither another network nor a route
+// of the host has. Those of macvlan and ipvlan have their containers beside an
+// interface of the host, on its wire: the host neither guards nor publishes
+// anything there. There is one network of the host, and one that is none.
+//
+// A container may be in several networks, also while it runs. Its default route of
+// each family goes by the one of the highest priority, and among equals by the one
+// whose name is the first; published ports lead there, and nowhere if that is no
+// bridge. Names that a container has for others are those of containers that it
+// shares a network of a user with: see Lookup.
 //
 // # Reach
 //
-//   - Containers of one network reach each other, and everything that the host
-//     reaches, under the host's address (masquerade). The host reaches
-//     containers at their own addresses.
-//   - Everybody else reaches a container only by a published port: whatever would
-//     be forwarded into a bridge and belongs to no connection that was let in or
-//     begun inside is dropped.
+//   - Containers of one network reach each other (unless it has enable_icc=false)
+//     and everything that the host reaches, under the host's address
+//     (masquerade). The host reaches containers at their own addresses.
+//   - Everybody else, containers of other networks included, reaches a container
+//     only by a published port: whatever would be forwarded into a bridge and
+//     belongs to no connection that was let in or begun inside is dropped.
+//   - An internal network is closed in both directions, also to what others
+//     publish: only the host and its containers reach each other.
 //   - A published port answers on every address of the host, IPv4 and IPv6, or
 //     only on the one asked for. It is a DNAT by a map: one lookup per new
 //     connection, whatever the number of ports, and one element more or less per
 //     container. No process stands between, but for [::1]: the kernel has no
 //     route_localnet for IPv6, so connections to it are carried by this process,
-//     TCP and UDP only, and only while it runs.
-//   - Packets to 127.0.0.0/8 that arrive by an interface are dropped: the bridge
-//     needs route_localnet, which would let them in.
+//     TCP and UDP only, and only while it runs. So is what comes over IPv6 to a
+//     container that has none, and the other way round.
+//   - Packets to 127.0.0.0/8 that arrive by an interface are dropped: bridges
+//     need route_localnet, which would let them in.
 //
 // A rule of somebody else that drops forwarded packets, such as Docker's policy of
 // the chain FORWARD, cannot be overruled from another table. Such chains are named
@@ -35,7 +54,9 @@
 //
 // # State
 //
-// On disk are the networks alone, written when they are made. What is given to a
+// On disk are the networks alone, written when they are made and removed: before
+// that is acknowledged, and before their interfaces are made or after they are
+// gone, so that there is none without a record. What is given to a
 // container (addresses, interface, ports) is kept in memory and returned to the
 // caller, who records it with the container and hands it back to Restore: to
 // start or to end a container writes nothing here. All that Restore is not told
@@ -51,6 +72,8 @@
 //
 // # What it does not do
 //
-// Networks made by users, names (DNS), aliases, links and driver options: asking
-// for one is an error.
+// Overlay networks and what else is Swarm's, drivers and IPAM by plugins, networks
+// that are only a configuration, the gateway modes routed and nat-unprotected, more
+// than one subnet of a family in a network: asking for one is an error. So is an
+// option that a driver does not have.
 package network

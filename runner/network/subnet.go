@@ -1,8 +1,16 @@
 package network
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -48,4 +56,51 @@ func randomULA() netip.Prefix {
 	addr := [16]byte{0xfd}
 	_, _ = rand.Read(addr[1:6]) // never fails
 	return netip.PrefixFrom(netip.AddrFrom16(addr), 64)
+}
+
+// routes returns the destinations of the host's routes but those by the given
+// interface.
+func routes(except string) ([]netip.Prefix, error) {
+	own := -1
+	if link, err := netlink.LinkByName(except); err == nil {
+		own = link.Attrs().Index
+	}
+	list, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var prefixes []netip.Prefix
+	for _, r := range list {
+		if r.Dst == nil || r.LinkIndex == own {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(r.Dst.IP)
+		ones, _ := r.Dst.Mask.Size()
+		if ok {
+			prefixes = append(prefixes, netip.PrefixFrom(addr, ones))
+		}
+	}
+	return prefixes, nil
+}
+
+// lockSubnets makes managers that start at the same time choose one after the
+// other. The lock is an abstract socket: it is of this network namespace, as the
+// subnets are, and goes with the process.
+func lockSubnets(ctx context.Context) (unlock func(), err error) {
+	for {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "unix", "@berth-runner-subnets")
+		if err == nil {
+			return func() { _ = l.Close() }, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("lock the choice of subnets: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
