@@ -221,6 +221,12 @@ func (u userns) volumes() {
 	if _, _, err := u.docker.Try("run", "--rm", "-v", dir+":/b:ro", u.image("bash"), "touch", "/b/ro"); err == nil {
 		u.t.Error("a read-only bind is written to")
 	}
+	for image, name := range map[string]string{"busybox": "usr/bin/busybox", "bash": "etc/passwd"} { // of one layer, and of several
+		u.want("an image as a mount", u.docker.Run("run", "--rm", "--mount", "type=image,source="+u.image(image)+",target=/img", u.image("bash"),
+			"bash", "-c", "stat -c %u:%g /img /img/"+name+"; touch /img/x 2>/dev/null || echo read-only"), "0:0\n0:0\nread-only")
+	}
+	u.want("a part of a volume", u.docker.Run("run", "--rm", "--mount", "type=volume,source=vol,target=/part,volume-subpath=seven", u.image("bash"),
+		"stat", "-c", "%u:%g", "/part"), "7:8")
 	// A volume that is somewhere else is the host's like a bind.
 	u.docker.Run("volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", "device="+dir, "elsewhere")
 	u.want("a volume elsewhere", u.docker.Run("run", "--rm", "-v", "elsewhere:/b", u.image("bash"), "stat", "-c", "%u:%g", "/b/secret"), "65534:65534")

@@ -82,7 +82,11 @@ func (e *Engine) mountOne(ctx context.Context, rec *runner.Container, m *contain
 	default:
 		return nil
 	}
-	f, err := e.openSource(ctx, rec, *m)
+	users, err := e.userNamespace(rec)
+	if err != nil {
+		return err
+	}
+	f, err := e.openSource(ctx, rec, *m, users)
 	if f == nil || err != nil {
 		return err
 	}
@@ -101,7 +105,7 @@ func (e *Engine) mountOne(ctx context.Context, rec *runner.Container, m *contain
 
 // openSource opens what a mount is of that is not simply a path of the host, or
 // returns nil.
-func (e *Engine) openSource(ctx context.Context, rec *runner.Container, m container.MountPoint) (*os.File, error) {
+func (e *Engine) openSource(ctx context.Context, rec *runner.Container, m container.MountPoint, users spec.UserNamespace) (*os.File, error) {
 	subpath := spec.Subpath(spec.Asked(rec, m.Destination))
 	switch {
 	case m.Type == mount.TypeImage:
@@ -109,7 +113,7 @@ func (e *Engine) openSource(ctx context.Context, rec *runner.Container, m contai
 		if err != nil {
 			return nil, err
 		}
-		return shim.OpenTreeSubpath(shim.Rootfs{Lower: lower, ReadOnly: true}, subpath)
+		return shim.OpenTreeSubpath(shim.Rootfs{Lower: lower, ReadOnly: true}, subpath, shim.IDMaps{UIDs: users.UIDs, GIDs: users.GIDs})
 	case m.Type == mount.TypeVolume && subpath != "":
 		return shim.OpenSubpath(m.Source, subpath)
 	default:
@@ -132,7 +136,7 @@ func (e *Engine) openMount(ctx context.Context, rec *runner.Container, m contain
 			return nil, nil, err
 		}
 	}
-	root, err = e.openSource(ctx, rec, m)
+	root, err = e.openSource(ctx, rec, m, spec.UserNamespace{})
 	if root == nil && err == nil {
 		root, err = os.Open(m.Source)
 	}

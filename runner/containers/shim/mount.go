@@ -133,15 +133,15 @@ func OpenRootfs(r Rootfs) (*os.File, error) {
 	}
 	var root *os.File
 	err := onThread(func() (err error) {
-		root, err = r.mountHidden()
+		root, err = r.mountHidden(nil)
 		return err
 	})
 	return root, err
 }
 
 // mountHidden mounts the tree in a mount namespace that goes with the calling
-// thread, and opens it.
-func (r Rootfs) mountHidden() (*os.File, error) {
+// thread, and opens it: mapped by ns, unless that is nil.
+func (r Rootfs) mountHidden(ns *os.File) (*os.File, error) {
 	if err := privateMounts(); err != nil {
 		return nil, err
 	}
@@ -149,10 +149,25 @@ func (r Rootfs) mountHidden() (*os.File, error) {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
 	target := r.Lower[0] // any directory will do
-	if err := r.mount(target); err != nil {
+	if ns == nil {
+		if err := r.mount(target); err != nil {
+			return nil, err
+		}
+		return openDir(target)
+	}
+	if err := unix.Mount("berth", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return nil, fmt.Errorf("mount tmpfs on %s: %w", target, err)
+	}
+	at := func(name string) string { return filepath.Join(target, name) }
+	for _, name := range []string{"tree", "lower", "upper"} {
+		if err := os.Mkdir(at(name), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.mountMapped(at("tree"), at("lower"), at("upper"), ns); err != nil {
 		return nil, err
 	}
-	return openDir(target)
+	return openDir(at("tree"))
 }
 
 // OpenRunningRoot returns a directory descriptor (O_PATH) of the root of a

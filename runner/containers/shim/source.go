@@ -23,13 +23,21 @@ func OpenSubpath(dir, subpath string) (*os.File, error) {
 	return cloneIn(root, subpath)
 }
 
-// OpenTreeSubpath is OpenSubpath for a file tree.
-func OpenTreeSubpath(r Rootfs, subpath string) (mount *os.File, err error) {
+// OpenTreeSubpath is OpenSubpath for a file tree that is only read, as the users
+// of a container with the maps see it.
+func OpenTreeSubpath(r Rootfs, subpath string, maps IDMaps) (mount *os.File, err error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
+	var ns *os.File
+	if !maps.None() {
+		if ns, err = maps.namespace(); err != nil {
+			return nil, err
+		}
+		defer ns.Close()
+	}
 	err = onThread(func() error {
-		root, err := r.mountHidden()
+		root, err := r.mountHidden(ns)
 		if err != nil {
 			return err
 		}
