@@ -120,7 +120,10 @@ func (o *observer) probes(t *testing.T) {
 	if h := o.becomes(t, "hangs", container.Unhealthy); h.Log[0].ExitCode != -1 || h.Log[0].Output != "Health check exceeded timeout (500ms): so far\n" {
 		t.Errorf("one that hangs: %+v", h.Log[0])
 	}
-	until(t, "a check that hung leaves no process", func() bool { return processes("hangs") <= 3 }) // at most those of one more
+	until(t, "it is asked again", func() bool { return len(o.healthOf(t, "hangs").Log) >= 3 })
+	if out := docker.Run("top", "hangs"); strings.Count(out, "sleep 1000") > 1 { // that of the one which goes on
+		t.Errorf("checks that hung leave processes:\n%s", out)
+	}
 	if h := o.becomes(t, "floods", container.Healthy); len(h.Log[0].Output) != 4096+len("...") {
 		t.Errorf("one that floods says %d bytes", len(h.Log[0].Output))
 	}
