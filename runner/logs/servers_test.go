@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -96,7 +97,7 @@ func (s *syslogServer) stop() {
 func (s *syslogServer) received() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lines[:len(s.lines):len(s.lines)]
+	return slices.Clip(s.lines)
 }
 
 // await waits until something has come.

@@ -123,16 +123,14 @@ func (s *stream) broken(conn net.Conn, err error) {
 	}
 }
 
-// drop closes a connection. It says whether it was the current one.
-func (s *stream) drop(conn net.Conn) bool {
+// drop closes a connection if it is the current one.
+func (s *stream) drop(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if conn == nil || s.conn != conn {
-		return false
+	if conn != nil && s.conn == conn {
+		s.conn = nil
+		conn.Close()
 	}
-	s.conn = nil
-	conn.Close()
-	return true
 }
 
 // write writes bytes to the connection, for as long as the server takes, or for a
