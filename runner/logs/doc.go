@@ -36,4 +36,9 @@
 // server, in either of Docker's modes: "blocking" has a long queue, and
 // "non-blocking" one of max-buffer-size. A line that has no end yet is sent when it
 // ends, with its container, or when there are 16 KiB of it.
+//
+// What was sent over a connection that breaks may be lost though it was sent: the
+// last two seconds before its end, and, if the server had not read all, up to
+// 8 MiB, of the last half minute at least, are sent again, and their files are
+// kept for that. A fluentd that acknowledges needs neither.
 package logs
