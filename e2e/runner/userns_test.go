@@ -309,6 +309,25 @@ func (u userns) restarted() {
 	u.docker.Run("restart", "-t", "0", "one")
 	u.want("remapped no more", u.in("stat -c %u:%g /dir /go.mod /vol/seven; read -r a b c </proc/self/uid_map; echo $b"), "7:8\n0:0\n7:8\n0")
 	u.Kill()
+	closed := u.Machine.Path("run", "closed")
+	if err := os.Mkdir(closed, 0o700); err != nil {
+		u.t.Fatal(err)
+	}
+	for _, test := range []struct{ user, run, want string }{
+		{"stranger", u.Run, "/etc/subuid has no entry for stranger"},
+		{"berth:stranger", u.Run, "/etc/subgid has no entry for stranger"},
+		{"berth", "/run/closed/r", "cannot get through /run/closed"},
+	} {
+		u.Setenv("BERTH_RUNNER_USERNS_REMAP=" + test.user)
+		u.Setenv("BERTH_RUNNER_RUN=" + test.run)
+		if code := u.Refuses(); code == 0 || !strings.Contains(u.Log(), test.want) {
+			u.t.Errorf("userns_remap %s, run %s: exit code %d; the log lacks %q", test.user, test.run, code, test.want)
+		}
+	}
+	if err := os.RemoveAll(closed); err != nil {
+		u.t.Fatal(err)
+	}
+	u.Setenv("BERTH_RUNNER_RUN=" + u.Run)
 	u.Setenv("BERTH_RUNNER_USERNS_REMAP=berth:berth")
 	u.Restart()
 	u.docker.Run("restart", "-t", "0", "one")

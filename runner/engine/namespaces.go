@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -26,7 +27,24 @@ func (e *Engine) findUsers() (err error) {
 	if err := shim.CanMap(e.opts.Data, shim.IDMaps{UIDs: e.userns.UIDs, GIDs: e.userns.GIDs}); err != nil {
 		return fmt.Errorf("userns_remap: %w", err)
 	}
-	return nil
+	return e.openToOthers()
+}
+
+// openToOthers returns an error if the trees of containers are in a directory that
+// is closed to their root, which is one of the others.
+func (e *Engine) openToOthers() error {
+	for dir := filepath.Dir(e.opts.Run); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&1 == 0 {
+			return fmt.Errorf("userns_remap: root of containers cannot get through %s to the run directory: chmod o+x it, or choose another with --run", dir)
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
 }
 
 // remapped says whether a container has a user namespace of its own.

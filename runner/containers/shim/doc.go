@@ -12,6 +12,11 @@
 // the host's table of mounts never shows it, and nothing is left of it when the
 // container is gone.
 //
+// A container with a user namespace of its own (maps in its specification) finds
+// its tree, and the mounts that its specification maps, as they are on disk: users
+// are mapped by the mounts, and no owner is changed. No container gets hold of the
+// host's /dev/null.
+//
 // What it does not do: it keeps no record of containers beyond their life
 // (RunDir may vanish with a reboot, so nothing in it is synced to disk), makes
 // no specification, no network and no directories of file trees, and does not
@@ -20,7 +25,8 @@
 //
 // Files under RunDir:
 //
-//	rootfs                 a private tmpfs mount; each monitor has its container's tree and the runtime below it
+//	rootfs                 a private tmpfs mount; each monitor has its container's tree and the runtime below it,
+//	                       and in staging the mounts that the runtime only binds
 //	tmp/ID                 console sockets, for a moment; the beginning of the ID
 //	oci/RUNTIME            the runtime's own state
 //	exits/ID               exit code, written by conmon; its time is that of the exit
