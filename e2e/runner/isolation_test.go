@@ -3,6 +3,7 @@ package runner
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -55,7 +56,43 @@ func TestIsolation(t *testing.T) {
 	if got := h.docker.Run("run", "--rm", "--security-opt", "no-new-privileges", h.image("bash"), "grep", "^NoNewPrivs", "/proc/self/status"); got != "NoNewPrivs:\t1\n" {
 		t.Errorf("with no-new-privileges: %q", got)
 	}
+	h.securityOptions()
 	h.ownCgroups("one")
+}
+
+// securityOptions looks at what --security-opt does, and at what it refuses.
+func (h *host) securityOptions() {
+	h.t.Helper()
+	profile := filepath.Join(h.t.TempDir(), "seccomp.json")
+	text := `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}`
+	if err := os.WriteFile(profile, []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	for option, want := range map[string]string{
+		"seccomp=unconfined":     "0 some made",
+		"seccomp=builtin":        "2 some made",
+		"seccomp=" + profile:     "2 some refused",
+		"systempaths=unconfined": "2 none made",
+		"label=disable":          "2 some made",
+		"apparmor=unconfined":    "2 some made",
+	} {
+		script := "read -r _ mode < <(grep ^Seccomp: /proc/self/status); grep -q ' /proc/' /proc/mounts && masks=some || masks=none; " +
+			"mkdir /x 2>/dev/null && made=made || made=refused; echo $mode $masks $made"
+		if got := h.output(script, "--security-opt", option); got != want {
+			h.t.Errorf("--security-opt %s: %q, want %q", option, got, want)
+		}
+	}
+	for option, want := range map[string]string{
+		"label=type:x":          "Berth sets no SELinux labels",
+		"apparmor=other":        "apparmor",
+		"writable-cgroups=true": "requires a host with cgroup v2",
+		"unknown=x":             "invalid --security-opt",
+	} {
+		args := []string{"run", "--rm", "--security-opt", option, h.image("bash"), "true"}
+		if _, stderr, err := h.docker.Try(args...); err == nil || !strings.Contains(strings.ToLower(stderr), strings.ToLower(want)) {
+			h.t.Errorf("--security-opt %s: %v: %s, want %q", option, err, stderr, want)
+		}
+	}
 }
 
 // ownNamespaces checks that a container shares none of the namespaces with the
