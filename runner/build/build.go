@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -35,6 +36,9 @@ type Options struct {
 	CgroupParent string // above the cgroups of all steps that name no other
 	AppArmor     string // profile of steps; empty: none
 	DNS          DNS    // of steps; empty: the host's
+	// Gateway are the addresses by which steps reach the host: what host-gateway
+	// means in --add-host.
+	Gateway []netip.Addr
 
 	MaxSize int64 // bytes that the cache may take; 0: a tenth of the disk
 	Log     *slog.Logger

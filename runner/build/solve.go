@@ -36,6 +36,7 @@ func (b *Builder) Build(ctx context.Context, req runner.BuildRequest, progress f
 		return runner.BuildResult{}, err
 	}
 	defer leave()
+	req.ExtraHosts = withGateway(req.ExtraHosts, b.opts.Gateway)
 	solve, err := solveRequest(req)
 	if err != nil {
 		return runner.BuildResult{}, err

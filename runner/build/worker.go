@@ -26,7 +26,6 @@ import (
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker/base"
-	"github.com/moby/buildkit/worker/label"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 )
@@ -97,7 +96,7 @@ func openWorker(ctx context.Context, o Options) (_ *imageWorker, err error) {
 	content := containerdsnapshot.NewContentStore(mdb.ContentStore(), namespace)
 	opt := base.WorkerOpt{
 		Root:             o.Root,
-		Labels:           map[string]string{label.Executor: "oci", label.Snapshotter: snapshotterName},
+		Labels:           labelsOf(o),
 		Platforms:        []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		GCPolicy:         gcPolicy(o.Root, o.MaxSize),
 		BuildkitVersion:  client.BuildkitVersion{Package: version.Package, Version: version.Version, Revision: version.Revision},

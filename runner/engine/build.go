@@ -74,6 +74,7 @@ func (e *Engine) buildOptions() build.Options {
 		Name:         e.registryName,
 		Network:      buildNetwork{e},
 		CgroupParent: e.cgroupParent(),
+		Gateway:      e.network.HostGateway(),
 		MaxSize:      e.opts.BuildCacheSize,
 		Log:          e.log,
 	}
