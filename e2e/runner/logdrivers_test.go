@@ -215,8 +215,8 @@ func (h *host) syslog(t *testing.T) {
 	await(20)
 	stop()
 	h.docker.Run("exec", "counter", "sleep", "0.5")
-	h.Runner.Kill()
-	h.Runner.Restart()
+	h.Kill()
+	h.Restart()
 	h.docker.Run("exec", "counter", "sleep", "0.2")
 	h.docker.Run("exec", "counter", "touch", "/stop")
 	stop = start()
@@ -272,11 +272,11 @@ func (h *host) refusedDrivers(t *testing.T) {
 	if err != nil || len(left) != 1 {
 		t.Errorf("%d logs are left to be sent, %v", len(left), err)
 	}
-	h.Runner.Stop()
+	h.Stop()
 	if err := os.RemoveAll(h.Data + "/logs"); err != nil { // its server never comes
 		t.Error(err)
 	}
-	h.Runner.Restart()
+	h.Restart()
 }
 
 // outage has fluentd come only when the container is gone and the daemon was
@@ -286,8 +286,8 @@ func (h *host) outage(t *testing.T) {
 		"--log-opt", "fluentd-request-ack=true", "--log-opt", "fluentd-sub-second-precision=true", "--log-opt", "tag=t.{{.Name}}", "--log-opt", "env=E"}
 	h.docker.Run(append(append([]string{"run", "--rm", "--name", "gone", "-e", "E=v"}, args...), h.image("busybox"), "sh", "-c", "seq 20000 | sed 's/^/gone /'")...)
 	h.docker.Run(append(append([]string{"run", "-d", "--name", "stays"}, args...), h.image("busybox"), "sh", "-c", "seq 20000 | sed 's/^/stays /'; sleep 1000")...)
-	h.Runner.Kill()
-	h.Runner.Restart()
+	h.Kill()
+	h.Restart()
 	l, err := net.Listen("unix", h.Machine.Path("run/fluent.sock"))
 	if err != nil {
 		t.Fatal(err)
