@@ -2,11 +2,12 @@
 
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TOOLS     := $(CURDIR)/bin/tools
+BUILDKIT  := $(shell awk '$$1 == "github.com/moby/buildkit" {print $$2}' go.mod)
 FUZZTIME  ?= 10s
 SOAKTIME  ?= 10m
 TESTFLAGS ?=
 
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X github.com/moby/buildkit/version.Version=$(BUILDKIT)"
 GO_TEST  := $(TOOLS)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
 
 export BERTH_TOOLS := $(TOOLS)
