@@ -33,7 +33,9 @@ func (e *Engine) builder(ctx context.Context) (*build.Builder, error) {
 		return nil, runner.Errorf(runner.ErrUnavailable, "the runner is stopping")
 	}
 	if e.building.b == nil {
-		b, err := build.Open(context.WithoutCancel(ctx), e.buildOptions())
+		o := e.buildOptions()
+		o.Gateway = e.network.HostGateway() // which is not there yet when leftovers are swept
+		b, err := build.Open(context.WithoutCancel(ctx), o)
 		if err != nil {
 			return nil, err
 		}
@@ -74,7 +76,6 @@ func (e *Engine) buildOptions() build.Options {
 		Name:         e.registryName,
 		Network:      buildNetwork{e},
 		CgroupParent: e.cgroupParent(),
-		Gateway:      e.network.HostGateway(),
 		MaxSize:      e.opts.BuildCacheSize,
 		Log:          e.log,
 	}
