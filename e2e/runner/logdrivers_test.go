@@ -282,8 +282,10 @@ func (h *host) refusedDrivers(t *testing.T) {
 // outage has fluentd come only when the container is gone and the daemon was
 // killed.
 func (h *host) outage(t *testing.T) {
-	args := []string{"--log-driver", "fluentd", "--log-opt", "fluentd-address=unix:///run/fluent.sock", "--log-opt", "fluentd-async=true",
-		"--log-opt", "fluentd-request-ack=true", "--log-opt", "fluentd-sub-second-precision=true", "--log-opt", "tag=t.{{.Name}}", "--log-opt", "env=E"}
+	args := []string{
+		"--log-driver", "fluentd", "--log-opt", "fluentd-address=unix:///run/fluent.sock", "--log-opt", "fluentd-async=true",
+		"--log-opt", "fluentd-request-ack=true", "--log-opt", "fluentd-sub-second-precision=true", "--log-opt", "tag=t.{{.Name}}", "--log-opt", "env=E",
+	}
 	h.docker.Run(append(append([]string{"run", "--rm", "--name", "gone", "-e", "E=v"}, args...), h.image("busybox"), "sh", "-c", "seq 20000 | sed 's/^/gone /'")...)
 	h.docker.Run(append(append([]string{"run", "-d", "--name", "stays"}, args...), h.image("busybox"), "sh", "-c", "seq 20000 | sed 's/^/stays /'; sleep 1000")...)
 	h.Kill()
