@@ -73,12 +73,12 @@ END
 
 func (b *builder) options(t *testing.T, name string) {
 	dir := b.context(t, "Dockerfile", `FROM IMAGE
-RUN grep -w other /etc/hosts >/hosts; df -k /dev/shm | tail -1 | awk '{print $2}' >/shm; ulimit -n >/files; ls /sys/class/net >/net
+RUN grep -qw up /etc/hosts && grep -w other /etc/hosts >/hosts; df -k /dev/shm | tail -1 | awk '{print $2}' >/shm; ulimit -n >/files; ls /sys/class/net >/net
 `)
-	b.build(t, "-t", name, "--add-host", "other:10.1.2.3", "--shm-size", "8m", "--ulimit", "nofile=123:456", "--network", "none", dir)
+	b.build(t, "-t", name, "--add-host", "other:10.1.2.3", "--add-host", "up:host-gateway", "--shm-size", "8m", "--ulimit", "nofile=123:456", "--network", "none", dir)
 	b.prints(t, name, "10.1.2.3 other 8192 123 lo", "sh", "-c", "echo $(cat /hosts /shm /files /net)")
 	file := filepath.Join(dir, "id")
-	b.build(t, "-t", name+":1", "-t", name+":2", "--iidfile", file, dir)
+	b.build(t, "-t", name+":1", "-t", name+":2", "--iidfile", file, b.context(t, "Dockerfile", "FROM IMAGE\nRUN true\n"))
 	got, err := os.ReadFile(file)
 	if want := b.says(t, "image", "inspect", "-f", "{{.Id}}", name+":2"); err != nil || string(got) != strings.TrimSpace(want) {
 		t.Errorf("the ID in the file is %q, of the image %q: %v", got, want, err)
