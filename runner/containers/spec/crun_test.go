@@ -141,6 +141,7 @@ func crunScript(t *testing.T, root string, s *specs.Spec, p *specs.Process, cgro
 		filepath.Join(bundle, "state"), bundle, id)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdin = strings.NewReader("") // not /dev/null, which crun would give to the user
 	err = cmd.Run()
 	t.Cleanup(func() { // crun leaves the parent
 		parents, _ := filepath.Glob("/sys/fs/cgroup/*" + filepath.Dir(cgroups))
