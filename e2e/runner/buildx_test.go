@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/berth-registry/berth/e2e/berthtest"
 )
 
 // mounts has RUN use what is not of the image.
@@ -122,6 +124,12 @@ func (b *builder) outputs(t *testing.T) {
 		b.build(t, "-t", b.repository("pushed:1"), "--push", dir)
 		_, _, _ = b.host.docker.Try("rmi", b.repository("pushed:1")) // whether it is kept, too
 		b.says(t, "pull", b.repository("pushed:1"))
+		b.refuses(t, "the image store keeps no attestations", "--provenance=mode=max", dir)
+		b.build(t, "-t", b.repository("pushed:2"), "--provenance=mode=max", "--push", dir)
+		index, _, err := berthtest.NewCommand(t, "curl", "-s", "-H", "Accept: application/vnd.oci.image.index.v1+json").On(b.Machine).Try("http://" + b.repository("v2/pushed/manifests/2"))
+		if err != nil || !strings.Contains(index, "attestation-manifest") {
+			t.Errorf("the provenance is not with the image: %v %s", err, index)
+		}
 	})
 }
 

@@ -13,10 +13,12 @@ import (
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/exporter"
+	"github.com/moby/buildkit/exporter/attestation"
 	"github.com/moby/buildkit/exporter/containerimage"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/result"
 	"github.com/moby/buildkit/util/compression"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/progress"
@@ -104,6 +106,8 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 		if resp, finalize, ref, err = i.push.Export(ctx, src, info); err != nil {
 			return nil, nil, nil, err
 		}
+	} else if attested(src) {
+		return nil, nil, nil, runner.Errorf(runner.ErrNotImplemented, "the image store keeps no attestations: push the image (--push), or write it to a file (--output type=oci)")
 	}
 	if !i.store {
 		return resp, finalize, ref, nil
@@ -123,6 +127,17 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 		resp[exptypes.ExporterImageNameKey] = i.opts.ImageName
 	}
 	return resp, finalize, ref, nil
+}
+
+// attested says whether somebody has asked for attestations. What buildx adds of
+// itself is only for what can hold it without becoming an index.
+func attested(src *exporter.Source) bool {
+	for _, all := range src.Attestations {
+		if len(attestation.Filter(all, nil, map[string][]byte{result.AttestationInlineOnlyKey: []byte(strconv.FormatBool(true))})) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // toStore makes the result an image of the store, and returns its ID.
