@@ -38,6 +38,7 @@ type run struct {
 	ended   chan struct{} // closed when the exit is recorded
 	lingers int           // connections whose clients are gone: see pump
 	pauses  int           // how often it was paused
+	kills   int           // for want of memory, of which is told
 }
 
 type waiter struct {

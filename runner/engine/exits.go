@@ -22,6 +22,8 @@ func (e *Engine) watchExits() {
 				return
 			}
 			e.work.run(func() { e.exited(ctx, x) })
+		case id := <-e.shim.OOMs():
+			e.work.run(func() { e.ranOutOfMemory(ctx, id) })
 		case <-ctx.Done():
 			return // the next engine is told again
 		}
@@ -93,9 +95,10 @@ func (e *Engine) finish(ctx context.Context, c *ctr, x shim.Exit) error {
 	e.stats.Stopped(c.id)
 	e.tearDown(ctx, c.id)
 	e.endExecs(c.id)
+	killed := c.newKills(x.OOMKills)
 	c.finished(next)
 	e.networkEvents(events.ActionDisconnect, rec, st)
-	if x.OOMKilled {
+	if killed {
 		e.containerEvent(c, events.ActionOOM)
 	}
 	e.containerEvent(c, events.ActionDie, dieAttributes(st, x)...)

@@ -180,10 +180,12 @@ func (e *Engine) clear(ctx context.Context, id string) {
 // resume does what the options of containers want when an engine starts: those
 // that are removed at their end are, and those with a restart policy start.
 func (e *Engine) resume(ctx context.Context) {
+	var again []*ctr
 	for _, c := range e.all() {
 		rec, st := c.snapshot()
 		switch {
 		case st.Running():
+			e.recountKills(ctx, c, st)
 			e.watchHealth(c, c.currentRun())
 		case rec.HostConfig.AutoRemove && st.Status == container.StateExited:
 			if err := e.remove(ctx, c, true); err != nil {
@@ -197,9 +199,10 @@ func (e *Engine) resume(ctx context.Context) {
 					continue
 				}
 			}
-			e.retry(c, 0)
+			again = append(again, c)
 		}
 	}
+	e.retryAll(again)
 }
 
 // startsWithEngine says whether a restart policy wants a container that does not
@@ -214,7 +217,8 @@ func startsWithEngine(rec *runner.Container, st runner.State) bool {
 	case container.RestartPolicyUnlessStopped:
 		return !st.StoppedByUser
 	case container.RestartPolicyOnFailure:
-		return !st.StoppedByUser && st.ExitCode == lostExit
+		tries := rec.HostConfig.RestartPolicy.MaximumRetryCount
+		return !st.StoppedByUser && st.ExitCode == lostExit && (tries == 0 || st.RestartCount < tries)
 	default:
 		return false
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -45,32 +46,91 @@ func (c *ctr) retryAfter(p container.RestartPolicy, st runner.State, x shim.Exit
 // retry starts a container again after a while, unless somebody stops or starts
 // it before.
 func (e *Engine) retry(c *ctr, delay time.Duration) {
-	ctx, cancel := context.WithCancel(e.lifetime())
+	ctx := c.beginRetry(e.lifetime())
+	e.work.run(func() { e.tryAgain(ctx, c, delay) })
+}
+
+// othersPatience bounds the wait for containers that are started before: each
+// might wait for the other.
+const othersPatience = 30 * time.Second
+
+// retryAll starts containers with the engine, each after those that it needs.
+func (e *Engine) retryAll(all []*ctr) {
+	tried := map[*ctr]chan struct{}{}
+	for _, c := range all {
+		tried[c] = make(chan struct{})
+	}
+	for _, c := range all {
+		ctx, others := c.beginRetry(e.lifetime()), e.needs(c)
+		e.work.run(func() {
+			defer close(tried[c])
+			patience, enough := context.WithTimeout(ctx, othersPatience)
+			defer enough()
+			for _, other := range others {
+				select {
+				case <-tried[other]:
+				case <-patience.Done():
+				}
+			}
+			e.tryAgain(ctx, c, 0)
+		})
+	}
+}
+
+// needs returns the containers whose namespaces a container joins, or that it is
+// linked to, as far as they are started with it.
+func (e *Engine) needs(c *ctr) []*ctr {
+	rec, _ := c.snapshot()
+	hc := rec.HostConfig
+	refs := []string{hc.NetworkMode.ConnectedContainer(), hc.PidMode.Container(), hc.IpcMode.Container()}
+	for _, link := range hc.Links {
+		name, _, _ := strings.Cut(link, ":")
+		refs = append(refs, name)
+	}
+	var found []*ctr
+	for _, ref := range refs {
+		other, err := e.find(ref)
+		if err != nil || other == c {
+			continue
+		}
+		if _, st := other.snapshot(); st.Status == container.StateRestarting {
+			found = append(found, other)
+		}
+	}
+	return found
+}
+
+// beginRetry returns a context that ends when the wait for the next try does.
+func (c *ctr) beginRetry(lifetime context.Context) context.Context {
+	ctx, cancel := context.WithCancel(lifetime)
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.stopping = cancel
-	c.mu.Unlock()
-	e.work.run(func() {
-		defer cancel()
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return
-		}
-		unlock, err := c.lock(ctx)
-		if err != nil {
-			return
-		}
-		defer unlock()
-		if _, st := c.snapshot(); ctx.Err() != nil || st.Status != container.StateRestarting {
-			return
-		}
-		if err := e.startOrRemove(context.WithoutCancel(ctx), c); err != nil {
-			e.log.WarnContext(ctx, "restart a container", "container", c.id, "error", err)
-			c.notify()
-		}
-	})
+	return ctx
+}
+
+// tryAgain starts a container that is restarting, after a while.
+func (e *Engine) tryAgain(ctx context.Context, c *ctr, delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if _, st := c.snapshot(); ctx.Err() != nil || st.Status != container.StateRestarting {
+		return
+	}
+	c.cancelRetry()
+	if err := e.startOrRemove(context.WithoutCancel(ctx), c); err != nil {
+		e.log.WarnContext(ctx, "restart a container", "container", c.id, "error", err)
+		c.notify()
+	}
 }
 
 // cancelRetry ends the wait for the next try, if there is one.

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"reflect"
 
 	"github.com/moby/moby/api/types/container"
@@ -43,11 +44,7 @@ func (e *Engine) UpdateContainer(ctx context.Context, ref string, update contain
 		hc.RestartPolicy = update.RestartPolicy
 	}
 	if st.Running() && !reflect.DeepEqual(hc.Resources, rec.HostConfig.Resources) {
-		limits, err := spec.Resources(hc.Resources, spec.FindDevices)
-		if err == nil {
-			err = e.shim.Update(ctx, c.id, limits)
-		}
-		if err != nil {
+		if err := e.setLimits(ctx, c, hc.Resources, rec.HostConfig.Resources); err != nil {
 			return resp, err
 		}
 	}
@@ -58,10 +55,30 @@ func (e *Engine) UpdateContainer(ctx context.Context, ref string, update contain
 	return resp, nil
 }
 
+// setLimits gives a running container its limits. If the kernel does not take them
+// all, such as less memory than is in use, those of before are set again.
+func (e *Engine) setLimits(ctx context.Context, c *ctr, next, before container.Resources) error {
+	limits, err := spec.Resources(next, spec.FindDevices)
+	if err != nil {
+		return err
+	}
+	if err = e.shim.Update(ctx, c.id, limits); err == nil {
+		return nil
+	}
+	if limits, undo := spec.Resources(before, spec.FindDevices); undo == nil {
+		undo = e.shim.Update(ctx, c.id, limits)
+		if ignoreEnded(undo) != nil {
+			e.log.WarnContext(ctx, "set the limits of before again", "container", c.id, "error", undo)
+		}
+	}
+	return fmt.Errorf("Cannot %w", err) //nolint:staticcheck // docker's words begin so
+}
+
 // updated returns the limits own with those of asked that are not zero.
 func updated(own, asked container.Resources) (container.Resources, error) {
 	if !reflect.DeepEqual(onlyUpdatable(asked), withoutEmpty(asked)) {
-		return own, notYet("changing other than the limits of CPU, memory, processes and the weight of block I/O of a container")
+		return own, runner.Errorf(runner.ErrNotImplemented,
+			"only the limits of CPU, memory and processes and the weight of block I/O of a container can be updated: create it anew with the others")
 	}
 	switch {
 	case asked.NanoCPUs > 0 && (own.CPUPeriod > 0 || own.CPUQuota > 0):
@@ -84,6 +101,9 @@ func updated(own, asked container.Resources) (container.Resources, error) {
 	next.CpusetMems = cmp.Or(asked.CpusetMems, own.CpusetMems)
 	next.Memory = cmp.Or(asked.Memory, own.Memory)
 	next.MemorySwap = cmp.Or(asked.MemorySwap, own.MemorySwap)
+	if own.Memory == 0 && asked.Memory > 0 && next.MemorySwap == 0 {
+		next.MemorySwap = 2 * asked.Memory // as at create
+	}
 	next.MemoryReservation = cmp.Or(asked.MemoryReservation, own.MemoryReservation)
 	next.BlkioWeight = cmp.Or(asked.BlkioWeight, own.BlkioWeight)
 	next.PidsLimit = cmp.Or(asked.PidsLimit, own.PidsLimit)

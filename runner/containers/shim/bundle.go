@@ -50,6 +50,7 @@ type bundle struct {
 	exit    *Exit // set once
 	execs   map[string]*execution
 	conns   map[*Conn]bool
+	oom     *oomWatch
 	// ended is closed when exit is set.
 	ended chan struct{}
 }

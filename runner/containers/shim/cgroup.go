@@ -31,6 +31,7 @@ type cgroups struct {
 	// freezer is that of the hierarchy that can freeze; empty if none can.
 	freezer string
 	memory  string
+	blkio   string
 }
 
 func findCgroups() (cgroups, error) {
@@ -42,7 +43,7 @@ func findCgroups() (cgroups, error) {
 	for _, m := range mounts {
 		switch {
 		case m.Mountpoint == cgroupRoot && m.FSType == "cgroup2":
-			return cgroups{unified: true, mounts: []string{cgroupRoot}, freezer: cgroupRoot, memory: cgroupRoot}, nil
+			return cgroups{unified: true, mounts: []string{cgroupRoot}, freezer: cgroupRoot, memory: cgroupRoot, blkio: cgroupRoot}, nil
 		case m.Mountpoint == hybridCgroup2 && m.FSType == "cgroup2":
 			c.hybrid = true
 		case m.FSType == "cgroup" && filepath.Dir(m.Mountpoint) == cgroupRoot:
@@ -52,6 +53,8 @@ func findCgroups() (cgroups, error) {
 					c.freezer = m.Mountpoint
 				case "memory":
 					c.memory = m.Mountpoint
+				case "blkio":
+					c.blkio = m.Mountpoint
 				}
 			}
 		default:
@@ -294,17 +297,17 @@ func (c cgroups) freeze(ctx context.Context, path string, freeze bool) error {
 	}
 }
 
-// oomKilled says whether the kernel killed a process of the cgroup for want of
+// oomKills counts the processes of a cgroup that the kernel has killed for want of
 // memory.
-func (c cgroups) oomKilled(path string) bool {
+func (c cgroups) oomKills(path string) int {
 	if c.memory == "" {
-		return false
+		return 0
 	}
 	file := "memory.oom_control"
 	if c.unified {
 		file = "memory.events"
 	}
-	return readKey(filepath.Join(c.memory, path, file), "oom_kill") > 0
+	return readKey(filepath.Join(c.memory, path, file), "oom_kill")
 }
 
 // readKey returns the number beside a key in a file of lines of both.

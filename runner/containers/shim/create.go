@@ -115,6 +115,10 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 	if old != nil && !old.monitor.wait(ctx, unmountWait) {
 		return Process{}, runner.Errorf(runner.ErrUnavailable, "container %s: its file tree is still being unmounted", b.id)
 	}
+	spec, linux := *req.Spec, *req.Spec.Linux
+	var own weights
+	linux.Resources, own = s.takeWeights(b.record.Runtime, linux.Resources)
+	spec.Linux, req.Spec = &linux, &spec
 	if err := s.writeBundle(b, req); err != nil {
 		return Process{}, err
 	}
@@ -161,7 +165,8 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		return Process{}, createError(b.record, m.Message)
 	}
 	b.findInit()
-	if err := s.watchInit(b); err != nil {
+	err = errors.Join(s.watchInit(b), s.watchOOM(b), s.cgroups.setWeights(b.record.Cgroup, own))
+	if err != nil {
 		return Process{}, err
 	}
 	if err := ownPipes(m.Data, standardStreams(), req.Spec.Process.User, req.idMaps()); err != nil {

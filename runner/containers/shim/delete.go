@@ -96,6 +96,7 @@ func (s *Shim) clear(ctx context.Context, b *bundle) error {
 	if err := s.killHelpers(ctx, b); err != nil {
 		return err
 	}
+	s.unwatchOOM(b)
 	if b.record.Cgroup != "" {
 		if err := s.cgroups.killAll(ctx, b.record.Cgroup); err != nil {
 			return err

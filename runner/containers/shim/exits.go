@@ -45,7 +45,8 @@ func (s *Shim) setExit(b *bundle, exit Exit) {
 		return
 	}
 	// The cgroup is there until the container is deleted.
-	exit.OOMKilled = s.cgroups.oomKilled(b.record.Cgroup)
+	exit.OOMKills = s.cgroups.oomKills(b.record.Cgroup)
+	exit.OOMKilled = exit.OOMKills > 0
 	b.exit = &exit
 	close(b.ended)
 	if !b.created {

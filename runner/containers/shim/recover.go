@@ -67,7 +67,7 @@ func (s *Shim) adopt(b *bundle) error {
 	switch {
 	case s.noteExit(b):
 	case b.monitor != nil:
-		return errors.Join(s.watchInit(b), s.watch.addProcess(b.monitor, func() { s.monitorEnded(b) }))
+		return errors.Join(s.watchInit(b), s.watchOOM(b), s.watch.addProcess(b.monitor, func() { s.monitorEnded(b) }))
 	case readPID(b.path("pid")) != 0:
 		go s.orphaned(b)
 	}

@@ -49,6 +49,7 @@ type Shim struct {
 	null    *os.File
 	watch   *watcher
 	users   namespaces
+	ooms    chan string
 	stall   time.Duration // see unstick
 
 	mu         sync.Mutex
@@ -67,7 +68,7 @@ func Open(ctx context.Context, o Options) (*Shim, error) {
 	if !filepath.IsAbs(o.RunDir) || len(o.RunDir) > maxRunDir {
 		return nil, fmt.Errorf("run directory %q: want an absolute path of at most %d characters", o.RunDir, maxRunDir)
 	}
-	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, stall: stallTime, containers: map[string]*bundle{}, dying: map[string]*bundle{}}
+	s := &Shim{dir: filepath.Clean(o.RunDir), log: o.Log, stall: stallTime, ooms: make(chan string, oomQueue), containers: map[string]*bundle{}, dying: map[string]*bundle{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -118,6 +119,7 @@ func (s *Shim) Close() error {
 		b.release()
 	}
 	for _, b := range s.containers {
+		s.unwatchOOM(b)
 		b.release()
 	}
 	s.users.close()

@@ -31,6 +31,7 @@ type Exit struct {
 	// OOMKilled says that the kernel killed a process of the container for want
 	// of memory.
 	OOMKilled bool
+	OOMKills  int // how many
 	At        time.Time
 }
 

@@ -28,6 +28,7 @@ type watcher struct {
 	appeared map[int32]func(name string) // by watch descriptor
 	exits    int32                       // watch descriptor of the directory of exits
 	ended    map[int32]func()            // by key of a process
+	changed  map[int32]func()            // by key of a file that is watched until it is closed
 	lastKey  int32
 	lost     func() // the kernel dropped events
 	queue    []told
@@ -59,6 +60,7 @@ func newWatcher(exits string, log *slog.Logger) (*watcher, error) {
 		more:     make(chan struct{}, 1),
 		appeared: map[int32]func(string){},
 		ended:    map[int32]func(){},
+		changed:  map[int32]func(){},
 	}
 	if w.inotify, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err != nil {
 		return nil, errors.Join(err, w.epoll.Close())
@@ -115,6 +117,39 @@ func (w *watcher) addProcess(p *process, f func()) error {
 	return nil
 }
 
+// addFile calls f, which must not wait, each time that the kernel says that a file
+// has changed, by one of the events of epoll. The caller ends that by closing the
+// file, after forget.
+func (w *watcher) addFile(file *os.File, events uint32, f func()) (key int32, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, os.ErrClosed
+	}
+	w.lastKey++
+	key = w.lastKey
+	conn, err := w.epoll.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := conn.Control(func(epoll uintptr) {
+		// Only what is new is told, so that nothing has to be read from the file.
+		err = unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, int(file.Fd()), &unix.EpollEvent{Events: events | unix.EPOLLET, Fd: key})
+	})
+	if err = errors.Join(err, cerr); err != nil {
+		return 0, fmt.Errorf("watch %s: %w", file.Name(), err)
+	}
+	w.changed[key] = f
+	return key, nil
+}
+
+// forget ends the calls for a file of addFile.
+func (w *watcher) forget(key int32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.changed, key)
+}
+
 // run handles events until close.
 func (w *watcher) run() {
 	defer w.done.Done()
@@ -141,6 +176,9 @@ func (w *watcher) run() {
 			w.mu.Lock()
 			f := w.ended[e.Fd]
 			delete(w.ended, e.Fd)
+			if f == nil {
+				f = w.changed[e.Fd]
+			}
 			w.mu.Unlock()
 			if f != nil {
 				f()

@@ -138,10 +138,9 @@ func (h *Host) detectV1() {
 		CPUQuota:       cpu("cpu.cfs_quota_us"),
 		CPURealtime:    cpu("cpu.rt_runtime_us"),
 		CPUSet:         cpuset("cpuset.cpus"),
-		// Both are also there under the name of the scheduler, for groups other
-		// than the root alone.
-		BlkioWeight:       blkio("blkio.weight") || blkio("blkio.bfq.weight"),
-		BlkioWeightDevice: blkio("blkio.weight_device") || blkio("blkio.bfq.weight_device"),
+		// Both are also there under the name of the scheduler.
+		BlkioWeight:       anywhere("blkio/blkio.weight", "blkio/blkio.bfq.weight"),
+		BlkioWeightDevice: anywhere("blkio/blkio.weight_device", "blkio/blkio.bfq.weight_device"),
 		ReadBps:           blkio("blkio.throttle.read_bps_device"),
 		WriteBps:          blkio("blkio.throttle.write_bps_device"),
 		ReadIOps:          blkio("blkio.throttle.read_iops_device"),
@@ -156,10 +155,12 @@ func (h *Host) detectV2() {
 	controllers := strings.Fields(line(filepath.Join(cgroupRoot, "cgroup.controllers")))
 	has := func(name string) bool { return slices.Contains(controllers, name) }
 	memory, cpu, io := has("memory"), has("cpu"), has("io")
+	// No scheduler of the kernel may have weights.
+	weights := io && (anywhere("io.weight", "io.bfq.weight") || !anywhere("io.max"))
 	h.Cgroup = CgroupFeatures{
 		Memory: memory, Swap: memory && exists("/proc/swaps"), Reservation: memory,
 		CPUShares: cpu, CPUQuota: cpu, CPUSet: has("cpuset"),
-		BlkioWeight: io, BlkioWeightDevice: io,
+		BlkioWeight: weights, BlkioWeightDevice: weights,
 		ReadBps: io, WriteBps: io, ReadIOps: io, WriteIOps: io,
 		Pids: has("pids"),
 	}
@@ -173,6 +174,19 @@ func throttlePath(cpu int) string {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// anywhere says whether one of the files, by their paths in the hierarchies, is in a
+// root cgroup or in one below it: some are only there.
+func anywhere(files ...string) bool {
+	for _, file := range files {
+		dir, name := filepath.Split(filepath.Join(cgroupRoot, file))
+		below, _ := filepath.Glob(filepath.Join(dir, "*", name))
+		if len(below) > 0 || exists(filepath.Join(dir, name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // line returns the first line of a file, or "" if there is none.

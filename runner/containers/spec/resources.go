@@ -19,8 +19,11 @@ func resources(in Input) (*specs.LinuxResources, error) {
 // no limit is about one.
 func Resources(r container.Resources, device func(string) ([]specs.LinuxDevice, error)) (*specs.LinuxResources, error) {
 	res := &specs.LinuxResources{Memory: memory(r), CPU: cpu(r)}
-	if r.PidsLimit != nil && *r.PidsLimit != 0 {
-		limit := max(*r.PidsLimit, -1)
+	if r.PidsLimit != nil {
+		limit := *r.PidsLimit
+		if limit <= 0 {
+			limit = -1 // none
+		}
 		res.Pids = &specs.LinuxPids{Limit: &limit}
 	}
 	io, err := blockIO(r, device)
