@@ -98,9 +98,13 @@ func install(ctx context.Context, works []work) error {
 		return fmt.Errorf("containers need root: run it as root, or with -only %s", partRegistry)
 	}
 	missing := missing(works)
-	if at := slices.Index(missing, nameS3); at >= 0 { // Debian has none
-		if out, err := exec.CommandContext(ctx, filepath.Join(moduleRoot(), "hack", "install-tools.sh"), nameS3).CombinedOutput(); err != nil {
-			return fmt.Errorf("hack/install-tools.sh %s: %w: %s", nameS3, err, out)
+	for _, name := range []string{nameS3, nameBuildx} { // Debian has none
+		at := slices.Index(missing, name)
+		if at < 0 {
+			continue
+		}
+		if out, err := exec.CommandContext(ctx, filepath.Join(moduleRoot(), "hack", "install-tools.sh"), name).CombinedOutput(); err != nil {
+			return fmt.Errorf("hack/install-tools.sh %s: %w: %s", name, err, out)
 		}
 		missing = slices.Delete(missing, at, at+1)
 	}

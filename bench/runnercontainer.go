@@ -11,19 +11,30 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // container is what is asked of an engine to create one.
 type container struct {
-	Image      string
-	Cmd        []string
-	Env        []string
-	HostConfig hostConfig
+	Image       string
+	Cmd         []string
+	Env         []string
+	Volumes     map[string]struct{} `json:",omitempty"` // where it has one without a name
+	Healthcheck *healthcheck        `json:",omitempty"`
+	HostConfig  hostConfig
 }
 
 type hostConfig struct {
 	NetworkMode string
 	Binds       []string
+	Memory      int64 `json:",omitempty"` // bytes
+	NanoCPUs    int64 `json:"NanoCpus,omitempty"`
+	PidsLimit   int64 `json:",omitempty"`
+}
+
+type healthcheck struct {
+	Test     []string
+	Interval time.Duration
 }
 
 // newContainer is on the default network and runs a command.
@@ -57,9 +68,9 @@ func (e *engine) wait(ctx context.Context, id string) error {
 	return nil
 }
 
-// remove removes a container, whatever it does.
+// remove removes a container, whatever it does, and its volumes without names.
 func (e *engine) remove(ctx context.Context, id string) error {
-	return e.call(ctx, http.MethodDelete, "/containers/"+id+"?force=1", nil, nil)
+	return e.call(ctx, http.MethodDelete, "/containers/"+id+"?force=1&v=1", nil, nil)
 }
 
 // running starts a container and returns its ID.

@@ -18,21 +18,32 @@ import (
 // out among those who have it (PSS), and what the daemons have resident. Each
 // engine is alone on the host when it is measured.
 func idleMemory(ctx context.Context, b *bench) ([]*figure, error) {
-	with := fmt.Sprintf(" with %s idle", plural(b.containers, "container"))
+	plain, err := b.idleMemoryOf(ctx, "", engineNames, newContainer("", forever...))
+	if err != nil {
+		return nil, err
+	}
+	whole, err := b.idleMemoryOf(ctx, " "+withAll, []string{nameRunner, nameDocker}, b.wholeContainer(forever...))
+	return append(plain, whole...), err
+}
+
+// idleMemoryOf measures it with containers of one kind.
+func (b *bench) idleMemoryOf(ctx context.Context, kind string, names []string, c container) ([]*figure, error) {
+	with := fmt.Sprintf(" with %s idle%s", plural(b.containers, "container"), kind)
 	each := &figure{Name: "the engine's memory for each container," + with, Unit: "MB"}
 	daemons := &figure{Name: "the daemons, resident," + with, Unit: "MB"}
 	for run := range min(b.runs, 3) {
-		for _, name := range engineNames {
-			engines, err := b.startEngines(ctx, name)
+		for _, name := range names {
+			engines, err := b.startWhole(ctx, name)
 			if err != nil {
 				return nil, err
 			}
 			e := engines[0]
-			added, resident, err := b.measureIdle(ctx, e)
+			c.Image = b.smallImage() // of a registry that is new
+			added, resident, err := b.measureIdle(ctx, e, c)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			progress("  run %d: %s adds %s MB for each container, %s MB are resident\n", run+1, name, format(added), format(resident))
+			progress("  run %d: %s adds %s MB for each container%s, %s MB are resident\n", run+1, name, format(added), kind, format(resident))
 			each.add(name, added)
 			daemons.add(name, resident)
 			for len(b.servers) > 0 {
@@ -48,8 +59,9 @@ func idleMemory(ctx context.Context, b *bench) ([]*figure, error) {
 	each.value(nameRunner, atMost(0.5))
 	daemons.value(nameRunner, atMost(60))
 	for _, f := range []*figure{each, daemons} {
-		f.value(nameDocker, bound{})
-		f.value(namePodman, bound{})
+		for _, name := range names[1:] {
+			f.value(name, bound{})
+		}
 	}
 	return []*figure{each, daemons}, nil
 }
@@ -57,12 +69,12 @@ func idleMemory(ctx context.Context, b *bench) ([]*figure, error) {
 // measureIdle returns, in MB, what each of many containers adds to the memory of
 // the engine's processes, and what the daemons, which were there without any, then
 // have resident.
-func (b *bench) measureIdle(ctx context.Context, e *engine) (added, resident float64, err error) {
+func (b *bench) measureIdle(ctx context.Context, e *engine, c container) (added, resident float64, err error) {
 	if err := b.stop(b.servers[0], syscall.SIGTERM); err != nil { // the registry
 		return 0, 0, err
 	}
 	// What the first container brings about is not what the next ones add.
-	id, err := e.running(ctx, newContainer(b.smallImage(), forever...))
+	id, err := e.running(ctx, c)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -73,7 +85,10 @@ func (b *bench) measureIdle(ctx context.Context, e *engine) (added, resident flo
 	if err != nil {
 		return 0, 0, err
 	}
-	ids, err := b.startMany(ctx, e)
+	ids, err := b.startMany(ctx, e, b.containers, c)
+	if err == nil && c.Healthcheck != nil {
+		err = e.healthy(ctx, len(ids))
+	}
 	if err := errors.Join(err, b.rest(ctx)); err != nil {
 		return 0, 0, err
 	}

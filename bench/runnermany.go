@@ -20,7 +20,7 @@ func many(ctx context.Context, b *bench) ([]*figure, error) {
 	for _, e := range engines {
 		measure := func() (float64, error) {
 			began := time.Now()
-			ids, err := b.startMany(ctx, e)
+			ids, err := b.startMany(ctx, e, b.containers, newContainer(b.smallImage(), forever...))
 			took := time.Since(began)
 			if err := errors.Join(err, e.list(ctx, runningPath, len(ids))); err != nil {
 				return 0, err
@@ -37,11 +37,10 @@ func many(ctx context.Context, b *bench) ([]*figure, error) {
 	return []*figure{f}, nil
 }
 
-// startMany starts idle containers and returns their IDs.
-func (b *bench) startMany(ctx context.Context, e *engine) ([]string, error) {
-	c := newContainer(b.smallImage(), forever...)
-	ids := make([]string, b.containers)
-	return ids, manyOf(b.containers, b.starters, func(i int) error {
+// startMany starts n containers and returns their IDs.
+func (b *bench) startMany(ctx context.Context, e *engine, n int, c container) ([]string, error) {
+	ids := make([]string, n)
+	return ids, manyOf(n, b.starters, func(i int) error {
 		var err error
 		ids[i], err = e.running(ctx, c)
 		return err
@@ -49,10 +48,10 @@ func (b *bench) startMany(ctx context.Context, e *engine) ([]string, error) {
 }
 
 // listMany measures docker ps, and what of it the API takes, with many
-// containers. They were created and never started, which the command lists with
-// -a. What the command itself takes shows a server that has the answer ready.
+// containers that have everything. They were created and never started, which the
+// command lists with -a. What the command itself takes shows a server that has the answer ready.
 func listMany(ctx context.Context, b *bench) ([]*figure, error) {
-	engines, err := b.startEngines(ctx, nameRunner, nameDocker)
+	engines, err := b.startWhole(ctx, nameRunner, nameDocker)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +64,7 @@ func listMany(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	with := fmt.Sprintf(" with %s created containers", thousands(b.listed))
+	with := fmt.Sprintf(" with %s created containers %s", thousands(b.listed), withAll)
 	command := &figure{Name: "docker ps -a" + with, Unit: "ms"}
 	turns, err := b.engineTurns(engines, func(e *engine) error { return runQuietly(e.command(ctx, "ps", "-a")) })
 	if err != nil {
@@ -95,7 +94,7 @@ func listMany(ctx context.Context, b *bench) ([]*figure, error) {
 // createMany creates containers that are not started.
 func (b *bench) createMany(ctx context.Context, e *engine) error {
 	progress("  %s creates %s containers\n", e.name, thousands(b.listed))
-	c := newContainer(b.smallImage(), "true")
+	c := b.wholeContainer("true")
 	return manyOf(b.listed, b.starters, func(int) error {
 		_, err := e.create(ctx, c)
 		return err

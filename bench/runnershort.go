@@ -12,7 +12,7 @@ var engineNames = []string{nameRunner, nameDocker, namePodman}
 // runCommand measures the docker command that runs a short container, and
 // podman's own.
 func runCommand(ctx context.Context, b *bench) ([]*figure, error) {
-	engines, err := b.startEngines(ctx, engineNames...)
+	engines, err := b.startWhole(ctx, engineNames...)
 	if err != nil {
 		return nil, err
 	}
@@ -27,13 +27,22 @@ func runCommand(ctx context.Context, b *bench) ([]*figure, error) {
 	}
 	f.ratio(nameRunner, nameDocker, atMost(0.3))
 	f.ratio(nameRunner, namePodman, bound{})
-	return []*figure{f}, nil
+	whole := &figure{Name: "docker run --rm busybox true, " + withAll, Unit: "ms"}
+	turns, err = b.engineTurns(engines[:2], func(e *engine) error { return runQuietly(e.command(ctx, b.wholeArgs("true")...)) })
+	if err != nil {
+		return nil, err
+	}
+	if err := b.interleave(ctx, whole, turns...); err != nil {
+		return nil, err
+	}
+	whole.ratio(nameRunner, nameDocker, atMost(0.3))
+	return []*figure{f, whole}, nil
 }
 
 // cycle measures the life of a short container over the API, beside the OCI
 // runtime alone.
 func cycle(ctx context.Context, b *bench) ([]*figure, error) {
-	engines, err := b.startEngines(ctx, engineNames...)
+	engines, err := b.startWhole(ctx, engineNames...)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +55,24 @@ func cycle(ctx context.Context, b *bench) ([]*figure, error) {
 		bare = append(bare, turn{name, nil, func() (float64, error) { return b.short(func() error { return r.run(ctx) }) }})
 	}
 	f := &figure{Name: "create, start, wait, remove, default network", Unit: "ms"}
-	c := newContainer(b.smallImage(), "true")
+	if err := b.cycles(ctx, f, engines, newContainer(b.smallImage(), "true"), bare...); err != nil {
+		return nil, err
+	}
+	f.ratio(nameRunner, nameBareRun, atMost(2.5))
+	f.ratio(nameRunner, nameBareFilter, bound{})
+	f.ratio(nameRunner, nameDocker, bound{})
+	f.ratio(nameRunner, namePodman, bound{})
+	whole := &figure{Name: "the same " + withAll, Unit: "ms"}
+	if err := b.cycles(ctx, whole, engines[:2], b.wholeContainer("true"), bare...); err != nil {
+		return nil, err
+	}
+	whole.ratio(nameRunner, nameBareRun, atMost(2.5))
+	whole.ratio(nameRunner, nameDocker, bound{})
+	return []*figure{f, whole}, nil
+}
+
+// cycles measures the life of a container with engines, beside others.
+func (b *bench) cycles(ctx context.Context, f *figure, engines []*engine, c container, others ...turn) error {
 	turns, err := b.engineTurns(engines, func(e *engine) error {
 		id, err := e.running(ctx, c)
 		if err != nil {
@@ -58,16 +84,9 @@ func cycle(ctx context.Context, b *bench) ([]*figure, error) {
 		return e.remove(ctx, id)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := b.interleave(ctx, f, append(turns, bare...)...); err != nil {
-		return nil, err
-	}
-	f.ratio(nameRunner, nameBareRun, atMost(2.5))
-	f.ratio(nameRunner, nameBareFilter, bound{})
-	f.ratio(nameRunner, nameDocker, bound{})
-	f.ratio(nameRunner, namePodman, bound{})
-	return []*figure{f}, nil
+	return b.interleave(ctx, f, append(turns, others...)...)
 }
 
 // execTrue measures a command in a running container over the API.
@@ -115,13 +134,20 @@ func (b *bench) engineTurns(engines []*engine, do func(*engine) error) ([]turn, 
 func (b *bench) short(do func() error) (float64, error) {
 	var took []float64
 	for range b.repeats {
-		began := time.Now()
-		if err := do(); err != nil {
+		one, err := timed(do)
+		if err != nil {
 			return 0, err
 		}
-		took = append(took, milliseconds(time.Since(began)))
+		took = append(took, one)
 	}
 	return summarize(took).Median, nil
+}
+
+// timed returns the time of one, in ms.
+func timed(do func() error) (float64, error) {
+	began := time.Now()
+	err := do()
+	return milliseconds(time.Since(began)), err
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }

@@ -32,6 +32,11 @@ type scale struct {
 	containers int           // started at once, and idle
 	starters   int           // clients that start them
 	listed     int           // containers in a list
+	checkEvery time.Duration // interval of health checks
+	watched    int           // containers whose statistics are read
+	watch      time.Duration // how long, for a value
+	context    int64         // bytes of the context of a build
+	lookups    int           // of a name in a container, for a value
 	tries      int           // of a measurement inside a container, and on its host, whose best counts
 	trySeconds int           // how long each takes
 	written    int64         // bytes written in it
@@ -72,6 +77,11 @@ func newScale(o options) scale {
 		containers: 100,
 		starters:   8,
 		listed:     1000,
+		checkEvery: 10 * time.Second,
+		watched:    1000,
+		watch:      10 * time.Second,
+		context:    8 * mb,
+		lookups:    200,
 		tries:      3,
 		trySeconds: 2,
 		written:    1024 * mb,
@@ -109,6 +119,11 @@ func newScale(o options) scale {
 		s.image = 2 * mb
 		s.containers = 3
 		s.listed = 5
+		s.checkEvery = 500 * time.Millisecond
+		s.watched = 5
+		s.watch = 2 * time.Second
+		s.context = mb / 4
+		s.lookups = 2
 		s.tries = 1
 		s.trySeconds = 1
 		s.written = 1 * mb

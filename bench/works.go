@@ -51,6 +51,9 @@ var works = []work{
 	{partRunner, "many", "containers started by several clients", engineTools, many},
 	{partRunner, "ps", "a list of many containers", engineTools, listMany},
 	{partRunner, "idle", "memory of idle containers", engineTools, idleMemory},
+	{partRunner, "stats", "the statistics of many containers", append([]string{"curl"}, engineTools...), statistics},
+	{partRunner, "names", "a container found by name", engineTools, lookupNames},
+	{partRunner, "build", "an image built, cold and cached", append([]string{nameBuildx, "runc"}, engineTools...), buildImage},
 	{partRunner, "host", "a container beside its host", append([]string{"iperf3", "sysbench"}, engineTools...), hostRatios},
 	{partRunner, "unpack", "an image pulled and unpacked", append([]string{"curl", "igzip"}, engineTools...), unpack},
 }
