@@ -109,7 +109,9 @@ func (i *imageExport) Export(ctx context.Context, src *exporter.Source, info exp
 	} else if attested(src) {
 		return nil, nil, nil, runner.Errorf(runner.ErrNotImplemented, "the image store keeps no attestations: push the image (--push), or write it to a file (--output type=oci)")
 	}
-	if !i.store {
+	if !i.store || i.push != nil && len(src.Refs) > 1 {
+		// An image of several platforms is only in the registry: the store keeps
+		// one, and one was not asked for.
 		return resp, finalize, ref, nil
 	}
 	id, err := i.toStore(ctx, src, info)

@@ -17,8 +17,14 @@
 // anything outside its own directory, and is bounded in bytes, in entries and by
 // the room on the disk (Limits); if it does not hold, what it took is given back.
 //
-// A layer is on disk for as long as an image has it, or a container was made of
-// an image that has been removed since (the users that callers tell of).
+// A layer is on disk for as long as an image has it, a container was made of an
+// image that has been removed since (the users that callers tell of), or somebody
+// shares its tree.
+//
+// Who makes images on this host shares the store's files both ways: blobs by
+// further names of the same files (LinkBlob, AddBuilt), trees by symbolic links to
+// them (ShareTree, AddBuilt). Neither side writes to what is shared. Layers that
+// came so may be uncompressed until they are exported.
 //
 // # How it is kept
 //
