@@ -210,5 +210,12 @@ func (b *builder) platforms(t *testing.T) {
 		if got := b.says(t, "image", "inspect", "-f", "{{.Architecture}}/{{.Config.Labels.arch}}", "other"); strings.TrimSpace(got) != "s390x/s390x" {
 			t.Errorf("the image is for %s", got)
 		}
+		const two = "linux/s390x,linux/amd64"
+		b.refuses(t, "exporting multiple references to image store is currently unsupported", "--platform", two, dir)
+		b.build(t, "-t", b.repository("two:1"), "--platform", two, "--push", dir)
+		index, _, err := berthtest.NewCommand(t, "curl", "-s", "-H", "Accept: application/vnd.oci.image.index.v1+json").On(b.Machine).Try("http://" + b.repository("v2/two/manifests/1"))
+		if err != nil || !strings.Contains(index, `"s390x"`) || !strings.Contains(index, `"amd64"`) {
+			t.Errorf("the index is %v %s", err, index)
+		}
 	})
 }
