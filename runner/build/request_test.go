@@ -26,7 +26,8 @@ func TestSolveRequest(t *testing.T) {
 		{"it is elsewhere", runner.BuildRequest{Remote: "https://x/y.git"}, map[string]string{"context": "https://x/y.git"}},
 		{"it is here", runner.BuildRequest{Remote: "x", Context: strings.NewReader("")}, nil},
 		{
-			"all the rest", runner.BuildRequest{
+			"all the rest",
+			runner.BuildRequest{
 				Dockerfile: "d/F", Target: "t", Platform: "linux/arm64", NoCache: true, NoSyntax: true,
 				Args: map[string]*string{"A": &one, "B": &empty, "C": nil}, Labels: map[string]string{"l": "v"},
 				NetworkMode: "none", ExtraHosts: []string{"a:1.2.3.4", "b:[::1]", "c:fd00::1"}, ShmSize: 7,

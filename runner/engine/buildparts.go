@@ -91,4 +91,3 @@ func (n buildNetwork) Connect(ctx context.Context, id string) (*os.File, func() 
 	}
 	return ns, func() error { return n.e.network.Disconnect(context.WithoutCancel(ctx), id) }, nil
 }
-
