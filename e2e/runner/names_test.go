@@ -299,10 +299,15 @@ func (h *named) links(t *testing.T) {
 	if got := h.docker.Run("inspect", "-f", "{{json .HostConfig.Links}}", "web"); got != `["/delta:/web/delta"]`+"\n" {
 		t.Errorf("after rm --link the links are %s", got)
 	}
+	h.docker.Run("create", "--name", "round-1", h.busybox)
+	h.docker.Run("create", "--name", "round-2", "--network", "container:round-1", h.busybox)
+	h.docker.Run("rm", "round-1")
+	h.docker.Run("create", "--name", "round-1", "--network", "container:round-2", h.busybox)
 	for _, c := range []struct {
 		want string
 		args []string
 	}{
+		{"is to share a network that is to be shared with it", []string{"create", "--link", "round-1:x", h.busybox}},
 		{"No such container: web/my-db", []string{"rm", "--link", "web/my-db"}},
 		{"cannot remove the default link name of the container", []string{"rm", "--link", "web"}},
 		{"Cannot get parent /nobody for link name /nobody/x", []string{"rm", "--link", "nobody/x"}},
@@ -314,7 +319,7 @@ func (h *named) links(t *testing.T) {
 			t.Errorf("docker %s: %q, %q, %v, want %q", strings.Join(c.args, " "), out, stderr, err, c.want)
 		}
 	}
-	h.docker.Run("rm", "-f", "taker", "db-1")
+	h.docker.Run("rm", "-f", "taker", "db-1", "round-1", "round-2")
 	h.docker.Run("restart", "-t", "0", "web")
 }
 

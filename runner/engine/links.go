@@ -84,6 +84,7 @@ func (e *Engine) resolveLinks(hc *container.HostConfig) error {
 
 // findInNetwork finds a container, or the one whose network it is in.
 func (e *Engine) findInNetwork(ref string) (*ctr, error) {
+	seen := map[string]bool{}
 	for {
 		c, err := e.find(ref)
 		if err != nil {
@@ -93,6 +94,10 @@ func (e *Engine) findInNetwork(ref string) (*ctr, error) {
 		if ref = rec.HostConfig.NetworkMode.ConnectedContainer(); ref == "" {
 			return c, nil
 		}
+		if seen[c.id] { // names that were given anew can lead round
+			return nil, runner.Errorf(runner.ErrInvalid, "container %s is to share a network that is to be shared with it", c.id)
+		}
+		seen[c.id] = true
 	}
 }
 
