@@ -2,7 +2,10 @@ package runner
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +65,19 @@ func TestBuildStore(t *testing.T) {
 		}
 	})
 	t.Run("a built image is a base, and goes to a registry", func(t *testing.T) { h.goesRound(t, b) })
+	t.Run("a registry gets compressed layers", func(t *testing.T) {
+		b.build(t, "-t", h.repository("packed"), "--push", "--cache-to", "type=registry,mode=max,ref="+h.repository("packed/cache"), four)
+		for _, name := range []string{"packed", "packed/cache"} {
+			manifest := h.get(t, "/v2/"+name+"/manifests/latest")
+			if digest := regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindString(manifest); strings.Contains(manifest, "attestation") {
+				manifest = h.get(t, "/v2/"+name+"/manifests/"+digest)
+			}
+			if n := strings.Count(manifest, "gzip"); n < 4 || strings.Contains(manifest, "diff.tar\"") || strings.Contains(manifest, "v1.tar\"") {
+				t.Errorf("%s is %s", name, manifest)
+			}
+		}
+		h.docker.Run("rmi", h.repository("packed"))
+	})
 	t.Run("linked copies on two bases", func(t *testing.T) { h.links(t, b) })
 	t.Run("builds at once", func(t *testing.T) { h.buildAtOnce(t, b) })
 	t.Run("what images lose the cache keeps", func(t *testing.T) {
@@ -93,6 +109,26 @@ func TestBuildStore(t *testing.T) {
 			t.Errorf("what was built since says %q", got)
 		}
 	})
+}
+
+// get returns what the registry has at a path.
+func (h *host) get(t *testing.T, path string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost:"+h.registry.Port()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "*/*")
+	resp, err := h.Machine.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v\n%s", path, resp.Status, err, text)
+	}
+	return string(text)
 }
 
 // goesRound builds on what was built, and has a registry keep the result.

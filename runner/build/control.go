@@ -84,7 +84,7 @@ func (b *Builder) open(ctx context.Context) (err error) {
 		},
 		CacheManager: b.results,
 		ResolveCacheExporterFuncs: map[string]remotecache.ResolveCacheExporterFunc{
-			"registry": registrycache.ResolveCacheExporterFunc(b.sessions, b.opts.Hosts),
+			"registry": packedCache(registrycache.ResolveCacheExporterFunc(b.sessions, b.opts.Hosts)),
 			"local":    localcache.ResolveCacheExporterFunc(b.sessions),
 			"inline":   inlinecache.ResolveCacheExporterFunc(),
 		},
@@ -122,6 +122,13 @@ func serve(ctx context.Context, server *grpc.Server, conn net.Conn, log *slog.Lo
 		// Clients connect to see whether they can, and leave.
 		BaseConfig: &http.Server{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}, //nolint:gosec // it does not listen
 	})
+}
+
+// packedCache exports a cache compressed, unless somebody says otherwise.
+func packedCache(next remotecache.ResolveCacheExporterFunc) remotecache.ResolveCacheExporterFunc {
+	return func(ctx context.Context, g session.Group, attrs map[string]string) (remotecache.Exporter, error) {
+		return next(ctx, g, packed(attrs))
+	}
 }
 
 // counted counts builds, of which a client may have several under way.

@@ -67,9 +67,25 @@ func (e *imageExporter) Resolve(ctx context.Context, id int, attrs map[string]st
 		if e.remote == nil {
 			return nil, runner.Errorf(runner.ErrNotImplemented, "exporter %s does not push: use type=image", e.name)
 		}
-		i.push, err = e.remote.Resolve(ctx, id, i.attrs)
+		i.push, err = e.remote.Resolve(ctx, id, packed(i.attrs))
 	}
 	return i, err
+}
+
+// packed has layers compressed for a registry, though the cache have them as they
+// are; who says how they are to be knows better.
+func packed(attrs map[string]string) map[string]string {
+	for _, key := range []string{"compression", "force-compression"} {
+		if _, ok := attrs[key]; ok {
+			return attrs
+		}
+	}
+	attrs = maps.Clone(attrs)
+	if attrs == nil {
+		attrs = map[string]string{}
+	}
+	attrs["force-compression"] = "true"
+	return attrs
 }
 
 // imageExport is one export to the image store.
