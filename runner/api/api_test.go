@@ -142,7 +142,6 @@ func TestErrors(t *testing.T) {
 		{"POST", "/networks/create", "", 400, "invalid JSON: got EOF while reading request body"},
 		{"POST", "/networks/x/connect", "", 400, "invalid JSON: got EOF while reading request body"},
 		{"DELETE", "/networks/x", "", 404, "network x not found"},
-		{"GET", "/containers/x/attach/ws", "", 501, "attaching by WebSocket is not supported by Berth"},
 		{"GET", "/swarm", "", 503, manager},
 		{"PUT", "/volumes/x", "", 503, "volume update only valid for cluster volumes, but swarm is unavailable"},
 		{"GET", "/services/x", "", 503, manager},

@@ -52,6 +52,7 @@ func served() []route {
 		{get, "/containers/{name}/stats", 0, (*exchange).containerStats},
 		{get, "/containers/{name}/logs", 0, (*exchange).containerLogs},
 		{post, "/containers/{name}/attach", 0, (*exchange).attachContainer},
+		{get, "/containers/{name}/attach/ws", 0, (*exchange).attachWebSocket},
 		{post, "/containers/{name}/resize", 0, (*exchange).resizeContainer},
 		{get, "/containers/{name}/changes", 0, (*exchange).containerChanges},
 		{get, "/containers/{name}/export", 0, (*exchange).exportContainer},

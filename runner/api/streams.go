@@ -23,10 +23,7 @@ func (x *exchange) attachContainer() error {
 	if err != nil {
 		return err
 	}
-	opts := runner.AttachOptions{
-		Stdin: x.isSet("stdin"), Stdout: x.isSet("stdout"), Stderr: x.isSet("stderr"),
-		Logs: x.isSet("logs"), Stream: x.isSet("stream"), DetachKeys: x.q.Get("detachKeys"),
-	}
+	opts := x.attachOptions()
 	stream, err := x.engine.AttachContainer(x.r.Context(), x.container(), opts)
 	if err != nil {
 		return err
@@ -52,6 +49,13 @@ func (x *exchange) attachContainer() error {
 		}
 	}
 	return unlessDetached(h.copy(x.r.Context(), stream, s))
+}
+
+func (x *exchange) attachOptions() runner.AttachOptions {
+	return runner.AttachOptions{
+		Stdin: x.isSet("stdin"), Stdout: x.isSet("stdout"), Stderr: x.isSet("stderr"),
+		Logs: x.isSet("logs"), Stream: x.isSet("stream"), DetachKeys: x.q.Get("detachKeys"),
+	}
 }
 
 // unlessDetached drops an error that says that the client went.

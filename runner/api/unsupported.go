@@ -18,7 +18,6 @@ func unsupported() []route {
 		}}
 	}
 	return []route{
-		no(get, "/containers/{name}/attach/ws", "attaching by WebSocket"),
 		no(get, "/containers/{name}/checkpoints", "checkpointing"),
 		no(post, "/containers/{name}/checkpoints", "checkpointing"),
 		no(remove, "/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),

@@ -62,6 +62,7 @@ func negotiate(s string) (version, error) {
 }
 
 // What requests could say from which version on.
+func (v version) binaryFrames() bool        { return v >= 28 } // of WebSockets
 func (v version) waitCondition() bool       { return v >= 30 } // and wait answers at once
 func (v version) waitErrors() bool          { return v >= 34 }
 func (v version) buildAux() bool            { return v >= 30 } // messages for programs
