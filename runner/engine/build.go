@@ -65,6 +65,24 @@ func (e *Engine) closeBuilder() error {
 	return e.building.b.Close()
 }
 
+// sharedTrees are the layers of the image store that the build cache has. If they
+// cannot be told, the cache, of which they may go, is begun anew.
+func (e *Engine) sharedTrees() ([]string, error) {
+	list, err := build.Links(e.buildRoot())
+	if err != nil {
+		e.log.Error("the build cache cannot be read", "error", err)
+	}
+	return list, nil
+}
+
+// sweepBuilds clears what the builds of a runner that was killed have left. What
+// cannot be cleared keeps no container from being run.
+func (e *Engine) sweepBuilds(ctx context.Context) {
+	if err := build.Sweep(ctx, e.buildOptions()); err != nil {
+		e.log.ErrorContext(ctx, "clear what builds have left", "error", err)
+	}
+}
+
 func (e *Engine) buildRoot() string { return filepath.Join(e.opts.Data, "build") }
 
 func (e *Engine) buildOptions() build.Options {

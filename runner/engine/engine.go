@@ -17,7 +17,6 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/internal/durable"
-	"github.com/berth-registry/berth/runner/build"
 	"github.com/berth-registry/berth/runner/containers"
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/containers/spec"
@@ -171,7 +170,7 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 		DefaultRegistry: e.opts.DefaultRegistry,
 		Log:             e.log,
 		Event:           e.imageEvent,
-		Shared:          func() ([]string, error) { return build.Links(e.buildRoot()) },
+		Shared:          e.sharedTrees,
 	})
 	if err != nil {
 		return fmt.Errorf("open the image store: %w", err)
@@ -207,9 +206,7 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := build.Sweep(ctx, e.buildOptions()); err != nil {
-		return fmt.Errorf("clear what builds have left: %w", err)
-	}
+	e.sweepBuilds(ctx)
 	e.network, err = network.Open(ctx, network.Options{
 		Instance: e.instance,
 		StateDir: filepath.Join(e.opts.Data, "network"),
