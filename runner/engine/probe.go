@@ -135,6 +135,9 @@ func (e *Engine) abandonProbe(x *exec) {
 // killProbe kills the process of a check with those that it has started, and
 // gives it time to end.
 func (e *Engine) killProbe(x *exec) {
+	if isClosed(x.ended) {
+		return // its number may be another process's
+	}
 	killFamily(x.snapshot().PID)
 	timer := time.NewTimer(probeEnd)
 	defer timer.Stop()
