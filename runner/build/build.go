@@ -116,12 +116,10 @@ func prepare(o Options) (fresh bool, err error) {
 	if err == nil && trusted {
 		trusted, err = linksHold(o.Root)
 	}
-	if err != nil {
-		return false, err
-	}
+	trusted = trusted && err == nil
 	if !trusted {
-		if _, err := os.Stat(o.Root); err == nil {
-			o.Log.Info("the build cache is begun anew: it was not on the disk when the host went down, or what it links to has gone", "dir", o.Root)
+		if _, serr := os.Stat(o.Root); serr == nil {
+			o.Log.Info("the build cache is begun anew: it was not on the disk when the host went down, or what it links to has gone", "dir", o.Root, "error", err)
 		}
 		if err := discard(o); err != nil {
 			return false, err
@@ -137,10 +135,7 @@ func prepare(o Options) (fresh bool, err error) {
 
 // discard removes the cache, and gives up what it has of the image store.
 func discard(o Options) error {
-	links, err := Links(o.Root)
-	if err != nil {
-		return err
-	}
+	links, _ := Links(o.Root) // what cannot be told is not known to the image store either
 	if err := os.RemoveAll(o.Root); err != nil {
 		return fmt.Errorf("remove the build cache: %w", err)
 	}

@@ -206,6 +206,11 @@ func TestOpenBeginsAnew(t *testing.T) {
 		write(db, strings.Repeat("garbage ", 10_000))
 		open(db + " is broken")
 	}
+	if err := os.RemoveAll(filepath.Join(o.Root, "snapshots", "snapshots")); err != nil {
+		t.Fatal(err)
+	}
+	write("snapshots/snapshots", "no directory")
+	open("its snapshots cannot be read")
 	write("state", "1 another-boot")
 	fs := filepath.Join(o.Root, "snapshots", "snapshots", "7", "fs")
 	if err := os.MkdirAll(filepath.Dir(fs), 0o700); err != nil {
