@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -88,16 +86,7 @@ func Parse(name string, dockerfile []byte, o Options) (*Plan, error) {
 	for _, key := range slices.Sorted(maps.Keys(o.Labels)) {
 		stages[target].AddCommand(instructions.NewLabelCommand(key, o.Labels[key], true))
 	}
-	f := &file{stages: stages, args: args, lex: shell.NewLex(parsed.EscapeToken), given: o.Args}
-	return f.plan(target), nil
-}
-
-// file is a Dockerfile.
-type file struct {
-	stages []instructions.Stage
-	args   []instructions.ArgCommand
-	lex    *shell.Lex
-	given  map[string]*string
+	return newFile(stages, args, shell.NewLex(parsed.EscapeToken), o.Args).plan(target), nil
 }
 
 func (f *file) plan(target int) *Plan {
@@ -110,8 +99,8 @@ func (f *file) plan(target int) *Plan {
 		if !needed[i] {
 			continue
 		}
-		base := f.base(i)
-		st := &stage{number: i, pulled: base < 0 && !f.scratch(i)}
+		base := f.bases[i]
+		st := &stage{number: i, pulled: base < 0 && !f.scratch[i]}
 		name := f.stages[i].Name
 		if name == "" {
 			name = fmt.Sprintf("stage-%d", i)
@@ -146,120 +135,4 @@ func (p *Plan) addStage(st *stage, base int, is *instructions.Stage) {
 		}
 		p.steps = append(p.steps, s)
 	}
-}
-
-// needed are the stages that the target is made of, and all if that cannot be told.
-func (f *file) needed(target int) map[int]bool {
-	needed := map[int]bool{}
-	var visit func(i int)
-	visit = func(i int) {
-		if i < 0 || i > target || needed[i] {
-			return
-		}
-		needed[i] = true
-		visit(f.base(i))
-		for _, cmd := range f.stages[i].Commands {
-			switch c := cmd.(type) {
-			case *instructions.CopyCommand:
-				visit(f.stage(c.From, i))
-			case *instructions.RunCommand:
-				for _, m := range instructions.GetMounts(c) {
-					visit(f.stage(m.From, i))
-				}
-			}
-		}
-	}
-	visit(target)
-	return needed
-}
-
-// stage is the stage before another that a name or number means, or -1.
-func (f *file) stage(name string, before int) int {
-	if name == "" {
-		return -1
-	}
-	for i := before - 1; i >= 0; i-- {
-		if strings.EqualFold(f.stages[i].Name, name) {
-			return i
-		}
-	}
-	if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < before {
-		return i
-	}
-	return -1
-}
-
-// base is the stage that another begins with, or -1.
-func (f *file) base(i int) int {
-	name := f.expand(f.stages[i].BaseName)
-	for j := i - 1; j >= 0; j-- {
-		if f.stages[j].Name != "" && strings.EqualFold(f.stages[j].Name, name) {
-			return j
-		}
-	}
-	return -1
-}
-
-func (f *file) scratch(i int) bool { return f.expand(f.stages[i].BaseName) == "scratch" }
-
-// expand puts the arguments before the first stage into a word, as far as it can.
-func (f *file) expand(word string) string {
-	values := map[string]string{}
-	for _, cmd := range f.args {
-		for _, a := range cmd.Args {
-			if given := f.given[a.Key]; given != nil {
-				values[a.Key] = *given
-			} else if a.Value != nil {
-				values[a.Key], _, _ = f.lex.ProcessWord(*a.Value, env(values))
-			}
-		}
-	}
-	if out, _, err := f.lex.ProcessWord(word, env(values)); err == nil {
-		return out
-	}
-	return word
-}
-
-type env map[string]string
-
-// Get implements shell.EnvGetter.
-func (e env) Get(key string) (string, bool) {
-	v, ok := e[key]
-	return v, ok
-}
-
-// Keys implements shell.EnvGetter.
-func (e env) Keys() []string { return slices.Collect(maps.Keys(e)) }
-
-// unused are the arguments that were given, and that no instruction declares.
-func (f *file) unused() []string {
-	left := maps.Clone(f.given)
-	maps.DeleteFunc(left, func(key string, _ *string) bool {
-		return isPredefined(key) || strings.HasPrefix(key, "BUILDKIT_")
-	})
-	forget := func(args []instructions.KeyValuePairOptional) {
-		for _, a := range args {
-			delete(left, a.Key)
-		}
-	}
-	for _, a := range f.args {
-		forget(a.Args)
-	}
-	for _, s := range f.stages {
-		for _, cmd := range s.Commands {
-			if a, ok := cmd.(*instructions.ArgCommand); ok {
-				forget(a.Args)
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(left))
-}
-
-// isPredefined says whether an argument holds without being declared.
-func isPredefined(key string) bool {
-	switch strings.ToLower(key) {
-	case "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy", "source_date_epoch":
-		return true
-	}
-	return false
 }
