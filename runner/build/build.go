@@ -77,12 +77,17 @@ type Builder struct {
 
 // Open opens the cache, or begins one. What an earlier process left of containers
 // must have been cleared by Sweep.
-func Open(ctx context.Context, o Options) (*Builder, error) {
+func Open(ctx context.Context, o Options) (_ *Builder, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	b := &Builder{opts: o, log: o.Log, cancels: map[string]context.CancelFunc{}}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
 	logTo(o.Log)
 	b.life, b.stop = func() context.Context { return life }, stop
 	fresh, err := prepare(o)
@@ -91,7 +96,6 @@ func Open(ctx context.Context, o Options) (*Builder, error) {
 	}
 	if err := b.open(life); err != nil {
 		if fresh || ctx.Err() != nil {
-			stop()
 			return nil, err
 		}
 		o.Log.WarnContext(ctx, "the build cache cannot be opened: it is begun anew", "error", err)
@@ -102,7 +106,6 @@ func Open(ctx context.Context, o Options) (*Builder, error) {
 			return nil, err
 		}
 		if err := b.open(life); err != nil {
-			stop()
 			return nil, err
 		}
 	}

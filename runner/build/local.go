@@ -40,7 +40,6 @@ type local struct {
 	s     *session.Session
 	dir   string // of the context; empty if it has none
 	whole bool   // the client has no session of its own
-	ended chan struct{}
 }
 
 // openLocal unpacks the context of a request, and serves it in a session.
@@ -48,7 +47,7 @@ func (b *Builder) openLocal(ctx context.Context, req runner.BuildRequest) (_ *lo
 	if req.Context == nil && (len(req.Auth) == 0 || req.Session != "") {
 		return nil, nil //nolint:nilnil // as said
 	}
-	l := &local{whole: req.Session == "", ended: make(chan struct{})}
+	l := &local{whole: req.Session == ""}
 	defer func() {
 		if err != nil {
 			l.close()
@@ -73,7 +72,6 @@ func (b *Builder) openLocal(ctx context.Context, req runner.BuildRequest) (_ *lo
 		l.s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": files}))
 	}
 	go func() {
-		defer close(l.ended)
 		_ = l.s.Run(ctx, func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			go func() { _ = b.sessions.HandleConn(ctx, theirs, meta) }() // it ends with the session
