@@ -30,6 +30,7 @@ debian='
 	ip              iproute2
 	iperf3          iperf3
 	journalctl      systemd
+	linux.uml       user-mode-linux
 	mkfs.ext4       e2fsprogs
 	mount           mount
 	nft             nftables

@@ -12,14 +12,15 @@ import (
 // teach, one group of checks after the other, each on a host of its own.
 func TestAcceptance(t *testing.T) {
 	t.Parallel()
-	for _, group := range []string{"lifecycle", "interactive", "logs", "exec", "images", "registry", "search", "monitoring", "misc", "volumes", "network", "build"} {
+	for _, group := range []string{"lifecycle", "interactive", "logs", "exec", "images", "registry", "search", "monitoring", "misc", "volumes", "network", "build", "limits", "restart"} {
 		t.Run(group, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, berthtest.MachineOptions{})
 			config := t.TempDir()
 			pluginsTo(t, config)
 			run := berthtest.NewCommand(t, "bash", acceptance(t, "seeds.sh")).On(h.Machine).
-				Env("DOCKER_HOST=unix:///run/berth/runner.sock", "REGISTRY="+strings.TrimSuffix(h.repository(""), "/"), "STRICT=1", "DOCKER_CONFIG="+config).Try
+				Env("DOCKER_HOST=unix:///run/berth/runner.sock", "REGISTRY="+strings.TrimSuffix(h.repository(""), "/"), "STRICT=1", "DOCKER_CONFIG="+config,
+					"ENGINE_RESTART="+h.Restarter()).Try
 			out, stderr, err := run(group)
 			checks, whole := parseTAP(out)
 			report(t, again(checks, run), whole, stderr, err)

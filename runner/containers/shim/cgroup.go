@@ -32,6 +32,8 @@ type cgroups struct {
 	freezer string
 	memory  string
 	blkio   string
+	// pidsMount is that of the hierarchy that limits processes.
+	pidsMount string
 }
 
 func findCgroups() (cgroups, error) {
@@ -43,7 +45,7 @@ func findCgroups() (cgroups, error) {
 	for _, m := range mounts {
 		switch {
 		case m.Mountpoint == cgroupRoot && m.FSType == "cgroup2":
-			return cgroups{unified: true, mounts: []string{cgroupRoot}, freezer: cgroupRoot, memory: cgroupRoot, blkio: cgroupRoot}, nil
+			return cgroups{unified: true, mounts: []string{cgroupRoot}, freezer: cgroupRoot, memory: cgroupRoot, blkio: cgroupRoot, pidsMount: cgroupRoot}, nil
 		case m.Mountpoint == hybridCgroup2 && m.FSType == "cgroup2":
 			c.hybrid = true
 		case m.FSType == "cgroup" && filepath.Dir(m.Mountpoint) == cgroupRoot:
@@ -55,6 +57,8 @@ func findCgroups() (cgroups, error) {
 					c.memory = m.Mountpoint
 				case "blkio":
 					c.blkio = m.Mountpoint
+				case "pids":
+					c.pidsMount = m.Mountpoint
 				}
 			}
 		default:

@@ -116,8 +116,8 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		return Process{}, runner.Errorf(runner.ErrUnavailable, "container %s: its file tree is still being unmounted", b.id)
 	}
 	spec, linux := *req.Spec, *req.Spec.Linux
-	var own weights
-	linux.Resources, own = s.takeWeights(b.record.Runtime, linux.Resources)
+	var own spared
+	linux.Resources, own = s.spare(b.record.Runtime, linux.Resources)
 	spec.Linux, req.Spec = &linux, &spec
 	if err := s.writeBundle(b, req); err != nil {
 		return Process{}, err
@@ -165,7 +165,7 @@ func (s *Shim) create(ctx context.Context, b *bundle, req CreateRequest) (Proces
 		return Process{}, createError(b.record, m.Message)
 	}
 	b.findInit()
-	err = errors.Join(s.watchInit(b), s.watchOOM(b), s.cgroups.setWeights(b.record.Cgroup, own))
+	err = errors.Join(s.watchInit(b), s.watchOOM(b), own.set(b.record.Cgroup))
 	if err != nil {
 		return Process{}, err
 	}

@@ -224,14 +224,14 @@ func (s *Shim) Update(ctx context.Context, id string, resources *specs.LinuxReso
 		return err
 	}
 	path := b.path("resources.json")
-	resources, own := s.takeWeights(b.record.Runtime, resources)
+	resources, own := s.spare(b.record.Runtime, resources)
 	if err := writeJSON(path, resources); err != nil {
 		return err
 	}
 	if said, err := s.runRuntime(ctx, b.record.Runtime, "update", "--resources", path, id); err != nil {
 		return fmt.Errorf("update container %s: %s", id, runtimeDetail(b.record.Runtime, "update", "", "", said))
 	}
-	return s.cgroups.setWeights(b.record.Cgroup, own)
+	return own.set(b.record.Cgroup)
 }
 
 // PIDs returns the processes of a container, those of execs included, as the

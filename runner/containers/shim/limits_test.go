@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -142,4 +143,50 @@ func TestNetworkNamespace(t *testing.T) {
 	if want.Ino != got.Ino {
 		t.Error("the container is in another network namespace")
 	}
+}
+
+// TestOutOfMemoryBeside has a child of a container's first process killed, again
+// and again: it is told at once, and also to who takes the container up.
+func TestOutOfMemoryBeside(t *testing.T) {
+	runtimes(t, func(t *testing.T, h *host) {
+		limit := int64(16 << 20)
+		req := h.request("sh", "-c", "while read line; do dd if=/dev/zero of=/dev/null bs=64M count=1; done")
+		req.Stdin = true
+		req.Spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
+		h.create(req)
+		h.start(req.ID)
+		for round := 1; round <= 3; round++ {
+			c, err := h.Attach(h.ctx(), req.ID, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte("again\n")); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case id := <-h.OOMs():
+				if id != req.ID || h.OOMKills(id) != round {
+					t.Errorf("told of %s, with %d kills: want %d", id, h.OOMKills(id), round)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("kill %d is not told", round)
+			}
+			_ = c.Close()
+			if round == 2 { // what was told before is not again
+				if err := h.Close(); err != nil {
+					t.Fatal(err)
+				}
+				h.open(h.runtime.Name)
+			}
+		}
+		h.delete(req.ID)
+		if e := h.exit(); !e.OOMKilled || e.OOMKills != 3 {
+			t.Errorf("exit: %+v", e)
+		}
+		select {
+		case id := <-h.OOMs():
+			t.Errorf("the end of %s is taken for a lack of memory", id)
+		default:
+		}
+	})
 }
