@@ -17,6 +17,7 @@ type daemon struct {
 	tb      testing.TB
 	name    string
 	machine *Machine // nil for this host
+	program string   // empty: as Binary has it
 	env     []string
 	log     log
 	proc    *process // nil unless it was started
@@ -37,13 +38,14 @@ func (d *daemon) Log() string { return d.log.String() }
 
 func (d *daemon) start(args ...string) {
 	d.tb.Helper()
-	bin, err := binary(d.name)
-	if err != nil {
-		d.tb.Fatal(err)
+	bin := d.program
+	if bin == "" {
+		bin = Binary(d.tb, d.name)
 	}
 	cmd := exec.Command(bin, args...)
 	cmd.Env = append(os.Environ(), d.env...)
 	cmd.Stdout, cmd.Stderr = &d.log, &d.log
+	var err error
 	if d.proc, err = startProcess(cmd, d.machine); err != nil {
 		d.tb.Fatalf("start %s: %v", d.name, err)
 	}

@@ -100,10 +100,6 @@ func (e *Engine) checkHostConfig(hc *container.HostConfig) error {
 	return nil
 }
 
-func notYet(what string) error {
-	return runner.Errorf(runner.ErrNotImplemented, "%s is not supported by berth-runner yet", what)
-}
-
 func checkPlatform(ref, asked string, img images.Image) error {
 	if asked == "" {
 		return nil

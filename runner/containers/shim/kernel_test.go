@@ -33,7 +33,8 @@ func lives(disk, number string) map[string][]limits {
 		return limits{
 			container.Resources{Memory: limit, MemorySwap: swap, MemoryReservation: soft},
 			map[string]string{"memory/ID/memory.limit_in_bytes": text(limit), "memory/ID/memory.memsw.limit_in_bytes": text(swap), "memory/ID/memory.soft_limit_in_bytes": text(soft)},
-			map[string]string{"ID/memory.max": text(limit), "ID/memory.swap.max": text(swap - limit), "ID/memory.low": text(soft)}, "",
+			map[string]string{"ID/memory.max": text(limit), "ID/memory.swap.max": text(swap - limit), "ID/memory.low": text(soft)},
+			"",
 		}
 	}
 	pids := func(limit int64, says string) limits {
@@ -72,7 +73,8 @@ func lives(disk, number string) map[string][]limits {
 				"blkio/ID/blkio.throttle.read_bps_device": number + " 1048576", "blkio/ID/blkio.throttle.write_bps_device": number + " 2097152",
 				"blkio/ID/blkio.throttle.read_iops_device": number + " 100", "blkio/ID/blkio.throttle.write_iops_device": number + " 200",
 			},
-			map[string]string{"ID/io.max": number + " rbps=1048576 wbps=2097152 riops=100 wiops=200"}, "",
+			map[string]string{"ID/io.max": number + " rbps=1048576 wbps=2097152 riops=100 wiops=200"},
+			"",
 		}},
 	}
 }

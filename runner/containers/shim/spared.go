@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -44,7 +45,7 @@ func (s *Shim) spare(r runtimeProgram, limits *specs.LinuxResources) (*specs.Lin
 		taken = append(taken, setting{[]string{"blkio.bfq." + name, "blkio." + name}, s.cgroups.blkio, value})
 	}
 	if io.Weight != nil {
-		weight("weight", fmt.Sprint(*io.Weight))
+		weight("weight", strconv.FormatUint(uint64(*io.Weight), 10))
 	}
 	for _, d := range io.WeightDevice {
 		if d.Weight != nil {

@@ -14,8 +14,8 @@ import (
 // (User Mode Linux), with the files of this host, which it cannot change, and with
 // cgroups of version 2 that have controllers.
 const umlScript = `#!/bin/sh
-mount -t proc proc /proc
-mount -t sysfs sys /sys
+mount -t proc none /proc
+mount -t sysfs none /sys
 mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 none /sys/fs/cgroup
 echo "+cpu +io +memory +pids" >/sys/fs/cgroup/cgroup.subtree_control
@@ -37,7 +37,7 @@ func onUnified(t *testing.T, names, but string) {
 	dir := t.TempDir()
 	script, disk := filepath.Join(dir, "init"), filepath.Join(dir, "disk")
 	env := "export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp " + umlEnv + "=1"
-	if err := os.WriteFile(script, fmt.Appendf(nil, umlScript, env, os.Args[0], names, but), 0o700); err != nil { //nolint:gosec // it is to be executed
+	if err := os.WriteFile(script, fmt.Appendf(nil, umlScript, env, os.Args[0], names, but), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(disk, make([]byte, 16<<20), 0o600); err != nil {
