@@ -94,6 +94,13 @@ func TestBuildContexts(t *testing.T) {
 					return runner.BuildResult{}, err
 				}
 				progress(&client.SolveStatus{})
+				if strings.HasPrefix(c.want, "{") {
+					select {
+					case <-ctx.Done():
+					case <-time.After(10 * time.Second):
+						t.Error("what cannot be built goes on")
+					}
+				}
 				return runner.BuildResult{ImageID: builtID}, ctx.Err()
 			}}
 			socket, _ := serve(t, b)
