@@ -204,6 +204,10 @@ func (d desk) differingOptions() {
 	d.refused("volume name must be unique", "volume", "create", "-o", "type=tmpfs", "-o", "device=none", "same")
 	d.refused("volume name must be unique", "run", "--rm", "--mount", "type=volume,src=same,dst=/x,volume-opt=type=ext4,volume-opt=device=/dev/x", d.busybox, "true")
 	d.refused(`plugin "other" not found`, "volume", "create", "-d", "other", "same2")
+	_, stderr, err := d.docker.Try("run", "--rm", "--volume-driver", "other", "-v", "same2:/x", d.busybox, "true")
+	if err == nil || !strings.Contains(stderr, `plugin "other" not found`) || strings.Contains(stderr, "Unable to find image") {
+		d.t.Errorf("a volume of another driver: %v, %q", err, stderr)
+	}
 	if _, err := d.host.api.VolumeUpdate(d.t.Context(), "same", client.VolumeUpdateOptions{}); err == nil || !strings.Contains(err.Error(), "swarm is unavailable") {
 		d.t.Errorf("update: %v", err)
 	}

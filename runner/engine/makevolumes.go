@@ -90,6 +90,9 @@ func (e *Engine) makeVolume(ctx context.Context, rec *runner.Container, m *conta
 		return false, e.volumes.Ref(m.Name, rec.ID)
 	}
 	v, made, err := e.volumes.Create(ctx, volumeRequest(*m, opts, anonymous))
+	if errors.Is(err, runner.ErrNotFound) { // of the driver: it would make the docker command pull the image
+		err = runner.Errorf(runner.ErrInvalid, "%w", err)
+	}
 	if err != nil {
 		return false, err
 	}
