@@ -20,11 +20,11 @@ func TestUpgrade(t *testing.T) {
 	h.docker.Run("pull", "-q", h.image("busybox"))
 	h.docker.Run("network", "create", "between")
 	port := network.MustParsePort("80/tcp")
-	id, err := h.api.run(t.Context(), spec{"web", h.image("busybox"), []string{"sh", "-c", "echo before; echo page >/page; httpd -p 80 -h /; while read line; do echo $line; done"},
-		func(c *container.Config, hc *container.HostConfig) {
-			c.OpenStdin, c.ExposedPorts = true, network.PortSet{port: {}}
-			hc.PortBindings, hc.NetworkMode = network.PortMap{port: {{HostPort: "8080"}}}, "between"
-		}})
+	script := "echo before; echo page >/page; httpd -p 80 -h /; while read line; do echo $line; done"
+	id, err := h.api.run(t.Context(), spec{"web", h.image("busybox"), []string{"sh", "-c", script}, func(c *container.Config, hc *container.HostConfig) {
+		c.OpenStdin, c.ExposedPorts = true, network.PortSet{port: {}}
+		hc.PortBindings, hc.NetworkMode = network.PortMap{port: {{HostPort: "8080"}}}, "between"
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
