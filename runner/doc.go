@@ -8,6 +8,7 @@
 // to the engine.
 //
 // The package does nothing: runner/engine does, and the leaves below it
-// (runner/images, runner/containers, runner/network, runner/volumes,
-// runner/logs, runner/stats), which know this package and not each other.
+// (runner/images, runner/build, runner/containers, runner/devices,
+// runner/network, runner/volumes, runner/logs, runner/stats), which know this
+// package and not each other.
 package runner

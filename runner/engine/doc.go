@@ -1,5 +1,5 @@
-// Package engine is the life of containers: it ties the leaves (images, shim,
-// spec, rootfs, network, volumes, logs) together and is the only package that
+// Package engine is the life of containers: it ties the leaves (images, build, shim,
+// spec, rootfs, devices, network, volumes, logs, stats) together and is the only one that
 // knows them all. runner/api serves it.
 //
 // It promises that what it has acknowledged survives a kill of the daemon at any

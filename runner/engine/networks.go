@@ -118,7 +118,7 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref string, req apinetwork.
 	}
 	if err != nil {
 		_, lerr := e.network.Leave(ctx, c.id, n.Name, ns, wantedPorts(rec))
-		return errors.Join(err, lerr)
+		return errors.Join(err, lerr, e.replaceRecord(c, rec))
 	}
 	e.networkEvent(events.ActionConnect, n, c.id)
 	return nil

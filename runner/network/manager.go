@@ -183,7 +183,8 @@ func (m *Manager) save(lans []*lan) error {
 
 // Close ends the manager. What containers have stays, but for what only a process
 // can do: until the next Open their ports are not bound on the host, [::1] does
-// not answer, and nobody answers questions for names. If no container is connected, bridges and rules go too.
+// not answer, and nobody answers questions for names. If no container is connected,
+// bridges and rules go too.
 func (m *Manager) Close(ctx context.Context) error {
 	m.stop()
 	m.names.Close()
