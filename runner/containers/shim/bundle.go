@@ -63,11 +63,20 @@ func (b *bundle) path(elem ...string) string {
 	return filepath.Join(append([]string{b.dir}, elem...)...)
 }
 
+// release lets go of the container's own processes. The monitors of execs are let
+// go of by forgetExec, which takes their status before: their exits may be on their
+// way, or they may not have been started yet.
 func (b *bundle) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.monitor.release()
 	b.init.release()
+}
+
+// releaseExecs lets go of the monitors of execs, which go on.
+func (b *bundle) releaseExecs() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, e := range b.execs {
 		e.monitor.release()
 	}

@@ -120,6 +120,7 @@ func (s *Shim) Close() error {
 	}
 	for _, b := range s.containers {
 		s.unwatchOOM(b)
+		b.releaseExecs()
 		b.release()
 	}
 	s.users.close()
