@@ -14,22 +14,26 @@ import (
 
 // statistics measures the share of a processor that the daemon takes, in the
 // kernel too, while the statistics of many containers are read, each by a process
-// of its own: one sample a second. Of Docker it is dockerd's alone, without
-// containerd and its shims.
+// of its own: one sample a second. Beside Docker, which with many does not keep up
+// with the second, it is the time for a sample; of Docker that is dockerd's alone,
+// without containerd and its shims.
 func statistics(ctx context.Context, b *bench) ([]*figure, error) {
 	engines, err := b.startEngines(ctx, nameRunner, nameDocker)
 	if err != nil {
 		return nil, err
 	}
-	few := &figure{Name: fmt.Sprintf("%s at 1 Hz, the daemon's share of a core", plural(b.containers, "container")), Unit: "%"}
+	few := &figure{Name: fmt.Sprintf("the daemon's time for a sample of one of %s", plural(b.containers, "container")), Unit: "ms"}
 	var turns []turn
 	for _, e := range engines {
 		w, err := b.startWatch(ctx, e, b.containers)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", e.name, err)
 		}
-		defer w.end()
-		turns = append(turns, turn{e.name, e.server, func() (float64, error) { return w.share(ctx) }})
+		defer w.end() //nolint:errcheck // it ends with the host
+		turns = append(turns, turn{e.name, e.server, func() (float64, error) {
+			u, err := w.use(ctx)
+			return milliseconds(u.cpu) / float64(u.samples), err
+		}})
 	}
 	if err := b.interleave(ctx, few, turns...); err != nil {
 		return nil, err
@@ -41,9 +45,16 @@ func statistics(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer more.end()
+	defer more.end() //nolint:errcheck // it ends with the host
 	// Those of the first figure go on.
-	if err := b.interleave(ctx, all, turn{nameRunner, engines[0].server, func() (float64, error) { return more.share(ctx) }}); err != nil {
+	if err := b.interleave(ctx, all, turn{nameRunner, engines[0].server, func() (float64, error) {
+		u, err := more.use(ctx)
+		// A sample may lie just beside the window, and some are late on a busy machine.
+		if want := int(0.9 * float64(more.n) * (u.took.Seconds() - 1)); err == nil && u.samples < want {
+			err = fmt.Errorf("%d samples of %d containers in %s: want %d", u.samples, more.n, u.took, want)
+		}
+		return 100 * u.cpu.Seconds() / u.took.Seconds(), err
+	}}); err != nil {
 		return nil, err
 	}
 	all.value(nameRunner, atMost(10))
@@ -96,37 +107,29 @@ func (b *bench) startWatch(ctx context.Context, e *engine, n int) (*watch, error
 	}
 }
 
-// share returns the percentage of a processor that the daemon takes for a while,
-// in which each of the processes must get its samples.
-func (w *watch) share(ctx context.Context) (float64, error) {
-	_, before, err := w.samples()
-	if err != nil {
-		return 0, err
-	}
-	cpu, err := w.engine.proc.cpu()
-	if err != nil {
-		return 0, err
+// use is what a daemon took in a while, and what was read meanwhile.
+type use struct {
+	took, cpu time.Duration
+	samples   int
+}
+
+// use lets the processes read for a while.
+func (w *watch) use(ctx context.Context) (use, error) {
+	_, before, err1 := w.samples()
+	cpu, err2 := w.engine.proc.cpu()
+	if err := errors.Join(err1, err2); err != nil {
+		return use{}, err
 	}
 	began := time.Now()
 	select {
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return use{}, ctx.Err()
 	case <-time.After(w.during):
 	}
 	took := time.Since(began)
-	later, err := w.engine.proc.cpu()
-	if err != nil {
-		return 0, err
-	}
-	_, after, err := w.samples()
-	if err != nil {
-		return 0, err
-	}
-	// A sample may lie just beside the window, and some are late on a busy machine.
-	if got, want := after-before, int(0.9*float64(w.n)*(took.Seconds()-1)); got < want {
-		return 0, fmt.Errorf("%d samples of %d containers in %s: want %d", got, w.n, took, want)
-	}
-	return 100 * (later - cpu).Seconds() / took.Seconds(), nil
+	later, err1 := w.engine.proc.cpu()
+	_, after, err2 := w.samples()
+	return use{took, later - cpu, after - before}, errors.Join(err1, err2)
 }
 
 // samples counts those that were read: of the container with the fewest, and of
