@@ -131,8 +131,13 @@ func (h *networked) several(t *testing.T) {
 	if out := h.docker.Run("run", "--rm", "--network", "container:cc", h.busybox, "ip", "-o", "addr"); !strings.Contains(out, "10.80.3.77/24") {
 		t.Errorf("in the network of another: %s", out)
 	}
+	h.docker.Run("create", "--name", "joiner", "--network", "container:cc", h.busybox, "ip", "-o", "addr")
+	h.docker.Run("rename", "cc", "dd")
+	if out := h.docker.Run("start", "-a", "joiner"); !strings.Contains(out, "10.80.3.77/24") {
+		t.Errorf("in the network of another that was renamed: %s", out)
+	}
 	h.docker.Run("network", "create", "unused")
-	h.docker.Run("rm", "-f", "cc")
+	h.docker.Run("rm", "-f", "joiner", "dd")
 	h.docker.Run("network", "rm", "na", "nb", "nc")
 }
 

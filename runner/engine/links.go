@@ -94,7 +94,7 @@ func (e *Engine) findInNetwork(ref string) (*ctr, error) {
 		if ref = rec.HostConfig.NetworkMode.ConnectedContainer(); ref == "" {
 			return c, nil
 		}
-		if seen[c.id] { // names that were given anew can lead round
+		if seen[c.id] { // names can lead round
 			return nil, runner.Errorf(runner.ErrInvalid, "container %s is to share a network that is to be shared with it", c.id)
 		}
 		seen[c.id] = true

@@ -238,6 +238,14 @@ func asked(es *apinetwork.EndpointSettings, n network.Ref) *apinetwork.EndpointS
 	return kept
 }
 
+// shareByID names the container whose network is to be shared by its ID: it may get
+// another name. One that is not there yet is looked for by its name at each start.
+func (e *Engine) shareByID(hc *container.HostConfig) {
+	if c, err := e.find(hc.NetworkMode.ConnectedContainer()); err == nil {
+		hc.NetworkMode = container.NetworkMode("container:" + c.id)
+	}
+}
+
 // wantedNetworks is what a request to create a container says of its networks, by
 // their names. A network that is not there is runner.ErrInvalid: not found would
 // make the docker command pull the image.

@@ -56,6 +56,7 @@ func (e *Engine) newRecord(req runner.CreateRequest, img images.Image) (*runner.
 		Mounts:     mounts,
 		Inherited:  inherited,
 	}
+	e.shareByID(hc)
 	if err := e.resolveLinks(hc); err != nil {
 		return nil, nil, err
 	}
