@@ -76,7 +76,7 @@ func newRecord(req network.CreateRequest) (r record, want4, want6 bool, err erro
 	case req.Scope != "" && req.Scope != "local":
 		return fail(runner.ErrInvalid, "invalid scope: %s", req.Scope)
 	case req.ConfigOnly, req.ConfigFrom != nil && req.ConfigFrom.Network != "":
-		return fail(runner.ErrNotImplemented, "configuration-only networks are not supported by berth-runner")
+		return fail(runner.ErrNotImplemented, "configuration-only networks are not supported by Berth")
 	}
 	switch req.Driver {
 	case driverBridge, driverMacvlan, driverIPvlan:
