@@ -66,7 +66,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// asks asks the port again and again, until it is called: then it says how often.
+// asks has the port asked again and again, until what it returns is called, which
+// says how often.
 func (h *host) asks(t *testing.T) (end func() int) {
 	var work sync.WaitGroup
 	stop, asked := make(chan struct{}), 0
