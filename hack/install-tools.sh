@@ -3,7 +3,7 @@
 # versions below into bin/tools. What is there already is left alone.
 #
 #	hack/install-tools.sh                  everything
-#	hack/install-tools.sh golangci-lint    only that Go program; idp and kubecheck, too
+#	hack/install-tools.sh golangci-lint    only that Go program; one of ours, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BERTH_TOOLS:-$PWD/bin/tools}
@@ -54,6 +54,7 @@ debian='
 	/usr/bin/docker docker.io
 	/usr/lib/cni/bridge containernetworking-plugins
 	/usr/lib/postgresql/15/bin/postgres postgresql-15
+	/usr/lib/python3/dist-packages/docker/__init__.py python3-docker
 '
 
 # A Go program, its package, its version.
@@ -78,6 +79,7 @@ modules='
 	buildkitd      cmd/buildkitd github.com/moby/buildkit     v0.34.2
 	docker-buildx  cmd/buildx    github.com/docker/buildx     v0.38.2
 	docker-compose cmd           github.com/docker/compose/v5 v5.6.0
+	runsc          runsc         gvisor.dev/gvisor            v0.0.0-20260905035102-160fafc42237
 '
 
 # installed NAME VERSION: whether bin/tools has it; `built` notes that it does.
@@ -108,9 +110,9 @@ install_modules() {
 	done <<<"$modules"
 }
 
-# Programs of the tests that are modules of this repository: the identity provider,
+# Programs of the tests that are modules of this repository: what uses testcontainers-go, the identity provider,
 # and what checks manifests for Kubernetes. They are built anew when they have changed.
-ours='idp kubecheck'
+ours='containers idp kubecheck'
 
 install_ours() {
 	local name version
