@@ -29,7 +29,7 @@ func statistics(ctx context.Context, b *bench) ([]*figure, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", e.name, err)
 		}
-		defer w.end() //nolint:errcheck // it ends with the host
+		defer func() { _ = w.end() }() //nolint:gocritic // they are to go on until the end
 		turns = append(turns, turn{e.name, e.server, func() (float64, error) {
 			u, err := w.use(ctx)
 			return milliseconds(u.cpu) / float64(u.samples), err
@@ -45,7 +45,7 @@ func statistics(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer more.end() //nolint:errcheck // it ends with the host
+	defer func() { _ = more.end() }()
 	// Those of the first figure go on.
 	if err := b.interleave(ctx, all, turn{nameRunner, engines[0].server, func() (float64, error) {
 		u, err := more.use(ctx)
