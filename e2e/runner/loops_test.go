@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,20 +23,39 @@ var loopTime = flag.Duration("loops", time.Minute, "how long TestLoops goes on")
 const (
 	apiLoops     = 96
 	commandLoops = 4
+	choreLoops   = 2 // of each chore
+
+	loopMetrics = "127.0.0.1:9323"
 )
 
-// TestLoops runs containers in a hundred loops at once, as docker run --rm does:
-// none fails, no output is lost, and in the end nothing is left.
+// TestLoops runs containers in a hundred loops at once, as docker run --rm does,
+// and beside them all chores: none fails, no output is lost, and in the end nothing
+// is left.
 func TestLoops(t *testing.T) { // alone: it would slow others down beyond their patience
-	h := newHost(t, berthtest.MachineOptions{})
+	h := newHost(t, berthtest.MachineOptions{}, "--metrics-addr", loopMetrics)
+	b := h.buildx(t)
+	h.takeLogs()
 	before := h.usedCensus()
-	h.loop(2*apiLoops, time.Now()) // as many connections as there will be
-	open := h.Descriptors()
+	b.loop(2*apiLoops, time.Now()) // as many connections as there will be
+	if diff := noCache(before).Diff(noCache(h.rest())); diff != "" {
+		t.Errorf("after each chore the host is not as it was:\n%s", diff)
+	}
+	before = h.rest() // with what stays of a build cache
+	open, routines := h.Descriptors(), h.goroutines()
 
-	runs := h.loop(apiLoops, time.Now().Add(*loopTime))
-	t.Logf("%d containers in %v, %d bytes resident", runs, *loopTime, h.Resident())
+	runs := b.loop(apiLoops, time.Now().Add(*loopTime))
+	t.Logf("%d containers and chores in %v, %d bytes resident", runs, *loopTime, h.Resident())
 	h.Settle(t, before)
 	if err := eventually(func() error {
+		if now := h.goroutines(); goroutineCount(now) > goroutineCount(routines)+someMore {
+			return fmt.Errorf("the runner's goroutines are not as they were:\n%s\nbut:\n%s", routines, now)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := eventually(func() error {
+		h.profile("heap?gc=1") // with what is kept for the next use go the pipes for splice(2)
 		if diff := open.Diff(h.Descriptors()); len(diff) > 0 && len(h.Descriptors()) > len(open) {
 			return fmt.Errorf("the runner's open files are not as they were:\n%s", diff)
 		}
@@ -45,9 +65,38 @@ func TestLoops(t *testing.T) { // alone: it would slow others down beyond their 
 	}
 }
 
+// someMore goroutines there may be in the end, as connections come and go: what
+// each of thousands of containers or chores leaves would be more.
+const someMore = 8
+
+// goroutines are those of the runner, by where they are.
+func (h *host) goroutines() string { return h.profile("goroutine?debug=1") }
+
+// profile fetches one of the runner's profiles.
+func (h *host) profile(name string) string {
+	h.t.Helper()
+	c := h.Machine.Client()
+	defer c.CloseIdleConnections()
+	res, err := c.Get("http://" + loopMetrics + "/debug/pprof/" + name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(text)
+}
+
+func goroutineCount(profile string) (n int) {
+	_, _ = fmt.Sscanf(profile, "goroutine profile: total %d", &n) // none is a failure, too
+	return n
+}
+
 // loop runs containers from a number of clients of the API, and some of the
-// docker command, each at least once and until a time.
-func (h *host) loop(clients int, until time.Time) int64 {
+// docker command, and does chores, each at least once and until a time.
+func (h *builder) loop(clients int, until time.Time) int64 {
 	h.t.Helper()
 	var runs atomic.Int64
 	var loops sync.WaitGroup
@@ -67,7 +116,7 @@ func (h *host) loop(clients int, until time.Time) int64 {
 		text := fmt.Sprintf("command %d\n", i)
 		loops.Go(func() {
 			goOn(text, func() error {
-				out, stderr, err := h.docker.Try("run", "--rm", h.image("busybox"), "echo", text[:len(text)-1])
+				out, stderr, err := h.host.docker.Try("run", "--rm", h.image("busybox"), "echo", text[:len(text)-1])
 				if err == nil && out != text {
 					err = fmt.Errorf("it wrote %q", out)
 				}
@@ -75,7 +124,22 @@ func (h *host) loop(clients int, until time.Time) int64 {
 			})
 		})
 	}
+	for _, c := range chores {
+		for i := range choreLoops {
+			name := fmt.Sprintf("%s-%d", c.name, i)
+			loops.Go(func() {
+				goOn(name, func() error {
+					ctx, cancel := context.WithTimeout(h.t.Context(), roundTime)
+					defer cancel()
+					return c.do(ctx, h, name, newSteps())
+				})
+			})
+		}
+	}
 	loops.Wait()
+	if err := h.api.clearBuilds(h.t.Context()); err != nil {
+		h.t.Error(err)
+	}
 	return runs.Load()
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
@@ -30,16 +31,21 @@ const (
 	steadyCounter = "steady-counter"
 	steadyWeb     = "steady-web"
 	steadyCat     = "steady-cat"
+	steadyNetwork = "steady" // of the first two
 )
 
 func startSteady(h *host) *steady {
 	h.t.Helper()
 	s := &steady{host: h, ids: map[string]string{}, pids: map[string]int{}}
+	if _, err := h.api.NetworkCreate(h.t.Context(), steadyNetwork, client.NetworkCreateOptions{}); err != nil {
+		h.t.Fatal(err)
+	}
 	port := network.MustParsePort("80/tcp")
 	for _, c := range []spec{
-		{steadyCounter, "", []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done"}, nil},
+		{steadyCounter, "", []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done"}, func(_ *container.Config, hc *container.HostConfig) { hc.NetworkMode = steadyNetwork }},
 		{steadyWeb, "", []string{"sh", "-c", "echo page >/index.html; exec httpd -f -p 80 -h /"}, func(c *container.Config, hc *container.HostConfig) {
 			c.ExposedPorts = network.PortSet{port: {}}
+			hc.NetworkMode = steadyNetwork
 			hc.PortBindings = network.PortMap{port: {{}}}
 		}},
 		{steadyCat, "", []string{"cat"}, func(c *container.Config, _ *container.HostConfig) { c.OpenStdin = true }},
@@ -99,8 +105,8 @@ func (s *steady) check(ctx context.Context) {
 	if err := e.talk(ctx, steadyCat, fmt.Sprintf("hello %d\n", s.talked), fmt.Sprintf("hello %d\n", s.talked)); err != nil {
 		t.Error(err)
 	}
-	out, code, err := e.exec(ctx, steadyCounter, "sh", "-c", "cat /proc/1/comm; exit 9")
-	if err != nil || code != 9 || out != "sh\n" {
+	out, code, err := e.exec(ctx, steadyCounter, "sh", "-c", "cat /proc/1/comm; wget -q -O - http://"+steadyWeb+"; exit 9")
+	if err != nil || code != 9 || out != "sh\npage\n" {
 		t.Errorf("exec wrote %q and ended with %d: %v", out, code, err)
 	}
 }
@@ -125,12 +131,15 @@ func (s *steady) count(ctx context.Context) error {
 	return nil
 }
 
-// end removes the containers.
+// end removes the containers and their network.
 func (s *steady) end() {
 	for _, id := range s.ids {
 		if err := s.host.api.remove(s.host.t.Context(), id); err != nil {
 			s.host.t.Error(err)
 		}
+	}
+	if _, err := s.host.api.NetworkRemove(s.host.t.Context(), steadyNetwork, client.NetworkRemoveOptions{}); err != nil {
+		s.host.t.Error(err)
 	}
 }
 
@@ -145,7 +154,7 @@ func (s *steady) census() berthtest.Census {
 				return true
 			}
 		}
-		return strings.HasPrefix(line, "file "+s.host.Run+"/execs/") || line == "process sleep 0.02" || line == "zombie sleep" || strings.HasPrefix(line, "process sh -c i=0;")
+		return ofLastStep(line) || strings.HasPrefix(line, "file "+s.host.Run+"/execs/") || line == "process sleep 0.02" || line == "zombie sleep" || strings.HasPrefix(line, "process sh -c i=0;")
 	})
 }
 

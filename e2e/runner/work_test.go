@@ -23,6 +23,7 @@ type worker struct {
 	rand     *rand.Rand
 	do       func(*worker, context.Context) error
 	subjects []*subject
+	steps    *steps
 	docker   *berthtest.Command
 }
 
@@ -33,9 +34,20 @@ func newWorkers(h *host, round int) []*worker {
 		(*worker).life, (*worker).life, (*worker).life, (*worker).short, (*worker).command, (*worker).images,
 	} {
 		all = append(all, &worker{
-			name: fmt.Sprintf("worker-%d", i), host: h, do: do, docker: h.docker,
+			name: fmt.Sprintf("worker-%d", i), host: h, do: do, docker: h.docker, steps: newSteps(),
 			rand: rand.New(rand.NewPCG(*seeds, uint64(1000*(round+1)+i))),
 		})
+	}
+	return all
+}
+
+// newChoreWorkers returns clients of which each does a chore again and again.
+func newChoreWorkers(b *builder) []*worker {
+	var all []*worker
+	for _, c := range chores {
+		all = append(all, &worker{name: c.image(), host: b.host, steps: newSteps(), do: func(w *worker, ctx context.Context) error {
+			return c.do(ctx, b, w.name, w.steps)
+		}})
 	}
 	return all
 }
