@@ -125,7 +125,7 @@ func checkID(kind, id string) error {
 
 // recordFor says what of a request has to be known later.
 func recordFor(r runtimeProgram, req CreateRequest) (record, error) {
-	rec := record{Runtime: r, LogPath: req.LogPath, OwnPIDs: ownPIDs(req.Spec), Hooks: req.Spec.Hooks != nil, IDs: req.idMaps()}
+	rec := record{Runtime: r.forContainer(req.Spec, req.NetNS != nil), LogPath: req.LogPath, OwnPIDs: ownPIDs(req.Spec), Hooks: req.Spec.Hooks != nil, IDs: req.idMaps()}
 	if req.Spec.Process != nil && len(req.Spec.Process.Args) > 0 {
 		rec.Command = req.Spec.Process.Args[0]
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,13 +25,13 @@ const bundleFlag = "-b"
 // it has a session of its own already, and its number is known at once. The log
 // is not synced at the end, as Docker's is not.
 func (s *Shim) monitorArgs(id, uuid, dir string, r runtimeProgram) []string {
+	program, first := s.monitored(r)
 	args := []string{
 		s.conmon, "--api-version", "1", "--sync", "--full-attach", "--no-sync-log",
 		"--log-level", "error", "-c", id, "-u", uuid, "-n", id, bundleFlag, dir,
-		"-p", filepath.Join(dir, "pid"), "-r", s.runtimeFile(r),
-		"--runtime-arg", "--root=" + s.stateDir(r),
+		"-p", filepath.Join(dir, "pid"), "-r", program,
 	}
-	for _, arg := range r.Args {
+	for _, arg := range slices.Concat(first, []string{"--root=" + s.stateDir(r)}, r.Args) {
 		args = append(args, "--runtime-arg", arg)
 	}
 	return args

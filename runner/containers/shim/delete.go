@@ -178,8 +178,8 @@ func (s *Shim) waitThawed(ctx context.Context, b *bundle, p *process) bool {
 
 // removeState removes what the runtime keeps of a container.
 func (s *Shim) removeState(ctx context.Context, b *bundle) error {
-	dir := filepath.Join(s.stateDir(b.record.Runtime), b.id)
-	if _, err := os.Stat(dir); err != nil {
+	files := s.stateFiles(b)
+	if _, err := os.Stat(files[0]); err != nil {
 		return nil //nolint:nilerr // the runtime has nothing, or has not come so far
 	}
 	if !b.record.Runtime.direct() || b.record.Hooks {
@@ -187,7 +187,12 @@ func (s *Shim) removeState(ctx context.Context, b *bundle) error {
 			s.log.WarnContext(ctx, "the runtime did not delete its state", "container", b.id, "said", said)
 		}
 	}
-	return os.RemoveAll(dir)
+	for _, path := range files {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // helper finds a process that works on a bundle: a monitor of the container or of

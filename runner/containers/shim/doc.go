@@ -1,4 +1,4 @@
-// Package shim runs containers: it starts an OCI runtime (crun, runc) under
+// Package shim runs containers: it starts an OCI runtime (crun, runc, runsc) under
 // conmon, which stays beside each container as its monitor, keeps its log,
 // carries its streams and writes down how it ended.
 //

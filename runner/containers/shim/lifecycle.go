@@ -116,6 +116,9 @@ func (s *Shim) openGate(b *bundle) error {
 
 // waits says whether the first process, alive, has not been started yet.
 func (s *Shim) waits(b *bundle, init *process) bool {
+	if b.record.Runtime.sandboxed() {
+		return s.sandboxWaits(b)
+	}
 	var fifo, open unix.Stat_t
 	if unix.Stat(s.gate(b), &fifo) != nil {
 		return false
@@ -177,7 +180,11 @@ func (s *Shim) Kill(ctx context.Context, id string, sig syscall.Signal) error {
 	if err != nil {
 		return err
 	}
-	if err := init.signal(sig); err != nil {
+	signal := func() error { return init.signal(sig) }
+	if b.record.Runtime.sandboxed() && sig != syscall.SIGKILL {
+		signal = func() error { return s.signalSandbox(ctx, b, sig) }
+	}
+	if err := signal(); err != nil {
 		if errors.Is(err, unix.ESRCH) {
 			return runner.Errorf(runner.ErrConflict, "container %s is not running", id)
 		}
