@@ -23,7 +23,7 @@ import (
 func TestPing(t *testing.T) {
 	socket, _ := serve(t, newEngine())
 	for _, method := range []string{"GET", "HEAD"} {
-		for _, path := range []string{"/_ping", "/v1.24/_ping", "/v1.51/_ping"} {
+		for _, path := range []string{"/_ping", "/v1.24/_ping", "/v1.56/_ping"} {
 			resp := request(t, socket, method, path, "")
 			want := "OK"
 			if method == "HEAD" {
@@ -33,7 +33,7 @@ func TestPing(t *testing.T) {
 				t.Errorf("%s %s: %d %q", method, path, resp.StatusCode, got)
 			}
 			for k, v := range map[string]string{
-				"Api-Version": "1.51", "Ostype": "linux", "Docker-Experimental": "false", "Swarm": "inactive",
+				"Api-Version": "1.56", "Ostype": "linux", "Docker-Experimental": "false", "Swarm": "inactive",
 				"Server": "Berth/1.2.3 (linux)", "Content-Type": "text/plain; charset=utf-8",
 				"Cache-Control": "no-cache, no-store, must-revalidate", "Builder-Version": "2",
 			} {
@@ -67,7 +67,7 @@ func TestErrors(t *testing.T) {
 		{"GET", "/v1.99/nothing", "", 404, "page not found"},
 		{"PUT", "/info", "", 404, "page not found"},
 		{"HEAD", "/info", "", 404, ""},
-		{"GET", "/v1.99/info", "", 400, "client version 1.99 is too new. Maximum supported API version is 1.51"},
+		{"GET", "/v1.99/info", "", 400, "client version 1.99 is too new. Maximum supported API version is 1.56"},
 		{"GET", "/v1.12/_ping", "", 400, "client version 1.12 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version"},
 		{"POST", "/v1.24/containers/prune", "", 404, "page not found"},
 		{"DELETE", "/images/", "", 400, "image name cannot be blank"},
@@ -262,9 +262,10 @@ func TestEvents(t *testing.T) {
 	m := events.Message{Type: "container", Action: "start", Actor: events.Actor{ID: "i", Attributes: map[string]string{"image": "b"}}, TimeNano: 5}
 	for _, c := range []struct{ version, accept, media, want string }{
 		{"/v1.50", "", "application/json", `{"status":"start","id":"i","from":"b","Type":"container","Action":"start","Actor":{"ID":"i","Attributes":{"image":"b"}},"timeNano":5}` + "\n"},
-		{"", "application/jsonl, application/x-ndjson;q=0.5", "application/jsonl", `{"status":"start"`},
-		{"", "application/json-seq", "application/json-seq", "\x1e" + `{"status":"start"`},
-		{"", "text/html, */*", "application/json", `{"status":"start"`},
+		{"", "application/jsonl, application/x-ndjson;q=0.5", "application/jsonl", `{"Type":"container"`},
+		{"", "application/json-seq", "application/json-seq", "\x1e" + `{"Type":"container"`},
+		{"", "text/html, */*", "application/json", `{"Type":"container"`},
+		{"/v1.51", "application/x-ndjson", "application/x-ndjson", `{"status":"start"`},
 	} {
 		resp := request(t, socketOf(t, e), "GET", c.version+`/events?since=100&filters={"type":{"container":true}}`, "", "Accept", c.accept)
 		if got := resp.Header.Get("Content-Type"); got != c.media {

@@ -160,8 +160,8 @@ func TestDockerMisc(t *testing.T) {
 		out, errs   string // what is said, in part
 		code        int
 	}{
-		{"version -f {{.Server.Version}}/{{.Server.APIVersion}}/{{.Server.MinAPIVersion}}/{{.Client.APIVersion}}", "", "1.2.3/1.51/1.24/1.50\n", "", 0},
-		{"version", "", "API version:      1.51 (minimum version 1.24)", "", 0},
+		{"version -f {{.Server.Version}}/{{.Server.APIVersion}}/{{.Server.MinAPIVersion}}/{{.Client.APIVersion}}", "", "1.2.3/1.56/1.24/1.50\n", "", 0},
+		{"version", "", "API version:      1.56 (minimum version 1.24)", "", 0},
 		{"info -f {{.Driver}}/{{.RuncCommit.ID}}/{{.Swarm.LocalNodeState}}", "", "overlayfs/abc/\n", "", 0},
 		{"ps", "", "busybox", "", 0},
 		{"ps --format {{.Names}}", "", "box\n", "", 0},
@@ -227,7 +227,7 @@ func TestMobyClient(t *testing.T) {
 	defer c.Close()
 	ctx := t.Context()
 	ping, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
-	if err != nil || ping.APIVersion != "1.51" || c.ClientVersion() != "1.51" {
+	if err != nil || ping.APIVersion != "1.56" || c.ClientVersion() != "1.56" {
 		t.Fatalf("%+v %v %s", ping, err, c.ClientVersion())
 	}
 	created, err := c.ContainerCreate(ctx, client.ContainerCreateOptions{Name: "box", Config: &container.Config{Image: "busybox"}})

@@ -22,8 +22,12 @@ func (x *exchange) listImages() error {
 		}
 		filters["reference"] = []string{name}
 	}
+	manifests := x.v.listManifests() && x.isSet("manifests")
+	if !manifests && x.v.listIdentity() && x.isSet("identity") {
+		return runner.Errorf(runner.ErrInvalid, "conflicting options: identity requires manifests=1")
+	}
 	list, err := x.engine.ListImages(x.r.Context(), runner.ImageListOptions{
-		All: x.isSet("all"), Manifests: x.v.listManifests() && x.isSet("manifests"), Filters: filters,
+		All: x.isSet("all"), Manifests: manifests, Filters: filters,
 	})
 	if err != nil {
 		return err

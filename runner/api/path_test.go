@@ -80,16 +80,16 @@ func TestSplitVersion(t *testing.T) {
 
 func TestNegotiate(t *testing.T) {
 	for s, want := range map[string]string{
-		"": "1.51", "1.24": "1.24", "1.51": "1.51", "1.50.3": "1.50", "01.050": "1.50",
+		"": "1.56", "1.56": "1.56", "1.24": "1.24", "1.51": "1.51", "1.50.3": "1.50", "01.050": "1.50",
 		"1.23":                   "client version 1.23 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
 		"0.50":                   "client version 0.50 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
 		"1":                      "client version 1 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
 		".":                      "client version . is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
-		"1.52":                   "client version 1.52 is too new. Maximum supported API version is 1.51",
-		"1.99":                   "client version 1.99 is too new. Maximum supported API version is 1.51",
-		"2.0":                    "client version 2.0 is too new. Maximum supported API version is 1.51",
-		"1.99999999999999999999": "client version 1.99999999999999999999 is too new. Maximum supported API version is 1.51",
-		"99999999999999999999.1": "client version 99999999999999999999.1 is too new. Maximum supported API version is 1.51",
+		"1.57":                   "client version 1.57 is too new. Maximum supported API version is 1.56",
+		"1.99":                   "client version 1.99 is too new. Maximum supported API version is 1.56",
+		"2.0":                    "client version 2.0 is too new. Maximum supported API version is 1.56",
+		"1.99999999999999999999": "client version 1.99999999999999999999 is too new. Maximum supported API version is 1.56",
+		"99999999999999999999.1": "client version 99999999999999999999.1 is too new. Maximum supported API version is 1.56",
 	} {
 		v, err := negotiate(s)
 		got := v.String()

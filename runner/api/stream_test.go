@@ -113,7 +113,7 @@ func TestAttach(t *testing.T) {
 			// Bytes behind the request are input, and closing one's own side ends it
 			// but not the output.
 			h := hijack(t, socket, c.path, "", "early ", c.upgrade)
-			if h.resp.Status != c.line || h.resp.Header.Get("Content-Type") != c.media || h.resp.Header.Get("Api-Version") != "1.51" {
+			if h.resp.Status != c.line || h.resp.Header.Get("Content-Type") != c.media || h.resp.Header.Get("Api-Version") != "1.56" {
 				t.Fatalf("%s %v", h.resp.Status, h.resp.Header)
 			}
 			if _, err := io.WriteString(h, "late"); err != nil {

@@ -167,7 +167,7 @@ func (x *exchange) transferPlatforms() ([]string, error) {
 	if !x.v.savePlatform() {
 		return nil, nil
 	}
-	if len(x.q["platform"]) > 1 {
+	if len(x.q["platform"]) > 1 && !x.v.transferPlatforms() {
 		return nil, runner.Errorf(runner.ErrInvalid, "multiple platform parameters are not supported in this API version; use API version 1.52 or later")
 	}
 	return x.platforms("platform")

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -33,10 +34,8 @@ type version int
 const (
 	// minVersion is the oldest that clients in use still speak.
 	minVersion version = 24
-	// maxVersion is the newest whose behaviour Berth has. The next, 1.52, drops
-	// what templates and scripts still read: the addresses beside
-	// NetworkSettings.Networks, and the names in the lines of events.
-	maxVersion version = 51
+	// maxVersion is the newest whose behaviour Berth has: that of moby/api v1.56.
+	maxVersion version = 56
 )
 
 func (v version) String() string { return "1." + strconv.Itoa(int(v)) }
@@ -80,6 +79,8 @@ func (v version) historyPlatform() bool     { return v >= 48 }
 func (v version) savePlatform() bool        { return v >= 48 }
 func (v version) inspectPlatform() bool     { return v >= 49 }
 func (v version) removePlatforms() bool     { return v >= 50 }
+func (v version) transferPlatforms() bool   { return v >= 52 } // several
+func (v version) listIdentity() bool        { return v >= 54 }
 func (v version) imageFilterParam() bool    { return v < 41 }  // filter=NAME
 func (v version) pruneNamedVolumes() bool   { return v < 42 }  // without being asked
 func (v version) multiplexedContent() bool  { return v >= 42 } // says its own content type
@@ -125,14 +126,36 @@ func (v version) create(b *createBody) (container.CreateRequest, []string, error
 		}
 	}
 	defaultNetwork(req.HostConfig, endpoints)
+	warnings := v.createPorts(req.HostConfig.PortBindings)
 	if err := v.createHost(req.HostConfig); err != nil {
 		return req, nil, err
 	}
 	if v < 44 && req.Healthcheck != nil {
 		req.Healthcheck.StartInterval = 0
 	}
-	warnings, err := v.createEndpoints(req.HostConfig, endpoints, b.MacAddress)
-	return req, warnings, err
+	mac := b.MacAddress
+	if v >= 52 {
+		mac = nil // no longer a field
+	}
+	more, err := v.createEndpoints(req.HostConfig, endpoints, mac)
+	return req, append(warnings, more...), err
+}
+
+// createPorts has ports without bindings be bound to ports that the engine
+// chooses, which 1.52 warns of.
+func (v version) createPorts(bindings network.PortMap) []string {
+	var empty []string
+	for port, list := range bindings {
+		if len(list) == 0 {
+			bindings[port] = []network.PortBinding{{}}
+			empty = append(empty, port.String())
+		}
+	}
+	if v < 52 || len(empty) == 0 {
+		return nil
+	}
+	slices.Sort(empty)
+	return []string{fmt.Sprintf("Following container port(s) have an empty list of port-bindings: %s. Such bindings will be discarded in a future version.", strings.Join(empty, ", "))}
 }
 
 // defaultNetwork puts the name of the network that "default" means in its place.
@@ -163,16 +186,14 @@ func (v version) createHost(h *container.HostConfig) error {
 	if v < 43 {
 		h.Annotations = nil
 	}
+	if v < 56 {
+		h.Umask = nil
+	}
 	if h.PidsLimit != nil && *h.PidsLimit <= 0 {
 		h.PidsLimit = nil // no limit, as clients say it
 	}
 	if h.MemorySwappiness != nil && *h.MemorySwappiness == -1 {
 		h.MemorySwappiness = nil // likewise
-	}
-	for port, bindings := range h.PortBindings {
-		if len(bindings) == 0 {
-			h.PortBindings[port] = []network.PortBinding{{}}
-		}
 	}
 	for i := range h.Mounts {
 		if err := v.createMount(&h.Mounts[i]); err != nil {
@@ -281,6 +302,11 @@ func (v version) update(u *container.UpdateConfig) {
 	if v < 40 {
 		u.PidsLimit = nil
 	}
+	if v < 55 { // which ignored them
+		u.BlkioWeightDevice = nil
+		u.BlkioDeviceReadBps, u.BlkioDeviceWriteBps = nil, nil
+		u.BlkioDeviceReadIOps, u.BlkioDeviceWriteIOps = nil, nil
+	}
 	if u.PidsLimit != nil && *u.PidsLimit <= 0 {
 		u.PidsLimit = new(int64) // no limit; nil would keep the one there is
 	}
@@ -290,7 +316,9 @@ func (v version) update(u *container.UpdateConfig) {
 func (v version) containerList(list []container.Summary) []container.Summary {
 	for i := range list {
 		c := &list[i]
-		c.Health = nil // since 1.52
+		if v < 52 {
+			c.Health = nil
+		}
 		if v < 46 {
 			c.HostConfig.Annotations = nil
 		}
@@ -339,7 +367,10 @@ type inspectedNetworks struct {
 }
 
 // container is the answer to a request to inspect a container.
-func (v version) container(c *container.InspectResponse) *inspectedContainer {
+func (v version) container(c *container.InspectResponse) any {
+	if v >= 52 {
+		return c
+	}
 	if v < 48 {
 		c.ImageManifestDescriptor = nil
 	}
@@ -458,9 +489,14 @@ type neverSet struct {
 }
 
 // image is the answer to a request to inspect an image.
-func (v version) image(i *image.InspectResponse) *inspectedImage {
+func (v version) image(i *image.InspectResponse) any {
 	i.RepoTags, i.RepoDigests = notNil(i.RepoTags), notNil(i.RepoDigests)
-	i.Identity = nil // since 1.53
+	if v < 53 {
+		i.Identity = nil
+	}
+	if v >= 52 {
+		return i
+	}
 	if v < 48 {
 		i.Descriptor = nil
 	}
@@ -514,13 +550,16 @@ func (v version) connectNetwork(req *network.ConnectRequest) {
 func (v version) networkList(list []network.Inspect) []network.Inspect {
 	for i := range list {
 		v.network(&list[i])
+		list[i].Status = nil // only of one
 	}
 	return notNil(list)
 }
 
 // network is the answer to a request to inspect a network.
 func (v version) network(n *network.Inspect) {
-	n.Status = nil // since 1.52
+	if v < 52 {
+		n.Status = nil
+	}
 	if n.Containers == nil {
 		n.Containers = map[string]network.EndpointResource{}
 	}
@@ -551,7 +590,9 @@ type registryConfig struct {
 
 // info is the answer to a request for information about the engine.
 func (v version) info(i *system.Info) *systemInfo {
-	i.NRI = nil // since 1.53
+	if v < 53 {
+		i.NRI = nil
+	}
 	out := &systemInfo{Info: i, ContainerdCommit: commit{Commit: i.ContainerdCommit}, RuncCommit: commit{Commit: i.RuncCommit}, InitCommit: commit{Commit: i.InitCommit}}
 	if i.RegistryConfig != nil {
 		out.RegistryConfig = &registryConfig{ServiceConfig: i.RegistryConfig}
@@ -619,11 +660,14 @@ type event struct {
 // event returns the line for m, or false if the version has no such event.
 func (v version) event(m events.Message) (event, bool) {
 	e := event{Message: m}
+	if m.Type == events.ImageEventType && m.Action == events.ActionCreate && !v.imageCreateEvents() {
+		return event{}, false
+	}
+	if v >= 52 {
+		return e, true
+	}
 	switch m.Type { //nolint:exhaustive // the others never had names
 	case events.ImageEventType:
-		if m.Action == events.ActionCreate && !v.imageCreateEvents() {
-			return event{}, false
-		}
 		e.Status, e.ID = string(m.Action), m.Actor.ID
 	case events.ContainerEventType:
 		e.Status, e.ID, e.From = string(m.Action), m.Actor.ID, m.Actor.Attributes["image"]
@@ -644,9 +688,20 @@ type diskUsage struct {
 // diskUsage is the answer to a request for what is taken of the disk. What was not
 // asked for is null.
 func (v version) diskUsage(du runner.DiskUsage, verbose bool) any {
-	if v >= 52 {
-		return summed(du, verbose)
+	switch {
+	case v < 52:
+		return v.listedUsage(du)
+	case v == 52 && !verbose: // which had both
+		return struct {
+			system.DiskUsage
+			diskUsage
+		}{summed(du, false), v.listedUsage(du)}
 	}
+	return summed(du, verbose)
+}
+
+// listedUsage is what is taken of the disk as lists of what takes it.
+func (v version) listedUsage(du runner.DiskUsage) diskUsage {
 	old := diskUsage{LayersSize: du.LayersSize, Volumes: du.Volumes, BuildCache: du.BuildCache}
 	if du.Images != nil {
 		users := make([]int64, len(du.Images))

@@ -2,18 +2,23 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-registry/berth/runner"
 )
 
 // fields encodes v, and returns what stands at each of the paths: "-" if nothing
@@ -56,23 +61,21 @@ func TestVersionContainer(t *testing.T) {
 		}
 	}
 	for v, want := range map[version]string{
+		52: `- - - - - - - - - "h" {} true ["a"]`,
 		51: `"172.17.0.2" "172.17.0.1" 16 "02:00:00:00:00:01" "" "" null "overlayfs" null "h" - true ["a"]`,
 		44: `"172.17.0.2" "172.17.0.1" 16 "02:00:00:00:00:01" "" "" null "overlayfs" null "h" - false ["a","0123456789ab"]`,
 	} {
 		c := v.container(inspect())
 		got := fields(t, c, "NetworkSettings.IPAddress", "NetworkSettings.Gateway", "NetworkSettings.IPPrefixLen", "NetworkSettings.MacAddress",
 			"NetworkSettings.Bridge", "NetworkSettings.GlobalIPv6Address", "NetworkSettings.SecondaryIPAddresses", "GraphDriver.Name", "Config.OnBuild", "Config.Hostname", "Storage")
-		manifest := " true "
-		if c.ImageManifestDescriptor == nil {
-			manifest = " false "
-		}
-		got += manifest + fields(t, c, "NetworkSettings.Networks.mine.Aliases")
+		manifest := fields(t, c, "ImageManifestDescriptor") != "-"
+		got += fmt.Sprintf(" %t ", manifest) + fields(t, c, "NetworkSettings.Networks.mine.Aliases")
 		if got != want {
 			t.Errorf("%s: %s, want %s", v, got, want)
 		}
 	}
 	// What the engine does not tell, is not made up.
-	if got := fields(t, maxVersion.container(&container.InspectResponse{}), "Config", "NetworkSettings"); got != strings.Repeat("null ", 2)[:9] {
+	if got := fields(t, version(51).container(&container.InspectResponse{}), "Config", "NetworkSettings"); got != strings.Repeat("null ", 2)[:9] {
 		t.Error(got)
 	}
 }
@@ -88,6 +91,7 @@ func TestVersionImage(t *testing.T) {
 		"Config.Hostname", "VirtualSize", "ContainerConfig.Image", "Container", "Created",
 	}
 	for v, want := range map[version]string{
+		52: `[] - - - ["sh"] - - - - - - - -`,
 		51: `[] "" "" "overlayfs" ["sh"] null "" - - - - - -`,
 		49: `[] "" "" "overlayfs" ["sh"] null "" - "" - - - -`,
 		44: `[] "" "" "overlayfs" ["sh"] null "" - "" - "" "" -`,
@@ -155,6 +159,10 @@ func TestVersionCreate(t *testing.T) {
 		{39, `{"Image":"x"}`, "HostConfig.IpcMode", `"shareable"`},
 		{40, `{"Image":"x"}`, "HostConfig.CgroupnsMode", `"host"`},
 		{42, `{"Image":"x","HostConfig":{"Annotations":{"a":"b"}}}`, "HostConfig.Annotations", `-`},
+		{52, `{"Image":"x","MacAddress":"02:00:00:00:00:01"}`, "NetworkingConfig.EndpointsConfig", `{}`},
+		{55, `{"Image":"x","HostConfig":{"Umask":18}}`, "HostConfig.Umask", `-`},
+		{56, `{"Image":"x","HostConfig":{"Umask":18}}`, "HostConfig.Umask", `18`},
+		{56, `{"Image":"x","HostConfig":{"PortBindings":{"80/tcp":[]}}}`, "HostConfig.PortBindings.80/tcp", `[{"HostIp":"","HostPort":""}]`},
 		{51, `{"Image":"x","MacAddress":"02:00:00:00:00:01"}`, "NetworkingConfig.EndpointsConfig.bridge.MacAddress", `"02:00:00:00:00:01"`},
 		{43, `{"Image":"x","MacAddress":"02:00:00:00:00:01","NetworkingConfig":{"EndpointsConfig":{"n":{"MacAddress":"02:00:00:00:00:02"}}}}`, "NetworkingConfig.EndpointsConfig.n.MacAddress", `"02:00:00:00:00:01"`},
 		{43, `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"n":{"MacAddress":"02:00:00:00:00:02"}}}}`, "NetworkingConfig.EndpointsConfig.n.MacAddress", `""`},
@@ -187,23 +195,77 @@ func TestVersionCreate(t *testing.T) {
 	}
 }
 
+// The warning is Docker's own.
+func TestVersionEmptyBindings(t *testing.T) {
+	for v, want := range map[version]string{
+		51: "",
+		52: "Following container port(s) have an empty list of port-bindings: 53/udp, 80/tcp. Such bindings will be discarded in a future version.",
+	} {
+		b := createBody{CreateRequest: container.CreateRequest{Config: &container.Config{Image: "x"}, HostConfig: &container.HostConfig{PortBindings: network.PortMap{
+			network.MustParsePort("80/tcp"): nil, network.MustParsePort("53/udp"): {}, network.MustParsePort("9/tcp"): {{HostPort: "9"}},
+		}}}}
+		if _, warnings, err := v.create(&b); err != nil || strings.Join(warnings, "|") != want {
+			t.Errorf("%s: %q, %v; want %q", v, warnings, err, want)
+		}
+	}
+}
+
+func TestVersionEvents(t *testing.T) {
+	m := events.Message{Type: events.ContainerEventType, Action: "start", Actor: events.Actor{ID: "i", Attributes: map[string]string{"image": "busybox"}}}
+	for v, want := range map[version]string{51: `"start" "i" "busybox" "start"`, 52: `- - - "start"`} {
+		if line, ok := v.event(m); !ok || fields(t, line, "status", "id", "from", "Action") != want {
+			t.Errorf("%s: %s, want %s", v, fields(t, line, "status", "id", "from", "Action"), want)
+		}
+	}
+	if _, ok := version(45).event(events.Message{Type: events.ImageEventType, Action: events.ActionCreate}); ok {
+		t.Error("1.45 has events of images that are created")
+	}
+}
+
+func TestVersionDiskUsage(t *testing.T) {
+	du := runner.DiskUsage{LayersSize: 7, Volumes: []volume.Volume{{Name: "v"}}}
+	for _, c := range []struct {
+		v       version
+		verbose bool
+		want    string
+	}{
+		{51, false, "7 -"}, {51, true, "7 -"}, {52, false, "7 1"}, {52, true, "- 1"}, {53, false, "- 1"}, {53, true, "- 1"},
+	} {
+		got := fields(t, c.v.diskUsage(du, c.verbose), "LayersSize", "VolumeUsage.TotalCount")
+		if got != c.want {
+			t.Errorf("%s verbose=%t: %s, want %s", c.v, c.verbose, got, c.want)
+		}
+	}
+}
+
+func TestVersionNetwork(t *testing.T) {
+	for v, want := range map[version]bool{51: false, 52: true} {
+		n := network.Inspect{Status: &network.Status{}}
+		if v.network(&n); (n.Status != nil) != want {
+			t.Errorf("%s: %v", v, n.Status)
+		}
+	}
+}
+
 func TestVersionUpdate(t *testing.T) {
 	for _, c := range []struct {
 		v    version
 		body string
 		want string
 	}{
-		{51, `{}`, "null"},
-		{51, `{"PidsLimit":-1}`, "0"},
-		{51, `{"PidsLimit":7}`, "7"},
-		{39, `{"PidsLimit":7}`, "null"},
+		{51, `{}`, "null null"},
+		{51, `{"PidsLimit":-1}`, "0 null"},
+		{51, `{"PidsLimit":7}`, "7 null"},
+		{39, `{"PidsLimit":7}`, "null null"},
+		{54, `{"BlkioDeviceReadBps":[]}`, "null null"},
+		{55, `{"BlkioDeviceReadBps":[]}`, "null []"},
 	} {
 		var u container.UpdateConfig
 		if err := json.Unmarshal([]byte(c.body), &u); err != nil {
 			t.Fatal(err)
 		}
 		c.v.update(&u)
-		if got := fields(t, u, "PidsLimit"); got != c.want {
+		if got := fields(t, u, "PidsLimit", "BlkioDeviceReadBps"); got != c.want {
 			t.Errorf("%s %s: %s, want %s", c.v, c.body, got, c.want)
 		}
 	}

@@ -87,6 +87,9 @@ func (m *Manager) Check(name string, es *network.EndpointSettings) error {
 	if n == nil {
 		return notFound(name)
 	}
+	if !n.userDefined() && asksAddress(es.IPAMConfig) {
+		return noAddress()
+	}
 	return n.checkEndpoint(es)
 }
 
@@ -122,6 +125,7 @@ func (n *lan) inspect() network.Inspect {
 			Options: map[string]string{}, Labels: map[string]string{},
 		},
 		Containers: map[string]network.EndpointResource{},
+		Status:     n.status(),
 	}
 	maps.Copy(v.Options, n.Options)
 	maps.Copy(v.Labels, n.Labels)

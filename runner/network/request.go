@@ -92,11 +92,19 @@ func (n *lan) checkEndpoint(es *network.EndpointSettings) error {
 	return nil
 }
 
+// asksAddress says whether a container wants addresses that it chose.
+func asksAddress(c *network.EndpointIPAMConfig) bool {
+	return c != nil && (c.IPv4Address.IsValid() || c.IPv6Address.IsValid() || len(c.LinkLocalIPs) > 0)
+}
+
+func noAddress() error {
+	return runner.Errorf(runner.ErrInvalid, "user specified IP address is supported on user defined networks only")
+}
+
 func (n *lan) checkAddresses(c *network.EndpointIPAMConfig) error {
-	asked := c.IPv4Address.IsValid() || c.IPv6Address.IsValid() || len(c.LinkLocalIPs) > 0
 	switch {
-	case asked && !n.wired():
-		return runner.Errorf(runner.ErrInvalid, "user specified IP address is supported on user defined networks only")
+	case asksAddress(c) && !n.wired():
+		return noAddress()
 	case c.IPv4Address.IsValid() && !c.IPv4Address.Is4():
 		return runner.Errorf(runner.ErrInvalid, "invalid IPv4 address: %s", c.IPv4Address)
 	case c.IPv6Address.IsValid() && !c.IPv6Address.Is6():
