@@ -76,6 +76,16 @@ func TestErrors(t *testing.T) {
 		{"GET", "/containers/json?limit=x", "", 400, `invalid value for limit: strconv.Atoi: parsing \"x\": invalid syntax`},
 		{"GET", "/containers/json?a=%zz", "", 400, `invalid URL escape \"%zz\"`},
 		{"GET", "/containers/json", "", 500, "broken"},
+		{"GET", `/v1.55/containers/json?filters={"annotation":["a"]}`, "", 400, "invalid filter 'annotation'"},
+		{"GET", `/v1.56/containers/json?filters={"annotation":["a"]}`, "", 500, "broken"},
+		{"GET", "/v1.54/images/busybox/attestations", "", 404, "page not found"},
+		{"GET", "/images/none/attestations", "", 404, "No such image: none"},
+		{"GET", "/images/busybox/attestations?platform=amd64", "", 400, "failed to parse platform: invalid character 'a' looking for beginning of value"},
+		{"GET", `/images/busybox/attestations?platform={"os":"linux","architecture":"riscv64"}`, "", 404, "No such image: busybox"},
+		{"GET", `/images/busybox/attestations?platform={"os":"linux","architecture":"amd64"}&platform={"os":"linux","architecture":"arm64"}`, "", 400, "multiple platform parameters are not supported"},
+		{"GET", "/images/busybox/attestations?type=", "", 400, "invalid value for type: a predicate type cannot be empty"},
+		{"GET", "/images/json?identity=1", "", 400, "conflicting options: identity requires manifests=1"},
+		{"POST", `/v1.51/images/load?platform={"os":"linux","architecture":"amd64"}&platform={"os":"linux","architecture":"arm64"}`, "", 400, "multiple platform parameters are not supported in this API version; use API version 1.52 or later"},
 		{"GET", "/containers/none/json", "", 404, "No such container: none"},
 		{"POST", "/containers/box/start", `{"x":"12345"}`, 400, "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"},
 		{"POST", "/containers/none/start", "", 404, "No such container: none"},
@@ -282,6 +292,14 @@ func TestEvents(t *testing.T) {
 		if err != nil || !strings.HasPrefix(second, c.want) {
 			t.Errorf("%s: %q after %q, %v, want %q", c.accept, second, first, err, c.want)
 		}
+	}
+}
+
+func TestAttestations(t *testing.T) {
+	socket, _ := serve(t, newEngine())
+	resp := request(t, socket, "GET", `/images/busybox/attestations?statement=1&type=https://spdx.dev/Document&platform={"os":"linux","architecture":"amd64"}`, "")
+	if got := text(t, resp); resp.StatusCode != http.StatusOK || got != "[]\n" {
+		t.Errorf("%d %q", resp.StatusCode, got)
 	}
 }
 

@@ -22,6 +22,9 @@ func (x *exchange) listContainers() error {
 	if err != nil {
 		return err
 	}
+	if _, ok := filters["annotation"]; ok && !x.v.annotationFilter() {
+		return runner.Errorf(runner.ErrInvalid, "invalid filter 'annotation'")
+	}
 	opts := runner.ListOptions{All: x.isSet("all"), Size: x.isSet("size"), Filters: filters}
 	if opts.Limit, err = x.number("limit"); err != nil {
 		return err

@@ -243,8 +243,8 @@ func (e *engine) ListImages(context.Context, runner.ImageListOptions) ([]image.S
 	return []image.Summary{{ID: "sha256:" + theID, Size: 7, Containers: 3}}, nil
 }
 
-func (e *engine) InspectImage(_ context.Context, ref, _ string, _ bool) (image.InspectResponse, error) {
-	if ref != "busybox" && ref != "127.0.0.1:5000/lib/bb:1" {
+func (e *engine) InspectImage(_ context.Context, ref, platform string, _ bool) (image.InspectResponse, error) {
+	if ref != "busybox" && ref != "127.0.0.1:5000/lib/bb:1" || platform == "linux/riscv64" {
 		return image.InspectResponse{}, runner.Errorf(runner.ErrNotFound, "No such image: %s", ref)
 	}
 	return image.InspectResponse{ID: "sha256:" + theID, Size: 7, Os: "linux", Config: &imageConfig}, nil

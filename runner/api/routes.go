@@ -74,6 +74,7 @@ func served() []route {
 		{post, "/images/prune", 25, (*exchange).pruneImages},
 		{get, "/images/{name}/json", 0, (*exchange).inspectImage},
 		{get, "/images/{name}/history", 0, (*exchange).imageHistory},
+		{get, "/images/{name}/attestations", 55, (*exchange).imageAttestations},
 		{get, "/images/{name}/get", 0, (*exchange).saveImages},
 		{post, "/images/{name}/tag", 0, (*exchange).tagImage},
 		{post, "/images/{name}/push", 0, (*exchange).pushImage},

@@ -22,8 +22,6 @@ func unsupported() []route {
 		no(post, "/containers/{name}/checkpoints", "checkpointing"),
 		no(remove, "/containers/{name}/checkpoints/{checkpoint}", "checkpointing"),
 
-		no(get, "/images/{name}/attestations", "reading attestations"),
-
 		no(get, "/plugins/privileges", "installing plugins"),
 		no(post, "/plugins/pull", "installing plugins"),
 		no(post, "/plugins/create", "creating plugins"),

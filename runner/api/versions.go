@@ -81,6 +81,7 @@ func (v version) inspectPlatform() bool     { return v >= 49 }
 func (v version) removePlatforms() bool     { return v >= 50 }
 func (v version) transferPlatforms() bool   { return v >= 52 } // several
 func (v version) listIdentity() bool        { return v >= 54 }
+func (v version) annotationFilter() bool    { return v >= 56 }
 func (v version) imageFilterParam() bool    { return v < 41 }  // filter=NAME
 func (v version) pruneNamedVolumes() bool   { return v < 42 }  // without being asked
 func (v version) multiplexedContent() bool  { return v >= 42 } // says its own content type

@@ -253,19 +253,19 @@ func TestVersionUpdate(t *testing.T) {
 		body string
 		want string
 	}{
-		{51, `{}`, "null null"},
-		{51, `{"PidsLimit":-1}`, "0 null"},
-		{51, `{"PidsLimit":7}`, "7 null"},
-		{39, `{"PidsLimit":7}`, "null null"},
-		{54, `{"BlkioDeviceReadBps":[]}`, "null null"},
-		{55, `{"BlkioDeviceReadBps":[]}`, "null []"},
+		{51, `{}`, "null, null"},
+		{51, `{"PidsLimit":-1}`, "0, null"},
+		{51, `{"PidsLimit":7}`, "7, null"},
+		{39, `{"PidsLimit":7}`, "null, null"},
+		{54, `{"BlkioDeviceReadBps":[]}`, "null, null"},
+		{55, `{"BlkioDeviceReadBps":[]}`, "null, []"},
 	} {
 		var u container.UpdateConfig
 		if err := json.Unmarshal([]byte(c.body), &u); err != nil {
 			t.Fatal(err)
 		}
 		c.v.update(&u)
-		if got := fields(t, u, "PidsLimit", "BlkioDeviceReadBps"); got != c.want {
+		if got := fields(t, u, "PidsLimit") + ", " + fields(t, u, "BlkioDeviceReadBps"); got != c.want {
 			t.Errorf("%s %s: %s, want %s", c.v, c.body, got, c.want)
 		}
 	}

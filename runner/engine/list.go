@@ -17,7 +17,7 @@ import (
 )
 
 var listFilters = []string{
-	"ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
+	"ancestor", "annotation", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
 	"network", "publish", "since", "status", "volume", "isolation",
 }
 
@@ -90,6 +90,7 @@ func (e *Engine) listMatcher(ctx context.Context, opts runner.ListOptions) (func
 			f.MatchFunc("id", func(want string) bool { return strings.HasPrefix(rec.ID, want) }) &&
 			matchesName(names, rec.Name) &&
 			f.MatchLabels("label", rec.Config.Labels) &&
+			f.MatchLabels("annotation", rec.HostConfig.Annotations) &&
 			f.MatchFunc("ancestor", func(want string) bool { return ancestors[want] == rec.ImageID || want == rec.Config.Image }) &&
 			f.MatchFunc("volume", func(want string) bool { return mounts(rec, want) }) &&
 			f.MatchFunc("network", func(want string) bool { return connected(rec, want) }) &&
