@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -96,6 +97,9 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return locked(err, "data", "--data")
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
+	if err := useTemp(engineOptions(cfg, log).TempDir()); err != nil {
+		return err
+	}
 
 	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded}
 	m := newMetrics(e)
@@ -116,6 +120,19 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 	s.close()
 	log.InfoContext(ctx, "stopped: containers go on running")
 	return nil
+}
+
+// useTemp makes dir the directory of this process's temporary files, of which the
+// next start finds what a killed one has left: BuildKit mounts there.
+func useTemp(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Setenv("TMPDIR", dir)
 }
 
 // locked explains that another runner uses a directory.

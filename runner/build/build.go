@@ -24,6 +24,9 @@ import (
 type Options struct {
 	Root string // directory of the cache, on the file system of the image store
 	Run  string // directory of what a reboot clears
+	// Temp is the directory of this process's temporary files (TMPDIR), which Sweep
+	// clears; empty if it is not this process's alone.
+	Temp string
 
 	Runtime string // path of the OCI runtime
 	Images  Images

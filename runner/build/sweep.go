@@ -17,9 +17,12 @@ import (
 )
 
 // Sweep clears what the steps of a process that was killed have left: containers,
-// mounts, cgroups and their bundles. It is to be called once at the beginning,
-// whether or not anything is built, and costs nothing if nothing was.
+// mounts, cgroups, their bundles and temporary files. It is to be called once at the
+// beginning, whether or not anything is built, and costs nothing if nothing was.
 func Sweep(ctx context.Context, o Options) error {
+	if err := sweepTemp(o); err != nil {
+		return err
+	}
 	if _, err := os.Stat(o.Run); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -40,8 +43,20 @@ func Sweep(ctx context.Context, o Options) error {
 	return removeRun(o)
 }
 
-// unmountAll unmounts what is below Run, and what BuildKit has mounted of the
-// cache where temporary files are.
+// sweepTemp removes the directory of temporary files with what is mounted in it,
+// such as the secrets of a step.
+func sweepTemp(o Options) error {
+	if _, err := os.Stat(o.Temp); o.Temp == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := unmountAll(o); err != nil {
+		return err
+	}
+	return os.RemoveAll(o.Temp)
+}
+
+// unmountAll unmounts what is below Run and among the temporary files, and what
+// BuildKit has mounted of the cache where those of others are.
 func unmountAll(o Options) error {
 	ours, err := mounts(o)
 	if err != nil {
@@ -76,10 +91,10 @@ func mounts(o Options) ([]*mountinfo.Info, error) {
 	}
 	dev, inFS := placeOf(all, o.Root)
 	return slices.DeleteFunc(all, func(m *mountinfo.Info) bool {
-		if strings.HasPrefix(m.Mountpoint, o.Run+"/") {
+		if strings.HasPrefix(m.Mountpoint, o.Run+"/") || o.Temp != "" && strings.HasPrefix(m.Mountpoint, o.Temp+"/") {
 			return false
 		}
-		if !strings.HasPrefix(filepath.Base(m.Mountpoint), "buildkit-mount") {
+		if name := filepath.Base(m.Mountpoint); !strings.HasPrefix(name, "buildkit-mount") && !strings.HasPrefix(name, "containerd-mount") {
 			return true
 		}
 		return !strings.Contains(m.VFSOptions, "="+o.Root+"/") && !strings.Contains(m.VFSOptions, ":"+o.Root+"/") &&

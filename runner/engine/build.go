@@ -87,7 +87,7 @@ func (e *Engine) buildRoot() string { return filepath.Join(e.opts.Data, "build")
 
 func (e *Engine) buildOptions() build.Options {
 	o := build.Options{
-		Root: e.buildRoot(), Run: filepath.Join(e.opts.Run, "build"),
+		Root: e.buildRoot(), Run: filepath.Join(e.opts.Run, "build"), Temp: e.opts.TempDir(),
 		Runtime:      e.opts.Runtimes[e.opts.Runtime].Path,
 		Images:       buildImages{e.images},
 		Hosts:        e.registryHosts,

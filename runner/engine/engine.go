@@ -64,6 +64,10 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// TempDir is a directory below Data for temporary files of the process, which Open
+// clears and the caller may make and use from then on.
+func (o Options) TempDir() string { return filepath.Join(o.Data, "tmp") }
+
 // Engine runs containers. It implements runner/api's Engine.
 type Engine struct {
 	opts     Options
