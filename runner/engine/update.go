@@ -43,7 +43,8 @@ func (e *Engine) UpdateContainer(ctx context.Context, ref string, update contain
 		}
 		hc.RestartPolicy = update.RestartPolicy
 	}
-	if st.Running() && !reflect.DeepEqual(hc.Resources, rec.HostConfig.Resources) {
+	// A list that is empty and none are the same limits.
+	if st.Running() && !reflect.DeepEqual(withoutEmpty(hc.Resources), withoutEmpty(rec.HostConfig.Resources)) {
 		if err := e.setLimits(ctx, c, hc.Resources, rec.HostConfig.Resources); err != nil {
 			return resp, err
 		}
@@ -58,14 +59,14 @@ func (e *Engine) UpdateContainer(ctx context.Context, ref string, update contain
 // setLimits gives a running container its limits. If the kernel does not take them
 // all, such as less memory than is in use, those of before are set again.
 func (e *Engine) setLimits(ctx context.Context, c *ctr, next, before container.Resources) error {
-	limits, err := spec.Resources(next, spec.FindDevices)
+	limits, err := spec.Resources(withLifted(next, before), spec.FindDevices)
 	if err != nil {
 		return err
 	}
 	if err = e.shim.Update(ctx, c.id, limits); err == nil {
 		return nil
 	}
-	if limits, undo := spec.Resources(before, spec.FindDevices); undo == nil {
+	if limits, undo := spec.Resources(withLifted(before, next), spec.FindDevices); undo == nil {
 		undo = e.shim.Update(ctx, c.id, limits)
 		if ignoreEnded(undo) != nil {
 			e.log.WarnContext(ctx, "set the limits of before again", "container", c.id, "error", undo)
@@ -76,9 +77,9 @@ func (e *Engine) setLimits(ctx context.Context, c *ctr, next, before container.R
 
 // updated returns the limits own with those of asked that are not zero.
 func updated(own, asked container.Resources) (container.Resources, error) {
-	if !reflect.DeepEqual(onlyUpdatable(asked), withoutEmpty(asked)) {
+	if !reflect.DeepEqual(withoutEmpty(onlyUpdatable(asked)), withoutEmpty(asked)) {
 		return own, runner.Errorf(runner.ErrNotImplemented,
-			"only the limits of CPU, memory and processes and the weight of block I/O of a container can be updated: create it anew with the others")
+			"only the limits of CPU, memory, processes and block I/O of a container can be updated: create it anew with the others")
 	}
 	switch {
 	case asked.NanoCPUs > 0 && (own.CPUPeriod > 0 || own.CPUQuota > 0):
@@ -107,6 +108,7 @@ func updated(own, asked container.Resources) (container.Resources, error) {
 	next.MemoryReservation = cmp.Or(asked.MemoryReservation, own.MemoryReservation)
 	next.BlkioWeight = cmp.Or(asked.BlkioWeight, own.BlkioWeight)
 	next.PidsLimit = cmp.Or(asked.PidsLimit, own.PidsLimit)
+	replaceDevices(&next, asked)
 	return next, nil
 }
 
@@ -118,6 +120,9 @@ func onlyUpdatable(r container.Resources) container.Resources {
 		CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
 		Memory: r.Memory, MemorySwap: r.MemorySwap, MemoryReservation: r.MemoryReservation,
 		BlkioWeight: r.BlkioWeight, PidsLimit: r.PidsLimit,
+		BlkioWeightDevice:  r.BlkioWeightDevice,
+		BlkioDeviceReadBps: r.BlkioDeviceReadBps, BlkioDeviceWriteBps: r.BlkioDeviceWriteBps,
+		BlkioDeviceReadIOps: r.BlkioDeviceReadIOps, BlkioDeviceWriteIOps: r.BlkioDeviceWriteIOps,
 	}
 }
 

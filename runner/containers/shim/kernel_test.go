@@ -75,6 +75,14 @@ func lives(disk, number string) map[string][]limits {
 			},
 			map[string]string{"ID/io.max": number + " rbps=1048576 wbps=2097152 riops=100 wiops=200"},
 			"",
+		}, { // one is lifted, and one stays as it is
+			container.Resources{BlkioDeviceReadBps: throttle(0), BlkioDeviceWriteBps: throttle(3 << 20), BlkioDeviceReadIOps: throttle(0)},
+			map[string]string{
+				"blkio/ID/blkio.throttle.read_bps_device": "", "blkio/ID/blkio.throttle.write_bps_device": number + " 3145728",
+				"blkio/ID/blkio.throttle.read_iops_device": "", "blkio/ID/blkio.throttle.write_iops_device": number + " 200",
+			},
+			map[string]string{"ID/io.max": number + " rbps=max wbps=3145728 riops=max wiops=200"},
+			"",
 		}},
 	}
 }

@@ -231,6 +231,7 @@ func (s *Shim) Update(ctx context.Context, id string, resources *specs.LinuxReso
 		return err
 	}
 	path := b.path("resources.json")
+	resources, devices := s.deviceLimits(resources)
 	resources, own := s.spare(b.record.Runtime, resources)
 	if err := writeJSON(path, resources); err != nil {
 		return err
@@ -238,7 +239,7 @@ func (s *Shim) Update(ctx context.Context, id string, resources *specs.LinuxReso
 	if said, err := s.runRuntime(ctx, b.record.Runtime, "update", "--resources", path, id); err != nil {
 		return fmt.Errorf("update container %s: %s", id, runtimeDetail(b.record.Runtime, "update", "", "", said))
 	}
-	return own.set(b.record.Cgroup)
+	return append(own, devices...).set(b.record.Cgroup)
 }
 
 // PIDs returns the processes of a container, those of execs included, as the
