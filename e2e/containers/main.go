@@ -10,27 +10,29 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "containers:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(args []string, out io.Writer) error {
 	if len(args) != 1 {
-		return fmt.Errorf("usage: containers IMAGE | reap")
+		return errors.New("usage: containers IMAGE | reap")
 	}
 	if args[0] == "reap" {
-		return reap()
+		return reap(out)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	t := &trial{image: args[0]}
 	for _, step := range []struct {
 		name string
@@ -47,7 +49,7 @@ func run(ctx context.Context, args []string) error {
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
-		fmt.Println("ok", step.name)
+		fmt.Fprintln(out, "ok", step.name)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"time"
@@ -19,12 +20,12 @@ import (
 // patience is how long a client may be away.
 const patience = time.Second
 
-func reap() error {
-	l, err := net.Listen("tcp", ":8080")
+func reap(out io.Writer) error {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", ":8080") // in a container of its own
 	if err != nil {
 		return err
 	}
-	fmt.Println("Started") // which is waited for
+	fmt.Fprintln(out, "Started") // which is waited for
 	filters := map[string]bool{}
 	lines, comes, goes := make(chan string), make(chan bool), make(chan bool)
 	go accept(l, lines, comes, goes)

@@ -73,7 +73,7 @@ func (t *trial) waiting(ctx context.Context) error {
 	})
 }
 
-// reads reads a page from a container's published port.
+// reads asks for a page from a container's published port.
 func reads(ctx context.Context, c *testcontainers.DockerContainer, want string) error {
 	at, err := c.PortEndpoint(ctx, "8080/tcp", "http")
 	if err != nil {

@@ -402,8 +402,8 @@ func (p *project) watch(t *testing.T) {
 		t.Helper()
 		if err := eventually(func() error {
 			out, errs, err := p.compose.Try("exec", "-T", "app", "cat", "/www/index.html", "/built")
-			if got := out; got != want {
-				return fmt.Errorf("it has %q, %v %s, not %q", got, err, errs, want)
+			if err != nil || out != want {
+				return fmt.Errorf("it has %q, not %q: %w %s", out, want, err, errs)
 			}
 			return nil
 		}); err != nil {
