@@ -20,8 +20,10 @@ func (s *Shim) deviceLimits(limits *specs.LinuxResources) (*specs.LinuxResources
 		file, key string // of version 1, and in that of version 2
 		list      *[]specs.LinuxThrottleDevice
 	}{
-		{"read_bps", "rbps", &io.ThrottleReadBpsDevice}, {"write_bps", "wbps", &io.ThrottleWriteBpsDevice},
-		{"read_iops", "riops", &io.ThrottleReadIOPSDevice}, {"write_iops", "wiops", &io.ThrottleWriteIOPSDevice},
+		{"read_bps", "rbps", &io.ThrottleReadBpsDevice},
+		{"write_bps", "wbps", &io.ThrottleWriteBpsDevice},
+		{"read_iops", "riops", &io.ThrottleReadIOPSDevice},
+		{"write_iops", "wiops", &io.ThrottleWriteIOPSDevice},
 	} {
 		for _, d := range *t.list {
 			file, value := "blkio.throttle."+t.file+"_device", strconv.FormatUint(d.Rate, 10)
