@@ -155,7 +155,7 @@ func (e *Engine) prepareExec(ctx context.Context, x *exec, c *ctr, req container
 	asked := x.snapshot().Request
 	process, err := e.execProcess(c, asked, req)
 	if err != nil {
-		e.endExec(x, startCode(err))
+		e.endExec(x, execRefused)
 		return nil, err
 	}
 	prepared, err := e.shim.PrepareExec(ctx, shim.ExecRequest{

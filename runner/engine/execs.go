@@ -18,6 +18,8 @@ import (
 const (
 	// execNotRun is the exit code of an exec that was given up before its start.
 	execNotRun = 128
+	// execRefused is that of one that cannot be, as of a user that there is not.
+	execRefused = 126
 	// execKilled is that of one that ended with its container.
 	execKilled = 137
 )
