@@ -1,11 +1,13 @@
 package runner
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
 )
@@ -26,6 +28,7 @@ func TestBuild(t *testing.T) {
 		b := h.classic(t)
 		b.alike(t, "cl")
 		b.words(t)
+		b.sameSecond(t)
 	})
 	t.Run("version 2", func(t *testing.T) {
 		b := h.debian(t)
@@ -191,5 +194,24 @@ func (b *builder) words(t *testing.T) {
 			t.Errorf("quiet:\n%s", said)
 		}
 		b.refuses(t, "The command '/bin/sh -c exit 7' returned a non-zero code: 7", b.context(t, "Dockerfile", "FROM IMAGE\nRUN exit 7\n"))
+	})
+}
+
+// sameSecond changes a file and leaves its size and its time: what comes as an
+// archive, whose times are seconds, is compared by its content.
+func (b *builder) sameSecond(t *testing.T) {
+	t.Run("a change within a second", func(t *testing.T) {
+		dir := b.context(t, "Dockerfile", "FROM IMAGE\nCOPY f /f\nCMD [\"cat\", \"/f\"]\n")
+		at := time.Now().Add(-time.Minute)
+		for _, content := range []string{"1", "2"} {
+			path := filepath.Join(dir, "f")
+			if err := errors.Join(os.WriteFile(path, []byte(content), 0o644), os.Chtimes(path, at, at)); err != nil {
+				t.Fatal(err)
+			}
+			b.build(t, "-t", "second", dir)
+			if got := b.says(t, "run", "--rm", "second"); got != content {
+				t.Errorf("the image has %q, want %q", got, content)
+			}
+		}
 	})
 }

@@ -3,6 +3,8 @@ package build
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -53,23 +55,29 @@ func (b *Builder) openLocal(ctx context.Context, req runner.BuildRequest) (_ *lo
 			l.close()
 		}
 	}()
-	// The name lets BuildKit send only what has changed since the last time.
-	if l.s, err = session.NewSession(ctx, "archive"); err != nil {
-		return nil, err
-	}
-	l.s.Allow(credentials{all: req.Auth})
+	var attach []session.Attachable
+	contents := sha256.New()
 	if req.Context != nil {
 		if l.dir, err = os.MkdirTemp(filepath.Join(b.opts.Root, "contexts"), ""); err != nil {
 			return nil, err
 		}
-		if err := unpack(ctx, l.dir, req.Context); err != nil {
+		if err := unpack(ctx, l.dir, req.Context, contents); err != nil {
 			return nil, err
 		}
 		files, err := fsutil.NewFS(l.dir)
 		if err != nil {
 			return nil, err
 		}
-		l.s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": files}))
+		attach = append(attach, filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": files}))
+	}
+	// Under one key BuildKit takes over only files whose size or time is another, and
+	// an archive has times in seconds: what was written twice in one would be taken
+	// for unchanged. So the key is of the contents.
+	if l.s, err = session.NewSession(ctx, hex.EncodeToString(contents.Sum(nil))); err != nil {
+		return nil, err
+	}
+	for _, a := range append(attach, credentials{all: req.Auth}) {
+		l.s.Allow(a)
 	}
 	go func() {
 		_ = l.s.Run(ctx, func(ctx context.Context, _ string, meta map[string][]string) (net.Conn, error) {
@@ -138,8 +146,9 @@ func (credentials) GetTokenAuthority(context.Context, *auth.GetTokenAuthorityReq
 }
 
 // unpack makes the files of a context in a new directory, all of them root's as
-// docker has it. What the archive says cannot reach outside of it.
-func unpack(ctx context.Context, dir string, r io.Reader) error {
+// docker has it. What the archive says cannot reach outside of it. What it has is
+// written to contents, too.
+func unpack(ctx context.Context, dir string, r io.Reader, contents io.Writer) error {
 	plain, err := compression.DecompressStream(r)
 	if err != nil {
 		return runner.Errorf(runner.ErrInvalid, "the build context cannot be read: %w", err)
@@ -150,7 +159,7 @@ func unpack(ctx context.Context, dir string, r io.Reader) error {
 		return err
 	}
 	defer root.Close()
-	u := &unpacker{root: root, tr: tar.NewReader(plain)}
+	u := &unpacker{root: root, tr: tar.NewReader(io.TeeReader(plain, contents))}
 	for n := 0; ; n++ {
 		hdr, err := u.tr.Next()
 		switch {

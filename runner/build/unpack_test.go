@@ -67,7 +67,7 @@ func TestUnpack(t *testing.T) {
 	}
 	for name, r := range map[string]io.Reader{"plain": bytes.NewReader(archive), "gzip": &packed} {
 		dir := t.TempDir()
-		if err := unpack(t.Context(), dir, r); err != nil {
+		if err := unpack(t.Context(), dir, r, io.Discard); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		info, err := os.Lstat(filepath.Join(dir, "dir/file"))
@@ -106,7 +106,7 @@ func TestUnpackRefuses(t *testing.T) {
 		"a broken gzip":               append([]byte{0x1f, 0x8b, 8, 0}, whole...),
 	} {
 		dir := t.TempDir()
-		if err := unpack(t.Context(), dir, bytes.NewReader(archive)); !errors.Is(err, runner.ErrInvalid) {
+		if err := unpack(t.Context(), dir, bytes.NewReader(archive), io.Discard); !errors.Is(err, runner.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Lstat(outside); err == nil {
@@ -115,7 +115,7 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := unpack(ctx, t.TempDir(), bytes.NewReader(whole)); !errors.Is(err, context.Canceled) {
+	if err := unpack(ctx, t.TempDir(), bytes.NewReader(whole), io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the client left: %v", err)
 	}
 }
@@ -130,7 +130,7 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.MkdirAll(inner, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		_ = unpack(t.Context(), inner, bytes.NewReader(archive))
+		_ = unpack(t.Context(), inner, bytes.NewReader(archive), io.Discard)
 		for _, d := range []string{dir, filepath.Dir(inner)} {
 			if list, err := os.ReadDir(d); err != nil || len(list) != 1 {
 				t.Errorf("%s has %v, %v", d, list, err)
