@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/session"
@@ -93,6 +94,11 @@ func Open(ctx context.Context, o Options) (_ *Builder, err error) {
 	}()
 	logTo(o.Log)
 	b.life, b.stop = func() context.Context { return life }, stop
+	if o.Temp != "" { // containerd's libraries have asked for TMPDIR before it was set
+		if err := mount.SetTempMountLocation(o.Temp); err != nil {
+			return nil, err
+		}
+	}
 	fresh, err := prepare(o)
 	if err != nil {
 		return nil, err
