@@ -35,7 +35,9 @@ func dialWS(t *testing.T, socket, path string) *websocket.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ws.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	// Sooner than the engine closes the connection of a client that was told the end
+	// and does not: without a frame that tells it, there is none yet.
+	if err := ws.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	return ws
