@@ -45,6 +45,8 @@ func version1(mounts map[string]string) []source {
 			found = append(found, source{mount, name, parse})
 		}
 	}
+	// What all of it is the kernel counts exactly, and by ticks whose it is.
+	add("cpuacct", "cpuacct.usage_percpu", parseUsagePercpu)
 	add("cpuacct", "cpuacct.usage_all", parseUsageAll)
 	add("cpu", "cpu.stat", parseCPUStat)
 	add("memory", "memory.usage_in_bytes", func(b []byte, s *container.StatsResponse) { s.MemoryStats.Usage = number(b) })

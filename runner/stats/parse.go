@@ -54,11 +54,23 @@ func eachKey(text []byte, f func(key []byte, value uint64)) {
 	})
 }
 
+// parseUsagePercpu reads cpuacct.usage_percpu of version 1: nanoseconds for each
+// processor.
+func parseUsagePercpu(text []byte, s *container.StatsResponse) {
+	u := &s.CPUStats.CPUUsage
+	text = bytes.TrimSpace(text)
+	u.PercpuUsage = make([]uint64, 0, bytes.Count(text, []byte{' '})+1)
+	for one, rest := field(text); len(one) > 0; one, rest = field(rest) {
+		n := number(one)
+		u.TotalUsage += n
+		u.PercpuUsage = append(u.PercpuUsage, n)
+	}
+}
+
 // parseUsageAll reads cpuacct.usage_all of version 1: for each processor the
-// nanoseconds for users and for the kernel.
+// nanoseconds for users and for the kernel, as far as ticks have met them.
 func parseUsageAll(text []byte, s *container.StatsResponse) {
 	u := &s.CPUStats.CPUUsage
-	u.PercpuUsage = make([]uint64, 0, bytes.Count(text, []byte{'\n'}))
 	lines(text, func(line []byte) {
 		cpu, rest := field(line)
 		if len(cpu) == 0 || cpu[0] < '0' || cpu[0] > '9' {
@@ -66,11 +78,8 @@ func parseUsageAll(text []byte, s *container.StatsResponse) {
 		}
 		user, rest := field(rest)
 		system, _ := field(rest)
-		us, sys := number(user), number(system)
-		u.UsageInUsermode += us
-		u.UsageInKernelmode += sys
-		u.TotalUsage += us + sys
-		u.PercpuUsage = append(u.PercpuUsage, us+sys)
+		u.UsageInUsermode += number(user)
+		u.UsageInKernelmode += number(system)
 	})
 }
 

@@ -19,8 +19,11 @@ func TestParse(t *testing.T) {
 		text  string
 		want  S
 	}{
-		{"version 1, processors", parseUsageAll, "cpu user system\n0 3000 400\n1 50 6\n", S{CPUStats: container.CPUStats{
-			CPUUsage: container.CPUUsage{TotalUsage: 3456, UsageInUsermode: 3050, UsageInKernelmode: 406, PercpuUsage: []uint64{3400, 56}},
+		{"version 1, processors", parseUsagePercpu, "3400 56 \n", S{CPUStats: container.CPUStats{
+			CPUUsage: container.CPUUsage{TotalUsage: 3456, PercpuUsage: []uint64{3400, 56}},
+		}}},
+		{"version 1, users and kernel", parseUsageAll, "cpu user system\n0 3000 400\n1 50 6\n", S{CPUStats: container.CPUStats{
+			CPUUsage: container.CPUUsage{UsageInUsermode: 3050, UsageInKernelmode: 406},
 		}}},
 		{"version 1, throttling", parseCPUStat, "nr_periods 7\nnr_throttled 3\nthrottled_time 999\n", S{CPUStats: container.CPUStats{
 			ThrottlingData: container.ThrottlingData{Periods: 7, ThrottledPeriods: 3, ThrottledTime: 999},

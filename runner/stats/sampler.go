@@ -79,11 +79,11 @@ func Open() (*Sampler, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return nil, fmt.Errorf("stats: getrlimit: %w", err)
 	}
-	const share = 2 // the half of the files that the process may have
+	const most, of = 3, 4 // of the files that the process may have: three quarters
 	return &Sampler{
 		sources: sources,
 		memory:  info.Totalram * uint64(info.Unit),
-		keep:    int(min(files.Cur, 1<<30)) / share / (len(sources) + 1),
+		keep:    int(min(files.Cur, 1<<30)) * most / of / (len(sources) + 1),
 		watched: map[string]*watched{},
 		closed:  make(chan struct{}),
 	}, nil

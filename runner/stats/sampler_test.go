@@ -102,6 +102,27 @@ func next(t *testing.T, r *Reader) *container.StatsResponse {
 	}
 }
 
+// TestShort has processes that end long before the kernel's next tick: what they
+// have used counts.
+func TestShort(t *testing.T) {
+	s := open(t)
+	path := group(t, s, "short")
+	var before uint64
+	for i := range 20 {
+		_, kill := run(t, s, path, "exit")
+		kill()
+		sample, err := s.Read(Target{Cgroup: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		total := sample.CPUStats.CPUUsage.TotalUsage
+		if total <= before {
+			t.Errorf("process %d has used nothing: %d ns of all", i, total)
+		}
+		before = total
+	}
+}
+
 func TestWatch(t *testing.T) {
 	s, before := open(t), openFiles(t)
 	path := group(t, s, "busy")
