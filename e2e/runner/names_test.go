@@ -285,7 +285,7 @@ func (h *named) links(t *testing.T) {
 	if out, stderr, err := h.docker.Try("restart", "-t", "0", "web"); err == nil || !strings.Contains(stderr, "Cannot link to a non running container: /db-1 AS /web/my-db") {
 		t.Errorf("a link to a container that does not run: %q, %q, %v", out, stderr, err)
 	}
-	h.start(t, "taker", "--network", "bridge", "--ip", ip)
+	h.start(t, "taker", "--network", "bridge")
 	h.docker.Run("start", "db-1")
 	h.docker.Run("start", "web")
 	h.docker.Run("stop", "-t", "0", "taker", "db-1")
