@@ -7,7 +7,7 @@
 // what there is and what happens is the engine's.
 //
 // The table of routes is in routes.go, the table of errors in errors.go, and all
-// that depends on the version of the API in versions.go.
+// that depends on the version of the API in the files versions*.go.
 //
 // What it does not do: it does not listen, and it does not say who may connect.
 // Swarms, plugins and checkpoints are answered by an error that says so.

@@ -7,14 +7,13 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 )
 
 // forgetHistory removes what is kept of builds that have ended: with all of the
 // cache goes what tells how it was made.
 func (b *Builder) forgetHistory(ctx context.Context) error {
 	var ended []string
-	stream := &historyStream{ctx: ctx, send: func(e *controlapi.BuildHistoryEvent) {
+	stream := &received[controlapi.BuildHistoryEvent]{ctx: ctx, send: func(e *controlapi.BuildHistoryEvent) {
 		if e.Type == controlapi.BuildHistoryEventType_COMPLETE && e.Record != nil && !e.Record.Pinned {
 			ended = append(ended, e.Record.Ref)
 		}
@@ -28,25 +27,6 @@ func (b *Builder) forgetHistory(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, b.worker.GarbageCollect(ctx))...)
-}
-
-// historyStream receives the records of builds.
-type historyStream struct {
-	grpc.ServerStream
-	ctx  context.Context //nolint:containedctx // it is a stream's
-	send func(*controlapi.BuildHistoryEvent)
-}
-
-// Context implements grpc.ServerStream, as do the others.
-func (s *historyStream) Context() context.Context { return s.ctx }
-
-// SendHeader sends nothing.
-func (s *historyStream) SendHeader(metadata.MD) error { return nil }
-
-// Send passes on a record.
-func (s *historyStream) Send(e *controlapi.BuildHistoryEvent) error {
-	s.send(e)
-	return nil
 }
 
 // pruned is a stream interceptor that does for a client of BuildKit's own API

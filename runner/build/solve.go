@@ -15,8 +15,6 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/util/entitlements"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -75,7 +73,7 @@ func (b *Builder) solve(ctx context.Context, req *controlapi.SolveRequest, progr
 		return err
 	})
 	g.Go(func() error {
-		stream := &statusStream{ctx: sctx, send: func(r *controlapi.StatusResponse) {
+		stream := &received[controlapi.StatusResponse]{ctx: sctx, send: func(r *controlapi.StatusResponse) {
 			if progress != nil {
 				progress(client.NewSolveStatus(r))
 			}
@@ -140,35 +138,6 @@ func (b *Builder) Cancel(id string) error {
 		return runner.Errorf(runner.ErrNotFound, "no build with ID %s is under way", id)
 	}
 	cancel()
-	return nil
-}
-
-// statusStream receives what the control API streams.
-type statusStream struct {
-	grpc.ServerStream
-	ctx  context.Context //nolint:containedctx // it is a stream's
-	send func(*controlapi.StatusResponse)
-}
-
-// Context implements grpc.ServerStream, as do the others.
-func (s *statusStream) Context() context.Context { return s.ctx }
-
-// SendHeader sends nothing.
-func (s *statusStream) SendHeader(metadata.MD) error { return nil }
-
-// Send passes on a response.
-func (s *statusStream) Send(r *controlapi.StatusResponse) error {
-	s.send(r)
-	return nil
-}
-
-// SendMsg passes on a response.
-func (s *statusStream) SendMsg(m any) error {
-	r, ok := m.(*controlapi.StatusResponse)
-	if !ok {
-		return fmt.Errorf("a status of type %T", m)
-	}
-	s.send(r)
 	return nil
 }
 

@@ -73,19 +73,27 @@ func (e *Engine) PruneNetworks(ctx context.Context, filters runner.Filters) (api
 	return report, err
 }
 
+// findBoth finds a container, whose turn the caller has then, and a network.
+func (e *Engine) findBoth(ctx context.Context, ctrRef, netRef string) (c *ctr, n network.Ref, unlock func(), err error) {
+	if c, unlock, err = e.findLocked(ctx, ctrRef); err != nil {
+		return nil, n, nil, err
+	}
+	if n, err = e.network.Resolve(netRef); err != nil {
+		unlock()
+		return nil, n, nil, err
+	}
+	return c, n, unlock, nil
+}
+
 // ConnectNetwork implements runner/api's Networks: a container that runs is
 // connected at once, another when it starts.
 func (e *Engine) ConnectNetwork(ctx context.Context, ref string, req apinetwork.ConnectRequest) error {
-	c, unlock, err := e.findLocked(ctx, req.Container)
+	c, n, unlock, err := e.findBoth(ctx, req.Container, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
-	n, err := e.network.Resolve(ref)
-	if err != nil {
-		return err
-	}
 	rec, st := c.snapshot()
 	if err := mayConnect(rec, n); err != nil {
 		return err
@@ -126,16 +134,12 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref string, req apinetwork.
 
 // DisconnectNetwork implements runner/api's Networks.
 func (e *Engine) DisconnectNetwork(ctx context.Context, ref string, req apinetwork.DisconnectRequest) error {
-	c, unlock, err := e.findLocked(ctx, req.Container)
+	c, n, unlock, err := e.findBoth(ctx, req.Container, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
-	n, err := e.network.Resolve(ref)
-	if err != nil {
-		return err
-	}
 	rec, st := c.snapshot()
 	switch {
 	case n.Driver == apinetwork.NetworkHost:

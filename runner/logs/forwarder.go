@@ -2,8 +2,6 @@ package logs
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -190,27 +188,26 @@ func (f *Forwarder) forget(it *item) {
 
 // listen has logs sent when something is written to them.
 func (f *Forwarder) listen() {
-	buf := make([]byte, 64<<10)
-	for {
-		events, err := f.inotify.read(buf)
-		if err != nil {
-			if !errors.Is(err, fs.ErrClosed) {
-				f.log.ErrorContext(f.ctx, "logs are not watched any more", "err", err)
-			}
-			return
-		}
-		f.mu.Lock()
-		for _, e := range events {
-			if e.mask&unix.IN_Q_OVERFLOW != 0 {
-				f.activateAll()
-			} else if it := f.watches[e.wd]; it != nil && e.name == FileName {
-				f.enqueue(it)
-			}
-		}
-		f.mu.Unlock()
+	err := f.inotify.each(func(events []event) {
+		f.noticed(events)
 		select {
 		case <-time.After(damping):
 		case <-f.ctx.Done():
+		}
+	})
+	if err != nil {
+		f.log.ErrorContext(f.ctx, "logs are not watched any more", "err", err)
+	}
+}
+
+func (f *Forwarder) noticed(events []event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range events {
+		if e.mask&unix.IN_Q_OVERFLOW != 0 {
+			f.activateAll()
+		} else if it := f.watches[e.wd]; it != nil && e.name == FileName {
+			f.enqueue(it)
 		}
 	}
 }

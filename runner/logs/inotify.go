@@ -56,6 +56,22 @@ type event struct {
 	name string // in a directory
 }
 
+// each calls f with the changes as they come, until close. If it ends otherwise it
+// returns why.
+func (n *inotify) each(f func([]event)) error {
+	buf := make([]byte, 64<<10)
+	for {
+		events, err := n.read(buf)
+		switch {
+		case errors.Is(err, fs.ErrClosed):
+			return nil
+		case err != nil:
+			return err
+		}
+		f(events)
+	}
+}
+
 // read waits for changes. It fails with fs.ErrClosed after close.
 func (n *inotify) read(buf []byte) ([]event, error) {
 	size, err := n.f.Read(buf)

@@ -191,20 +191,15 @@ func (k *Keeper) forget(id string) *kept {
 
 // listen has logs looked after when something happens to them.
 func (k *Keeper) listen() {
-	buf := make([]byte, 64<<10)
-	for {
-		events, err := k.inotify.read(buf)
-		if err != nil {
-			if !errors.Is(err, fs.ErrClosed) {
-				k.log.ErrorContext(k.ctx, "logs are not kept within bounds any more", "err", err)
-			}
-			return
-		}
+	err := k.inotify.each(func(events []event) {
 		k.mu.Lock()
+		defer k.mu.Unlock()
 		for _, e := range events {
 			k.notice(e)
 		}
-		k.mu.Unlock()
+	})
+	if err != nil {
+		k.log.ErrorContext(k.ctx, "logs are not kept within bounds any more", "err", err)
 	}
 }
 
