@@ -126,6 +126,16 @@ func (c Census) Zombies() (lines []string) {
 	return lines
 }
 
+// ContainerLinks are the lines of the host's ends of interfaces of containers.
+func (c Census) ContainerLinks() (lines []string) {
+	for _, line := range c {
+		if strings.HasPrefix(line, "link ve") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // held lists the namespaces that a directory of /proc has links to.
 func held(dir string, seen map[string]bool) []string {
 	links, err := os.ReadDir(dir)

@@ -91,11 +91,15 @@ func (h *host) usedCensus() berthtest.Census {
 func (h *host) rest() berthtest.Census {
 	h.t.Helper()
 	c := h.Census(h.t)
+	idle := h.docker.Run("ps", "--quiet") == ""
 	if err := eventually(func() error { // the kernel takes its time with what is gone
 		last := c
 		c = h.Census(h.t)
 		if diff := last.Diff(c); diff != "" || len(c.Zombies()) > 0 {
 			return fmt.Errorf("the host does not come to rest: %s%q", diff, c.Zombies())
+		}
+		if ends := c.ContainerLinks(); idle && len(ends) > 0 {
+			return fmt.Errorf("interfaces of containers that are gone: %q", ends)
 		}
 		return nil
 	}); err != nil {
