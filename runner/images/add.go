@@ -45,6 +45,7 @@ func (s *Store) add(ctx context.Context, img *newImage) (changed bool, err error
 		id: id, manifest: img.manifest, config: img.config,
 		rec: imageRecord{Manifest: img.desc, Layers: keys, Tagged: time.Now().UTC()},
 	}
+	originated := e.rec.originate(old, img)
 	if old.visible() && slices.Equal(old.rec.Layers, keys) {
 		// The same image. What a registry has for it counts more than what was
 		// made here.
@@ -59,7 +60,7 @@ func (s *Store) add(ctx context.Context, img *newImage) (changed bool, err error
 		changed = true
 	}
 	changed = changed || len(c.names) > 0
-	if changed || e.rec.Manifest.Digest != old.rec.Manifest.Digest || len(c.sources) > 0 {
+	if changed || e.rec.Manifest.Digest != old.rec.Manifest.Digest || len(c.sources) > 0 || originated {
 		c.images = map[string]*entry{id: e}
 		if err := s.write(c); err != nil {
 			return false, err

@@ -112,6 +112,12 @@ func (s *Store) Pushed(_ context.Context, name reference.Named, sent Exported) e
 		c.names[digested.String()] = sent.ID
 	}
 	s.mu.RUnlock()
+	if e != nil {
+		next := *e
+		if next.rec.addOrigin(pushedTo(name, sent)) {
+			c.images = map[string]*entry{sent.ID: &next}
+		}
+	}
 	return s.write(c)
 }
 

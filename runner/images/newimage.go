@@ -24,6 +24,7 @@ type newImage struct {
 
 	names  []reference.Named // to be given
 	source string            // repository, as host/path, that has the blobs
+	root   digest.Digest     // that the repository has for the name: of an index, or the manifest's
 	// layers are those that had to be ingested, nil where the store has them.
 	layers []*unpacked
 }

@@ -61,7 +61,7 @@ func (s *Store) Pull(ctx context.Context, f Fetcher, ref reference.Named, platfo
 	if !isDigestRef(ref) {
 		img.names = append(img.names, ref)
 	}
-	img.source = ref.Name()
+	img.source, img.root = ref.Name(), root.Digest
 	changed, err := s.add(ctx, img)
 	if err != nil {
 		return "", err

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/berth-registry/berth/runner"
 )
 
 // imageRecord is what the database keeps of an image, under its ID.
@@ -21,6 +23,9 @@ type imageRecord struct {
 	Manifest ocispec.Descriptor `json:"manifest"`
 	Layers   []string           `json:"layers"` // keys, the lowest first
 	Tagged   time.Time          `json:"tagged"`
+	// Origins and Local say where the content came from.
+	Origins []runner.Origin `json:"origins,omitempty"`
+	Local   bool            `json:"local,omitempty"`
 	// Removed images are only kept for the containers that were made of them.
 	Removed bool `json:"removed,omitempty"`
 }

@@ -110,8 +110,9 @@ type call struct {
 	query  string   // encoded
 	url    *url.URL // instead, where the server said
 	header http.Header
-	scopes []string // of the token that it needs
-	ok     []int    // statuses that are no error
+	scopes []string      // of the token that it needs
+	ok     []int         // statuses that are no error
+	silent time.Duration // that it may take to answer, beyond the time of all others
 
 	body func() (io.ReadCloser, error) // opens it, once for each time that it is sent
 	size int64
@@ -139,6 +140,9 @@ func (s *session) send(ctx context.Context, q call) (*http.Response, error) {
 		u = base
 	}
 	ctx, w := watch(auth.AppendScopesForHost(ctx, u.Host, q.scopes...), u.Host, s.c.o.StallTimeout)
+	if q.silent > 0 {
+		w.timer.Reset(w.d + q.silent)
+	}
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), http.NoBody)
 	if err != nil {
 		w.end()

@@ -63,14 +63,7 @@ func (s *session) tags(ctx context.Context, q call) ([]string, *url.URL, error) 
 	if err := json.Unmarshal(data, &page); err != nil {
 		return nil, nil, fmt.Errorf("the registry's list of tags: %w", err)
 	}
-	link := nextLink(resp.Header)
-	if link == "" {
-		return page.Tags, nil, nil
-	}
-	next, err := resp.Request.URL.Parse(link)
-	if err == nil && (next.Host != resp.Request.URL.Host || next.Scheme != resp.Request.URL.Scheme) {
-		err = fmt.Errorf("the registry's list of tags goes on at another host, %s", next.Host)
-	}
+	next, err := nextPage(resp, "list of tags")
 	return page.Tags, next, err
 }
 
