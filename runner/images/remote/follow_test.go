@@ -125,7 +125,7 @@ func TestFollowFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newFake(t, func(w http.ResponseWriter, r *http.Request) {
+			s := newFake(t, func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(test.status)
 				_, _ = io.WriteString(w, test.body)
 			})
@@ -136,7 +136,7 @@ func TestFollowFails(t *testing.T) {
 			}
 		})
 	}
-	silent := newFake(t, func(w http.ResponseWriter, r *http.Request) {
+	silent := newFake(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/v2/" {
 			<-r.Context().Done()
 		}
