@@ -31,10 +31,13 @@ type Service struct {
 	// stack was made or published, and is what runs; empty: not known yet.
 	Image    string
 	Digest   digest.Digest
+	Platform string // as os[/arch[/variant]]; empty: the host's
 	Pull     PullPolicy
 	Replicas int
 	// Container is what each replica is made with: without a name, published ports
-	// and what the deployment itself adds (labels, mounts of Files).
+	// and what the deployment itself adds (labels, mounts of Files). The Aliases of its
+	// endpoints are the names of the service, which lead to the containers that have
+	// the traffic, and to no others.
 	Container container.CreateRequest
 	Files     []File // of configs and secrets
 	Needs     []Need
