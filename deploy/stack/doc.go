@@ -1,0 +1,2 @@
+// Package stack makes a deploy.Stack of a Compose file.
+package stack

@@ -1,0 +1,184 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// explain gives what compose-go found wrong its file and line, as far as its words
+// tell where it is.
+func explain(ps *problems, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	for _, err := range leaves(err) {
+		ps.errs = append(ps.errs, ps.src.explain(err.Error()))
+	}
+	return ps.err()
+}
+
+// leaves returns the errors that were joined.
+func leaves(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var out []error
+		for _, e := range joined.Unwrap() {
+			out = append(out, leaves(e)...)
+		}
+		if len(out) > 0 && errors.Join(joined.Unwrap()...).Error() == err.Error() {
+			return out
+		}
+	}
+	return []error{err}
+}
+
+func (s *sources) explain(text string) Problem {
+	text = strings.TrimSuffix(text, ": invalid compose project") // the kind of compose-go's errors
+	var named *source
+	for _, re := range []string{`^(?:validating|failed to parse) (\S+?): `} {
+		if m := regexp.MustCompile(re).FindStringSubmatch(text); m != nil {
+			text = strings.TrimPrefix(text, m[0])
+			named = s.named(m[1])
+		}
+	}
+	if m := regexp.MustCompile(`\bline (\d+)(?:, column \d+)?:? ?`).FindStringSubmatch(text); m != nil && (named != nil || len(s.files) == 1) {
+		line, _ := strconv.Atoi(m[1])
+		if named == nil {
+			named = s.files[0]
+		}
+		return Problem{File: named.name, Line: line, Message: strings.TrimPrefix(text, "yaml: ")}
+	}
+	p, message := s.pathIn(text)
+	file, line := s.locate(p)
+	if m := regexp.MustCompile(`additional properties '([^']+)'`).FindStringSubmatch(message); m != nil {
+		p = p.at(m[1])
+		file, line = s.locate(p)
+		message = "no such key in a Compose file"
+	}
+	if line == 0 && named != nil {
+		file = named.name
+	}
+	return Problem{File: file, Line: line, Path: p.String(), Message: message}
+}
+
+// named returns the file of a path, or one of that name that has no lines.
+func (s *sources) named(file string) *source {
+	for _, f := range s.files {
+		if f.path == file || f.name == file {
+			return f
+		}
+	}
+	return &source{name: display(filepath.Clean(file))}
+}
+
+// pathIn finds in a message of compose-go what it is about: "services.web.image ...",
+// `service "web" ...`, or the same for networks and others.
+func (s *sources) pathIn(text string) (keys, string) {
+	dotted := regexp.MustCompile(`\b(?:services|networks|volumes|configs|secrets|include|jobs|models)\.[^\s:,'"]+`)
+	if at := dotted.FindStringIndex(text); at != nil {
+		p := s.split(text[at[0]:at[1]])
+		if at[0] == 0 {
+			return p, strings.TrimLeft(text[at[1]:], ": ")
+		}
+		return p, text
+	}
+	quoted := regexp.MustCompile(`^(service|network|volume|config|secret)s? "?([A-Za-z0-9._-]+)"?`)
+	if m := quoted.FindStringSubmatch(text); m != nil {
+		return keys{m[1] + "s", m[2]}, text
+	}
+	return nil, text
+}
+
+// split makes a path of a dotted one, whose keys may have dots themselves: those that
+// the files have are preferred.
+func (s *sources) split(dotted string) keys {
+	dotted = regexp.MustCompile(`\[(\d+)\]`).ReplaceAllString(dotted, ".[$1]")
+	var p keys
+	parts := strings.Split(strings.ReplaceAll(dotted, ".[].", "."), ".")
+	for len(parts) > 0 {
+		n := 1
+		for i := len(parts); i > 1; i-- {
+			if s.exact(p.at(strings.Join(parts[:i], "."))) != nil {
+				n = i
+				break
+			}
+		}
+		key := strings.Join(parts[:n], ".")
+		if _, err := strconv.Atoi(key); err == nil && len(p) > 2 {
+			key = "[" + key + "]"
+		}
+		p, parts = append(p, key), parts[n:]
+	}
+	return p
+}
+
+// alone is why a published Compose file is refused that names others.
+const alone = "a published Compose file stands alone, and names no other files"
+
+// refuseLocal refuses what would have compose-go read files of this host: a published
+// Compose file stands alone.
+func refuseLocal(s *sources) error {
+	ps := &problems{src: s}
+	for _, doc := range s.files[0].parse() {
+		root := place{file: s.files[0], value: doc}
+		if len(step(root, "include")) > 0 {
+			ps.addf(keys{"include"}, "%s", alone)
+		}
+		for _, services := range step(root, "services") {
+			refuseLocalServices(ps, resolve(services.value))
+		}
+	}
+	return ps.err()
+}
+
+func refuseLocalServices(ps *problems, services *yaml.Node) {
+	for i := 0; services.Kind == yaml.MappingNode && i+1 < len(services.Content); i += 2 {
+		name, service := services.Content[i].Value, services.Content[i+1]
+		for _, key := range []string{"env_file", "label_file"} {
+			if len(step(place{value: service}, key)) > 0 {
+				ps.addf(keys{"services", name, key}, "%s", alone)
+			}
+		}
+		if ext := resolve(child(service, "extends")); len(step(place{value: ext}, "file")) > 0 {
+			ps.addf(keys{"services", name, "extends", "file"}, "%s", alone)
+		}
+	}
+}
+
+// nothing is where a published Compose file finds other files.
+type nothing struct{}
+
+func (nothing) Accept(string) bool { return true }
+
+func (nothing) Load(_ context.Context, name string) (string, error) {
+	return "", runner.Errorf(runner.ErrInvalid, "%s: %s", name, alone)
+}
+
+func (nothing) Dir(name string) string { return filepath.Dir(name) }
+
+// clone copies what YAML is decoded into.
+func clone(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[k] = clone(e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = clone(e)
+		}
+		return out
+	default:
+		return v
+	}
+}

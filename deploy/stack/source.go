@@ -1,0 +1,324 @@
+package stack
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// sources finds the lines of a merged Compose file in the files that it was made of.
+// It reads them again, and only once something is to be told.
+type sources struct {
+	files []*source
+	dir   string // of the project, that includes and extends are relative to
+	local bool   // files that the files name may be read
+	model map[string]any
+	roots []place
+}
+
+// source is a file.
+type source struct {
+	name string // as it is told
+	path string // empty: it is not in a file
+	data []byte
+	docs []*yaml.Node // mappings
+	read bool
+}
+
+// place is a value in a file, with its key if it has one.
+type place struct {
+	file  *source
+	key   *yaml.Node
+	value *yaml.Node
+}
+
+// maxExtends bounds how far extends and include are followed for the sake of a line.
+const maxExtends = 16
+
+// parse reads the documents of a file. What cannot be read has no lines: compose-go
+// has told why already.
+func (s *source) parse() []*yaml.Node {
+	if s.read {
+		return s.docs
+	}
+	s.read = true
+	if s.data == nil && s.path != "" {
+		s.data, _ = os.ReadFile(s.path)
+	}
+	for d := yaml.NewDecoder(bytes.NewReader(s.data)); ; {
+		var n yaml.Node
+		if d.Decode(&n) != nil {
+			return s.docs
+		}
+		if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
+			s.docs = append(s.docs, n.Content[0])
+		}
+	}
+}
+
+// locate returns the file and the line that set the value at p, or the nearest one
+// above it. Where several files set it, the last one counts.
+func (s *sources) locate(p keys) (file string, line int) {
+	found := s.find(p)
+	if found == nil {
+		if len(s.files) == 0 {
+			return "", 0
+		}
+		return s.files[0].name, 0
+	}
+	if found.key != nil {
+		return found.file.name, found.key.Line
+	}
+	return found.file.name, found.value.Line
+}
+
+// find returns the place of p, or of the nearest above it, or nil.
+func (s *sources) find(p keys) *place {
+	places, _ := s.follow(p)
+	if len(places) == 0 {
+		return nil
+	}
+	return &places[len(places)-1]
+}
+
+// exact returns the place of p alone, or nil.
+func (s *sources) exact(p keys) *place {
+	places, whole := s.follow(p)
+	if !whole || len(places) == 0 {
+		return nil
+	}
+	return &places[len(places)-1]
+}
+
+func (s *sources) follow(p keys) (places []place, whole bool) {
+	if s.roots == nil {
+		for _, f := range s.files {
+			s.roots = append(s.roots, s.root(f, s.dir, 0)...)
+		}
+	}
+	places = s.roots
+	for i, key := range p {
+		next := s.step(places, p[:i], key)
+		if i == 1 && p[0] == "services" {
+			next = s.extended(next, 0)
+		}
+		if len(next) == 0 {
+			if i == 0 {
+				return nil, false
+			}
+			return places, false
+		}
+		places = next
+	}
+	return places, true
+}
+
+// root returns the documents of a file, after those of the files that it includes.
+func (s *sources) root(f *source, dir string, depth int) []place {
+	var out []place
+	for _, doc := range f.parse() {
+		if depth < maxExtends && s.local {
+			out = append(out, s.included(f, doc, dir, depth)...)
+		}
+		out = append(out, place{file: f, value: doc})
+	}
+	return out
+}
+
+func (s *sources) included(f *source, doc *yaml.Node, dir string, depth int) []place {
+	var out []place
+	for _, inc := range step(place{file: f, value: doc}, "include") {
+		for _, n := range resolve(inc.value).Content {
+			for _, name := range includePaths(n) {
+				file := s.open(dir, name)
+				out = append(out, s.root(file, filepath.Dir(file.path), depth+1)...)
+			}
+		}
+	}
+	return out
+}
+
+// includePaths returns the files of an element of include: a name, or a mapping whose
+// path is a name or several.
+func includePaths(n *yaml.Node) []string {
+	n = resolve(n)
+	if n.Kind == yaml.MappingNode {
+		n = resolve(child(n, "path"))
+	}
+	if n.Kind == yaml.ScalarNode {
+		return []string{n.Value}
+	}
+	var out []string
+	for _, c := range n.Content {
+		out = append(out, resolve(c).Value)
+	}
+	return out
+}
+
+// open returns the file of a name. Variables in it are not followed.
+func (s *sources) open(dir, name string) *source {
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	return &source{name: display(name), path: name}
+}
+
+// extended puts before the definitions of a service those that they extend.
+func (s *sources) extended(services []place, depth int) []place {
+	var out []place
+	for _, sv := range services {
+		if depth < maxExtends {
+			out = append(out, s.base(sv, depth)...)
+		}
+		out = append(out, sv)
+	}
+	return out
+}
+
+func (s *sources) base(sv place, depth int) []place {
+	ext := resolve(child(resolve(sv.value), "extends"))
+	name, file := ext.Value, sv.file
+	if ext.Kind == yaml.MappingNode {
+		name = resolve(child(ext, "service")).Value
+		if f := resolve(child(ext, "file")).Value; f != "" {
+			if !s.local {
+				return nil
+			}
+			file = s.open(filepath.Dir(cmp.Or(sv.file.path, filepath.Join(s.dir, "-"))), f)
+		}
+	}
+	if name == "" {
+		return nil
+	}
+	var found []place
+	for _, doc := range file.parse() {
+		for _, all := range step(place{file: file, value: doc}, "services") {
+			found = append(found, step(all, name)...)
+		}
+	}
+	return s.extended(found, depth+1)
+}
+
+// step goes from places of the same value down to one of its keys. An element of a
+// list is found if the lists that were merged are as long as what came out.
+func (s *sources) step(places []place, above keys, key string) []place {
+	var i int
+	if n, _ := fmt.Sscanf(key, "[%d]", &i); n != 1 {
+		var out []place
+		for _, p := range places {
+			out = append(out, step(p, key)...)
+		}
+		return out
+	}
+	var elements []place
+	for _, p := range places {
+		for _, n := range resolve(p.value).Content {
+			elements = append(elements, place{file: p.file, value: n})
+		}
+	}
+	if list, ok := lookup(s.model, above).([]any); !ok || len(list) != len(elements) || i >= len(elements) {
+		return nil
+	}
+	return elements[i : i+1]
+}
+
+// step finds a key in a mapping, or what stands for it in a list of KEY=VALUE.
+func step(p place, key string) []place {
+	n := resolve(p.value)
+	switch n.Kind {
+	case yaml.MappingNode:
+		var out, own []place
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			switch n.Content[i].Value {
+			case "<<":
+				out = append(out, merged(place{file: p.file, value: n.Content[i+1]}, key)...)
+			case key:
+				own = append(own, place{file: p.file, key: n.Content[i], value: n.Content[i+1]})
+			}
+		}
+		return append(out, own...)
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			name, _, _ := strings.Cut(resolve(c).Value, "=")
+			if name == key {
+				return []place{{file: p.file, value: c}}
+			}
+		}
+	}
+	return nil
+}
+
+// merged finds a key in what << brings: a mapping, or several.
+func merged(p place, key string) []place {
+	n := resolve(p.value)
+	if n.Kind != yaml.SequenceNode {
+		return mergedOnce(p.file, n, key)
+	}
+	var out []place
+	for _, c := range n.Content {
+		out = append(out, mergedOnce(p.file, resolve(c), key)...)
+	}
+	return out
+}
+
+// mergedOnce does not follow << within <<, which may lead in circles.
+func mergedOnce(f *source, n *yaml.Node, key string) []place {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return []place{{file: f, key: n.Content[i], value: n.Content[i+1]}}
+		}
+	}
+	return nil
+}
+
+func child(n *yaml.Node, key string) *yaml.Node {
+	for _, p := range step(place{value: n}, key) {
+		return p.value
+	}
+	return &yaml.Node{}
+}
+
+// resolve follows an alias.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode && n.Alias != nil {
+		return n.Alias
+	}
+	return n
+}
+
+// display returns a file's name as somebody in this directory would write it.
+func display(file string) string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return file
+	}
+	rel, err := filepath.Rel(wd, file)
+	if err != nil || strings.HasPrefix(rel, "..") {
+		return file
+	}
+	return rel
+}
+
+// lookup returns the value at p of a merged Compose file, or nil.
+func lookup(model any, p keys) any {
+	for _, key := range p {
+		switch v := model.(type) {
+		case map[string]any:
+			model = v[key]
+		case []any:
+			var i int
+			if n, _ := fmt.Sscanf(key, "[%d]", &i); n != 1 || i >= len(v) {
+				return nil
+			}
+			model = v[i]
+		default:
+			return nil
+		}
+	}
+	return model
+}

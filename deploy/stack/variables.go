@@ -1,0 +1,94 @@
+package stack
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/template"
+)
+
+// variables replaces the variables of a Compose file, and knows which had no value.
+type variables struct {
+	unset []string
+}
+
+// option has compose-go use it.
+func (v *variables) option(o *loader.Options) { o.Interpolate.Substitute = v.substitute }
+
+// substitute replaces the variables of one value. They are taken one by one: of
+// several at once compose-go tells only the first that is not set.
+func (v *variables) substitute(text string, values template.Mapping) (string, error) {
+	var out strings.Builder
+	for {
+		at := template.DefaultPattern.FindStringIndex(text)
+		if at == nil {
+			out.WriteString(text)
+			return out.String(), nil
+		}
+		end := at[1]
+		if n := closing(text[at[0]:end]); n > 0 {
+			end = at[0] + n
+		}
+		value, err := template.SubstituteWithOptions(text[at[0]:end], values,
+			template.WithoutLogging, template.WithReplacementFunction(v.replace))
+		if err != nil {
+			return "", err
+		}
+		out.WriteString(text[:at[0]])
+		out.WriteString(value)
+		text = text[end:]
+	}
+}
+
+func (v *variables) replace(text string, values template.Mapping, c *template.Config) (string, error) {
+	value, known, err := template.DefaultReplacementAppliedFunc(text, values, c)
+	if !known && err == nil {
+		v.unset = append(v.unset, strings.Trim(text, "${}"))
+	}
+	return value, err
+}
+
+// closing returns the length of "${...}" at the start of a text, or 0.
+func closing(text string) int {
+	open := 0
+	for i := range len(text) {
+		switch {
+		case strings.HasPrefix(text[i:], "${"):
+			open++
+		case text[i] == '}':
+			if open--; open <= 0 {
+				return i + 1
+			}
+		}
+	}
+	return 0
+}
+
+// tell warns of what had no value; on a node there are no variables at all, and one
+// without a default is an error.
+func (v *variables) tell(ps *problems) {
+	slices.Sort(v.unset)
+	for _, name := range slices.Compact(v.unset) {
+		file, line := ps.src.mention(name)
+		if ps.src.local {
+			ps.warnings = append(ps.warnings, Problem{File: file, Line: line,
+				Message: "the variable " + name + " is not set: it is replaced by nothing"})
+			continue
+		}
+		ps.errs = append(ps.errs, Problem{File: file, Line: line,
+			Message: "the variable " + name + " has no value here: a published file has its variables replaced, and a dollar sign written as $$"})
+	}
+}
+
+// mention returns the first line where a variable is used in the files that are known.
+func (s *sources) mention(name string) (file string, line int) {
+	used := regexp.MustCompile(`\$(` + regexp.QuoteMeta(name) + `\b|\{` + regexp.QuoteMeta(name) + `\b)`)
+	for _, f := range s.files {
+		if at := used.FindIndex(f.data); at != nil {
+			return f.name, 1 + strings.Count(string(f.data[:at[0]]), "\n")
+		}
+	}
+	return s.files[0].name, 0
+}
