@@ -26,6 +26,9 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	if err := checkPlatform(req.Image, req.Platform, img); err != nil {
 		return resp, err
 	}
+	if err := e.mayRun(ctx, img.ID, req.Image); err != nil {
+		return resp, err
+	}
 	release, err := e.images.Hold(img.ID)
 	if err != nil {
 		return resp, err

@@ -26,6 +26,7 @@ import (
 	"github.com/berth-registry/berth/runner/logs"
 	"github.com/berth-registry/berth/runner/network"
 	"github.com/berth-registry/berth/runner/stats"
+	"github.com/berth-registry/berth/runner/trust"
 	"github.com/berth-registry/berth/runner/volumes"
 )
 
@@ -43,6 +44,8 @@ type Options struct {
 	DefaultRegistry string // host for short names; empty is Docker Hub
 	Registries      map[string]remote.Host
 	CertsDir        string
+
+	Trust []trust.Rule // which images may run; none: all. See SetTrust
 
 	// UsernsRemap is whose subordinate users and groups those of containers are, as
 	// USER[:GROUP] or default; empty is the host's own.
@@ -80,6 +83,7 @@ type Engine struct {
 	userns    spec.UserNamespace // of containers, unless they ask for the host's
 	images    *images.Store
 	remote    *remote.Client
+	trust     *trust.Policy
 	store     *containers.Store
 	shim      *shim.Shim
 	network   *network.Manager
@@ -156,6 +160,7 @@ func Open(ctx context.Context, opts Options) (_ *Engine, err error) {
 		return nil, fmt.Errorf("find the containers again: %w", err)
 	}
 	e.work.run(e.watchExits)
+	e.reviewTrust()
 	return e, nil
 }
 
@@ -187,6 +192,9 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 		Log:             e.log,
 	})
 	if err != nil {
+		return err
+	}
+	if err := e.openTrust(ctx); err != nil {
 		return err
 	}
 	if e.store, err = containers.Open(filepath.Join(e.opts.Data, "containers")); err != nil {
@@ -239,6 +247,9 @@ func (e *Engine) Close() error {
 	e.stop()
 	e.events.close()
 	e.work.close()
+	if e.trust != nil {
+		e.trust.Close()
+	}
 	e.closeLogs()
 	if e.stats != nil {
 		e.stats.Close()

@@ -81,8 +81,7 @@ func (e *Engine) pull(ctx context.Context, req runner.PullRequest, progress runn
 	}
 	repo := e.remote.Repository(ref, req.Auth)
 	if !req.All {
-		_, err := e.images.Pull(ctx, repo, ref, req.Platform, progress)
-		return err
+		return e.pullOne(ctx, repo, ref, req.Platform, progress)
 	}
 	name := reference.TrimNamed(ref)
 	found := false
@@ -95,13 +94,22 @@ func (e *Engine) pull(ctx context.Context, req runner.PullRequest, progress runn
 		if err != nil {
 			return err
 		}
-		if _, err := e.images.Pull(ctx, repo, tagged, req.Platform, progress); err != nil {
+		if err := e.pullOne(ctx, repo, tagged, req.Platform, progress); err != nil {
 			return err
 		}
 	}
 	if !found {
 		return runner.Errorf(runner.ErrNotFound, "no tags in %s", reference.FamiliarName(name))
 	}
+	return nil
+}
+
+func (e *Engine) pullOne(ctx context.Context, repo *remote.Repo, ref reference.Named, platform string, progress runner.Progress) error {
+	id, err := e.images.Pull(ctx, repo, ref, platform, progress)
+	if err != nil {
+		return err
+	}
+	e.judgePulled(ctx, repo, ref, id, progress)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -38,9 +39,14 @@ func (c *ctr) retryAfter(p container.RestartPolicy, st runner.State, x shim.Exit
 	if x.At.Sub(st.StartedAt) > steadyRun {
 		c.tries = 0
 	}
+	return c.nextDelay(), true
+}
+
+// nextDelay is the one before the next try. The caller holds mu.
+func (c *ctr) nextDelay() time.Duration {
 	delay := min(firstRetry<<min(c.tries, 16), lastRetry)
 	c.tries++
-	return delay, true
+	return delay
 }
 
 // retry starts a container again after a while, unless somebody stops or starts
@@ -129,6 +135,9 @@ func (e *Engine) tryAgain(ctx context.Context, c *ctr, delay time.Duration) {
 	c.cancelRetry()
 	if err := e.startOrRemove(context.WithoutCancel(ctx), c); err != nil {
 		e.log.WarnContext(ctx, "restart a container", "container", c.id, "error", err)
+		if errors.Is(err, runner.ErrUnavailable) && e.startsLater(c) {
+			return
+		}
 		c.notify()
 	}
 }

@@ -69,7 +69,10 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 	}
 	rec, before := c.snapshot()
 	next := before
-	rec, err := e.withLinks(ctx, e.likeItsNetwork(rec))
+	err := e.mayRun(ctx, rec.ImageID, rec.Config.Image)
+	if err == nil {
+		rec, err = e.withLinks(ctx, e.likeItsNetwork(rec))
+	}
 	if err == nil {
 		next, err = e.launch(ctx, c, rec, before)
 	}
