@@ -1,0 +1,96 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// attempt is what is tried for one request.
+type attempt struct {
+	host, path string // as they were asked for
+	route      *route
+	pool       *pool // at its begin
+	tried      map[*replica]bool
+	now        *replica // that it is sent to
+	unsure     int      // times that a replica took it, and did not answer
+}
+
+type attemptKey struct{}
+
+// attemptOf is the attempt of a request that serve has made; nil of none.
+func attemptOf(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// selector chooses the replica of each attempt. It implements reverseproxy.Selector.
+type selector struct{ proxy *Proxy }
+
+// pause is how long a request waits that no replica is left for.
+const pause = 100 * time.Millisecond
+
+// Select implements reverseproxy.Selector. The pool that it is given is empty: those
+// who answer are the proxy's.
+func (s selector) Select(_ reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
+	a := attemptOf(r.Context())
+	if a == nil {
+		return nil
+	}
+	pool := a.pool
+	if len(a.tried) > 0 || len(pool.members) == 0 {
+		pool = s.proxy.poolNow(a) // others may be there by now
+	}
+	mark := ""
+	if a.route.Sticky != "" {
+		if c, err := r.Cookie(a.route.Sticky); err == nil {
+			mark = c.Value
+		}
+	}
+	chosen := pool.choose(mark, a.tried)
+	if chosen == nil {
+		clear(a.tried)
+		select {
+		case <-time.After(pause):
+		case <-r.Context().Done():
+		}
+		if chosen = s.proxy.poolNow(a).choose(mark, nil); chosen == nil {
+			return nil
+		}
+	}
+	a.now = chosen
+	if a.route.Sticky != "" && chosen.mark != mark {
+		stick(w, r, a.route.Sticky, chosen.mark)
+	}
+	return chosen.upstream
+}
+
+// stick makes a client stay with a replica, in place of one that was tried before.
+func stick(w http.ResponseWriter, r *http.Request, name, mark string) {
+	w.Header().Del("Set-Cookie") // only ours can be there before an answer is
+	http.SetCookie(w, &http.Cookie{Name: name, Value: mark, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode})
+}
+
+// repeatable matches requests that are repeated although a replica may have seen them.
+type repeatable struct{}
+
+// MatchWithError implements caddyhttp.RequestMatcherWithError.
+func (repeatable) MatchWithError(r *http.Request) (bool, error) {
+	a := attemptOf(r.Context())
+	return a != nil && a.unsure <= a.route.Retries && safe(r), nil
+}
+
+var _ caddyhttp.RequestMatcherWithError = repeatable{}
+
+// safe says whether a request changes nothing (RFC 9110, section 9.2.1), and has no
+// body that would be gone.
+func safe(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return r.ContentLength == 0 && r.Header.Get("Upgrade") == ""
+	}
+	return false
+}

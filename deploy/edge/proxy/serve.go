@@ -1,0 +1,124 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/berth-registry/berth/deploy"
+)
+
+// serve answers a request that Caddy has read.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
+	p.requests.Add(1)
+	defer p.requests.Add(-1)
+	header := w.Header()
+	header.Del("Server")
+	if p.retired.Load() && r.ProtoMajor == 1 {
+		header.Set("Connection", "close")
+	}
+	if p.certs.challenge(w, r) {
+		return nil
+	}
+	host, path := hostOf(r.Host), r.URL.Path
+	e, prefix := p.table.Load().find(host, path)
+	switch {
+	case e == nil:
+		answer(w, r, http.StatusNotFound, "nothing is served here under this name")
+		return nil
+	case e.TLS == deploy.TLSOff && r.TLS != nil:
+		answer(w, r, http.StatusMisdirectedRequest, "this is not served over HTTPS")
+		return nil
+	case e.TLS != deploy.TLSOff && !secure(r):
+		p.redirect(w, r)
+		return nil
+	}
+	a := &attempt{host: host, path: path, route: e.route, pool: e.pool, tried: map[*replica]bool{}}
+	r = r.WithContext(context.WithValue(r.Context(), attemptKey{}, a))
+	r.Header.Del("X-Forwarded-Prefix")
+	if e.StripTo {
+		strip(r, prefix)
+	}
+	err := e.handler.ServeHTTP(w, r)
+	if err != nil {
+		p.failure(w, r, e, err)
+	}
+	return nil
+}
+
+// secure says whether a client came by HTTPS, to here or to a proxy that is trusted.
+func secure(r *http.Request) bool {
+	if r.TLS != nil {
+		return true
+	}
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	return trusted && r.Header.Get("X-Forwarded-Proto") == "https"
+}
+
+// redirect sends a client to HTTPS.
+func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
+	host := hostOf(r.Host)
+	if p.httpsPort != "443" {
+		host = net.JoinHostPort(host, p.httpsPort)
+	}
+	header := w.Header()
+	header.Set("Location", "https://"+host+r.URL.RequestURI())
+	header.Set("Connection", "close") // the next request is elsewhere
+	w.WriteHeader(http.StatusPermanentRedirect)
+}
+
+// failure answers a request that no replica has answered.
+func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err error) {
+	status := http.StatusBadGateway
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) && he.StatusCode >= http.StatusBadRequest {
+		status = he.StatusCode
+	}
+	const clientGone = 499
+	text := ""
+	switch status {
+	case clientGone:
+		w.WriteHeader(clientGone) // for the log: nobody reads it
+		return
+	case http.StatusRequestEntityTooLarge:
+		text = fmt.Sprintf("the request has more than %d bytes", e.MaxBody)
+	case http.StatusServiceUnavailable:
+		text = "no replica of the service is there"
+	case http.StatusBadGateway:
+		text = "no replica of the service answers"
+	case http.StatusGatewayTimeout:
+		text = "the service did not answer in time"
+	}
+	if status >= http.StatusInternalServerError {
+		p.log.WarnContext(r.Context(), "request failed", "owner", e.owner, "service", e.service, "host", r.Host,
+			"method", r.Method, "status", status, "error", err)
+	}
+	header := w.Header()
+	header.Del("Set-Cookie")
+	answer(w, r, status, text)
+}
+
+// answer writes an answer of the edge itself.
+func answer(w http.ResponseWriter, r *http.Request, status int, text string) {
+	header := w.Header()
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cache-Control", "no-store")
+	if status == http.StatusServiceUnavailable {
+		header.Set("Retry-After", "1")
+	}
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	line := fmt.Sprintf("%d %s", status, http.StatusText(status))
+	if text != "" {
+		line += ": " + text
+	}
+	_, _ = w.Write([]byte(strings.TrimSpace(line) + "\n")) // the client may be gone
+}

@@ -1,0 +1,68 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// transport sends requests to replicas, and remembers which did not answer.
+type transport struct {
+	*reverseproxy.HTTPTransport
+}
+
+const (
+	// dialPatience is above the second after which a full queue of connections is
+	// tried again.
+	dialPatience = 2 * time.Second
+	// idle is how long a connection to a replica is kept without a request. It is
+	// shorter than servers keep theirs: one that they close while a request is on its
+	// way is a request that fails.
+	idle = time.Second
+)
+
+func newTransport(ctx caddy.Context) (*transport, error) {
+	no := false
+	t := &transport{&reverseproxy.HTTPTransport{
+		DialTimeout: caddy.Duration(dialPatience),
+		Compression: &no, // what the client takes is asked for
+		KeepAlive:   &reverseproxy.KeepAlive{IdleConnTimeout: caddy.Duration(idle), MaxIdleConnsPerHost: 100},
+		Versions:    []string{"1.1"},
+	}}
+	if err := t.Provision(ctx); err != nil {
+		return nil, err
+	}
+	t.Transport.Proxy = nil // replicas are on this host
+	return t, nil
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.HTTPTransport.RoundTrip(r)
+	a := attemptOf(r.Context())
+	if a == nil || a.now == nil {
+		return resp, err
+	}
+	if err == nil {
+		a.now.answered()
+		return resp, nil
+	}
+	if r.Context().Err() != nil {
+		return nil, err // the client has gone
+	}
+	a.tried[a.now] = true
+	var dial reverseproxy.DialError
+	switch {
+	case errors.As(err, &dial):
+		a.now.failed()
+	case r.ContentLength == 0: // otherwise it may be the client who stopped
+		a.now.failed()
+		a.unsure++
+	default:
+		a.unsure++
+	}
+	return nil, err
+}
