@@ -38,6 +38,9 @@ func (c *changing) needed(repo string, d digest.Digest, row *storage.Manifest) (
 	if until, err = c.remembered(repo, part); until != 0 || err != nil {
 		return "a tag named it lately", until, err
 	}
+	if until, err = c.rolledOut(repo, part); until != 0 || err != nil {
+		return "a rollout may return to it", until, err
+	}
 	return "", 0, nil
 }
 
@@ -52,6 +55,16 @@ func (c *changing) running(part string) (until int64, err error) {
 		}
 	}
 	return until, nil
+}
+
+// rolledOut is until when a rollout keeps a manifest that nodes may return to: it is to
+// be looked at again then. 0 if none does.
+func (c *changing) rolledOut(repo, part string) (until int64, err error) {
+	kept, err := hasAny(storage.Returns.Scan(c, storage.Key(repo, part, ""), nil))
+	if kept {
+		until = c.now.Add(max(c.local.keeping.Load().Grace, time.Minute)).UnixMicro()
+	}
+	return until, err
 }
 
 // remembered is until when the history of tags keeps a manifest; 0 if it does not.

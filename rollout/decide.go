@@ -1,0 +1,351 @@
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/berth-registry/berth/storage"
+)
+
+// Outcome is what Decide has decided.
+type Outcome struct {
+	State
+	Answer Answer // to the report, if there was one
+	// Dirty are the names of the nodes that are not as they were, Gone of those that are
+	// not known any more; Changed says that the rollout is not as it was.
+	Dirty, Gone []string
+	Changed     bool
+	// Log says that the log of the report is to be kept.
+	Log bool
+
+	policy Policy
+	broken error // the policy
+}
+
+// Decide says what becomes of a state at a time, when a node has reported; nil is nobody,
+// but time has passed. If Rollout.Back is set then, the tag is to be moved back to
+// Rollout.Previous, and Decide to be asked again. It changes nothing of s.
+func Decide(s State, r *Report, now time.Time) Outcome {
+	d := &decision{now: now.UTC().Truncate(time.Microsecond), was: s.Rollout, before: s.Nodes}
+	d.State = s
+	d.Nodes = slices.Clone(s.Nodes)
+	d.forget()
+	if r != nil || d.Rollout.Digest != "" { // else nobody follows it
+		d.follow()
+	}
+	d.policy, d.broken = ParsePolicy([]byte(d.Rollout.Policy))
+	name := ""
+	if r != nil {
+		name = r.Node
+		d.hear(r)
+	}
+	d.lapse()
+	d.judge()
+	if r != nil {
+		d.answer(d.node(name))
+	}
+	d.settle()
+	if r != nil {
+		d.Answer.Tag, d.Answer.Rollout = d.Tag.Digest, AnswerRollout{d.Rollout.State, d.Rollout.Attempt}
+		d.Answer.Version = version(d.Tag.Digest, &d.Rollout, d.waits)
+	}
+	return d.Outcome
+}
+
+// decision is an Outcome that comes to be.
+type decision struct {
+	Outcome
+	now    time.Time
+	was    storage.Rollout
+	before []Node
+	waits  bool // the node for its turn
+}
+
+func (d *decision) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(d.Nodes, name, compareName)
+}
+
+func (d *decision) node(name string) *Node {
+	i, _ := d.find(name)
+	return &d.Nodes[i]
+}
+
+// forget leaves out who was not heard of for too long; if there are many, who is not
+// there any more, and has not failed.
+func (d *decision) forget() {
+	many := len(d.Nodes) >= MaxNodes
+	d.Nodes = slices.DeleteFunc(d.Nodes, func(n Node) bool {
+		old := d.now.Sub(n.Heard) > KeepNodes || many && !n.alive(d.now) && n.Slot == "" && n.Failed == ""
+		if old {
+			d.Gone = append(d.Gone, n.Name)
+		}
+		return old
+	})
+}
+
+// follow begins a rollout if the tag names something else. If that is what all nodes ran
+// before, they return to it. While there is no tag, all stays as it is.
+func (d *decision) follow() {
+	r, t := &d.Rollout, d.Tag
+	if t.Digest == "" || t.Digest == r.Digest {
+		return
+	}
+	began := t.Moved
+	if began.IsZero() {
+		began = d.now
+	}
+	if r.Digest != "" && t.Digest == r.Previous {
+		r.Bad = r.Digest
+		if !r.Back { // somebody did it by hand
+			r.State, r.Reason = Undone, ""
+		}
+	} else {
+		if r.State == Done || returns(r) {
+			r.Previous = r.Digest
+		}
+		r.State, r.Reason, r.Bad = Running, "", ""
+		if r.PausedBy != "" {
+			r.State = Paused
+		}
+	}
+	r.Digest, r.Policy, r.By, r.Started, r.Back = t.Digest, t.Policy, t.By, began.UTC(), false
+	if r.State == Undone || r.State == Failed {
+		r.PausedBy = ""
+	}
+	d.begin()
+}
+
+// begin has what failed before not count any more.
+func (d *decision) begin() { beginAttempt(&d.Rollout, d.Nodes) }
+
+func beginAttempt(r *storage.Rollout, nodes []Node) {
+	r.Attempt++
+	for i := range nodes {
+		n := &nodes[i]
+		if n.State == NodeFailed {
+			n.Past = n.Since
+		}
+		n.Failed, n.Cause = "", ""
+	}
+}
+
+// hear takes in what a node reports. If that is what it has said lately, nothing changes.
+func (d *decision) hear(r *Report) {
+	i, known := d.find(r.Node)
+	if !known {
+		d.Gone = slices.DeleteFunc(d.Gone, func(name string) bool { return name == r.Node })
+		d.Nodes = slices.Insert(d.Nodes, i, Node{Name: r.Node})
+	}
+	n := &d.Nodes[i]
+	old := n.Follower
+	n.By, n.Labels, n.Running, n.Target, n.State, n.Error = r.By, r.Labels, r.Running, r.Target, r.State, r.Error
+	n.Interval = time.Duration(r.Interval)
+	if len(n.Labels) == 0 {
+		n.Labels = nil // as it is read again
+	}
+	if !sameTime(n.Since, r.Since) {
+		n.Since = r.Since
+	}
+	d.judgeReport(n)
+	d.Log = r.State == NodeFailed && !reflect.DeepEqual(old, n.Follower)
+	if !known || d.now.Sub(old.Heard) >= n.Interval/4 || !reflect.DeepEqual(old, n.Follower) {
+		n.Heard = d.now
+	}
+}
+
+// judgeReport says what a report means for the node's turn.
+func (d *decision) judgeReport(n *Node) {
+	digest := d.Rollout.Digest
+	switch {
+	case n.runs(digest):
+		n.Slot, n.Failed, n.Cause = "", "", ""
+	case n.State == NodeFailed && n.Target == digest && !n.past():
+		n.Slot, n.Failed, n.Cause = "", digest, cmp.Or(n.Error, "failed")
+	case n.State == NodeDeploying && n.Slot == "" && n.Failed != digest:
+		n.Slot, n.Turn = n.Target, d.now // it did not ask, or that is not known any more
+	case n.State != NodeDeploying && n.Slot != digest:
+		n.Slot = "" // it is through with another version
+	}
+}
+
+// past says whether the failure that the node reports was before this attempt.
+func (n *Node) past() bool { return !n.Past.IsZero() && sameTime(n.Since, n.Past) }
+
+// sameTime compares times of which one may have been stored, and be a little off.
+func sameTime(a, b time.Time) bool { return a.Sub(b).Abs() < time.Millisecond }
+
+// lapse takes turns away from who is not heard of, or takes too long.
+func (d *decision) lapse() {
+	for i := range d.Nodes {
+		n := &d.Nodes[i]
+		if n.Slot == "" {
+			continue
+		}
+		cause := ""
+		switch {
+		case !n.alive(d.now):
+			cause = "was not heard of while it deployed"
+		case d.now.Sub(n.Turn) > d.policy.Deadline:
+			cause = fmt.Sprintf("was not done after %s", d.policy.Deadline)
+		default:
+			continue
+		}
+		if n.Slot == d.Rollout.Digest && !returns(&d.Rollout) {
+			n.Failed, n.Cause = n.Slot, cause
+		}
+		n.Slot = ""
+	}
+}
+
+// judge ends a rollout: all nodes run the version, or too many have failed.
+func (d *decision) judge() {
+	r := &d.Rollout
+	if r.State != Running {
+		return
+	}
+	if d.broken != nil {
+		r.State, r.Reason = Paused, "its policy cannot be read: "+d.broken.Error()
+		return
+	}
+	failed, running, waiting := d.count()
+	switch {
+	case failed > d.policy.MaxFailures:
+		r.State, r.Reason = Failed, "stopped after "+failures(failed)
+		switch {
+		case d.policy.OnFailure == OnFailurePause:
+		case r.Previous == "" || r.Previous == r.Digest:
+			r.Reason += "; there is no earlier version to return to"
+		default:
+			r.Back = true
+		}
+	case running > 0 && waiting == 0:
+		r.State = Done
+	}
+}
+
+// count counts the nodes that are chosen: those that failed, dead or alive, and of those
+// that are there the ones that run the version, and the ones that neither run it nor
+// have failed.
+func (d *decision) count() (failed, running, waiting int) {
+	for i := range d.Nodes {
+		switch n := &d.Nodes[i]; {
+		case !d.chosen(n):
+		case n.Failed == d.Rollout.Digest:
+			failed++
+		case n.runs(d.Rollout.Digest) && n.alive(d.now):
+			running++
+		case n.alive(d.now):
+			waiting++
+		}
+	}
+	return failed, running, waiting
+}
+
+// chosen says whether a node is to get the version at all.
+func (d *decision) chosen(n *Node) bool {
+	r := &d.Rollout
+	if returns(r) && (n.Running == r.Bad || n.Target == r.Bad || n.Slot == r.Bad) {
+		return true
+	}
+	for name, value := range d.policy.Nodes {
+		if have, ok := n.Labels[name]; !ok || have != value {
+			return false
+		}
+	}
+	return true
+}
+
+// turns are how many nodes may deploy, and how many do.
+func (d *decision) turns() (most, taken int) {
+	there := 0
+	for i := range d.Nodes {
+		n := &d.Nodes[i]
+		if n.alive(d.now) && d.chosen(n) {
+			there++
+		}
+		if n.busy(d.now) {
+			taken++
+		}
+	}
+	return d.policy.Parallel.Of(there), taken
+}
+
+// settle says what is to be told to whom, and when time alone may change something.
+func (d *decision) settle() {
+	r := &d.Rollout
+	if r.Digest == "" {
+		return
+	}
+	r.Free = 0
+	if open, _ := d.open(); open && d.broken == nil && (r.State == Running || r.State == Done) {
+		most, taken := d.turns()
+		r.Free = max(0, most-taken)
+	}
+	if r.Free > d.was.Free {
+		r.Freed++
+	}
+	news := r.Digest != d.was.Digest || r.State != d.was.State || r.Reason != d.was.Reason || r.Attempt != d.was.Attempt || r.PausedBy != d.was.PausedBy
+	if news {
+		r.Changed++
+		r.Updated = d.now
+	}
+	next := d.next()
+	later := !next.IsZero() && next.After(d.was.Next) && d.was.Next.After(d.now)
+	r.Next = d.was.Next
+	d.Changed = news || *r != d.was
+	if d.Changed || !later && !next.Equal(d.was.Next) {
+		r.Next, d.Changed = next, true
+	}
+	d.markDirty()
+}
+
+func (d *decision) markDirty() {
+	i := 0
+	for _, n := range d.Nodes {
+		for i < len(d.before) && d.before[i].Name < n.Name {
+			i++
+		}
+		if i == len(d.before) || d.before[i].Name != n.Name || !reflect.DeepEqual(d.before[i], n) {
+			d.Dirty = append(d.Dirty, n.Name)
+		}
+	}
+}
+
+// open says whether nodes may begin to deploy at this time, and until when that is so;
+// zero for ever.
+func (d *decision) open() (open bool, until time.Time) {
+	if d.policy.Window == nil {
+		return true, time.Time{}
+	}
+	return d.policy.Window.At(d.now)
+}
+
+// next is when time alone may change something; zero for never: a turn ends, the window
+// opens or closes, or a node is not there any more that the rollout waits for.
+func (d *decision) next() (next time.Time) {
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t.Add(time.Millisecond).UTC().Truncate(time.Microsecond) // when it is over
+		}
+	}
+	r := &d.Rollout
+	waiting := false
+	for i := range d.Nodes {
+		n := &d.Nodes[i]
+		if n.Slot != "" {
+			sooner(n.turnEnds(d.policy.Deadline))
+		}
+		if r.State == Running && n.alive(d.now) && d.chosen(n) && !n.runs(r.Digest) {
+			waiting = true
+			sooner(n.Heard.Add(silence * n.Interval))
+		}
+	}
+	if waiting {
+		_, until := d.open()
+		sooner(until)
+	}
+	return next
+}

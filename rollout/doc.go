@@ -1,0 +1,24 @@
+// Package rollout decides what the nodes run that follow a tag: which of them may deploy
+// now what the tag names, and when all of them return to what it named before.
+//
+// Its nouns are the Policy, which the manifest itself says in an annotation; the Report of
+// a node, and the Answer to it; and the State of a tag: its rollout, and its nodes. Decide
+// is a pure function of them. Store keeps the state among the registry's rows: each report
+// is one transaction, so whatever many nodes and several servers do at the same time, no
+// more nodes deploy than the policy says.
+//
+// It promises that:
+//   - at most Policy.Parallel nodes have their turn at once. A turn is a lease: who does
+//     not report for three of its intervals, or is not done by the deadline, has lost it,
+//     and has failed;
+//   - a node that is not heard of holds nobody up, and is not waited for;
+//   - after more failures than the policy tolerates nobody else deploys. The tag then moves
+//     back to what all nodes ran before, if the policy does not say otherwise, and they all
+//     return to it at once: no turns, no window;
+//   - what a tag names can be changed at any time: what comes in the middle of a rollout
+//     takes its place, and what was never done is never returned to.
+//
+// Nobody is told anything: nodes ask, and wait (package hub) for there to be something new
+// to ask about. Without the registry they go on with what they have. A node is believed: it
+// can report failures, and so who may follow a tag may stop its rollout.
+package rollout

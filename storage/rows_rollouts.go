@@ -1,0 +1,61 @@
+package storage
+
+import "time"
+
+// The tables of rollouts; the comments name the parts of their keys.
+var (
+	// Rollouts: repository, tag. What the nodes that follow a tag are to run.
+	Rollouts = Table[Rollout]{"rollouts"}
+	// Followers: repository, tag, node. What a node that follows a tag has reported.
+	Followers = Table[Follower]{"followers"}
+	// FollowerLogs: repository, tag, node. The log of what failed there last.
+	FollowerLogs = Table[FollowerLog]{"follower-logs"}
+	// Followed: node, repository, tag. Followers the other way round.
+	Followed = Table[Mark]{"followed"}
+	// Returns: repository, digest, tag. The manifests that a rollout may have nodes run,
+	// which are no garbage meanwhile.
+	Returns = Table[Mark]{"returns"}
+)
+
+type (
+	// Rollout is how far the nodes that follow a tag have come.
+	Rollout struct {
+		Digest   string    `cbor:"1,keyasint"`           // that they are to run: what the tag named when it was looked at last
+		Previous string    `cbor:"2,keyasint,omitempty"` // that they all ran before; empty if there is none
+		Bad      string    `cbor:"3,keyasint,omitempty"` // that they return from, to Digest; empty if they do not
+		State    string    `cbor:"4,keyasint"`
+		Reason   string    `cbor:"5,keyasint,omitempty"` // for the state, in words
+		Policy   string    `cbor:"6,keyasint,omitempty"` // the annotation of Digest
+		Started  time.Time `cbor:"7,keyasint"`
+		By       string    `cbor:"8,keyasint,omitempty"` // account that moved the tag
+		PausedBy string    `cbor:"9,keyasint,omitempty"` // account that paused it, or "-"; empty if none has
+		Attempt  int64     `cbor:"10,keyasint"`          // grows when all begins anew
+		Back     bool      `cbor:"11,keyasint,omitempty"`
+		Changed  int64     `cbor:"12,keyasint"` // grows when everybody may have something else to do
+		Freed    int64     `cbor:"13,keyasint"` // grows when those who wait for their turn may have it
+		Free     int       `cbor:"14,keyasint"` // turns that are free
+		Next     time.Time `cbor:"15,keyasint"` // when time alone may change something; zero for never
+		Updated  time.Time `cbor:"16,keyasint"` // of Changed
+	}
+	// Follower is a node that follows a tag, as it has reported.
+	Follower struct {
+		By       string            `cbor:"1,keyasint,omitempty"` // account that reports for it
+		Labels   map[string]string `cbor:"2,keyasint,omitempty"`
+		Running  string            `cbor:"3,keyasint,omitempty"` // digest
+		Target   string            `cbor:"4,keyasint,omitempty"` // digest
+		State    string            `cbor:"5,keyasint"`
+		Error    string            `cbor:"6,keyasint,omitempty"`
+		Since    time.Time         `cbor:"7,keyasint"` // by the node's clock
+		Interval time.Duration     `cbor:"8,keyasint"` // at which it reports at least, nanoseconds
+		Heard    time.Time         `cbor:"9,keyasint"`
+		Slot     string            `cbor:"10,keyasint,omitempty"` // digest that it has its turn for
+		Turn     time.Time         `cbor:"11,keyasint"`           // since when it has
+		Failed   string            `cbor:"12,keyasint,omitempty"` // digest that it failed to run
+		Cause    string            `cbor:"13,keyasint,omitempty"` // of that
+		Past     time.Time         `cbor:"14,keyasint"`           // Since of a failure that does not count any more
+	}
+	// FollowerLog is what a node has told of what failed.
+	FollowerLog struct {
+		Lines []string `cbor:"1,keyasint"`
+	}
+)
