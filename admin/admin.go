@@ -91,6 +91,12 @@ type Options struct {
 	Mirroring Mirroring
 	// Replicator pushes to other registries; nil if this server does not.
 	Replicator Replicator
+	// Rollouts says what nodes run; nil if this server does not.
+	Rollouts Rollouts
+	// Watches has clients wait for what is new; nil if this server does not.
+	Watches Watches
+	// Cached says that a repository is the cache of a mirror; nil: none is.
+	Cached func(repo string) bool
 	// Authority says who administers the registry. If it is nil there is no access
 	// control, and only who comes by Local does.
 	Authority auth.Authority

@@ -29,6 +29,8 @@ var (
 	ErrTooManyTokens   = &registry.Error{Code: "TOKEN_INVALID", Status: http.StatusConflict, Message: "the account has too many API keys; revoke some"}
 	ErrNodeUnknown     = &registry.Error{Code: "NODE_UNKNOWN", Status: http.StatusNotFound, Message: "no such node"}
 	ErrNodeNewer       = &registry.Error{Code: "NODE_CONFLICT", Status: http.StatusConflict, Message: "a newer report of that node came at the same time"}
+	ErrRolloutUnknown  = &registry.Error{Code: "ROLLOUT_UNKNOWN", Status: http.StatusNotFound, Message: "no node follows this tag"}
+	ErrRolloutState    = &registry.Error{Code: "ROLLOUT_STATE", Status: http.StatusConflict, Message: "the rollout is not in that state"}
 	ErrNoTokens        = &registry.Error{Code: "UNSUPPORTED", Status: http.StatusNotImplemented, Message: "the registry signs no tokens"}
 )
 
@@ -38,7 +40,7 @@ var known = []*registry.Error{
 	ErrPasswordInvalid, ErrPasswordWrong, ErrTokenUnknown, ErrTokenInvalid, ErrTooManyTokens, ErrNoTokens, ErrNodeUnknown, ErrNodeNewer,
 	registry.ErrUnauthorized, registry.ErrDenied, registry.ErrRouteUnknown, registry.ErrMethod, registry.ErrUnavailable,
 	registry.ErrTooMany, registry.ErrNameUnknown, ErrMirrorUnknown, ErrMirrorRuns, ErrMirror, ErrBackup, ErrMigrate, registry.ErrNoSpace,
-	ErrReplicationUnknown, ErrReplication,
+	ErrReplicationUnknown, ErrReplication, ErrRolloutUnknown, ErrRolloutState, registry.ErrTagImmutable, registry.ErrManifestUnknown,
 }
 
 // classify makes a *registry.Error of one of the store. Any other is a failure
@@ -46,6 +48,9 @@ var known = []*registry.Error{
 func classify(err error) error {
 	kind := (*registry.Error)(nil)
 	if told := nodeError(err); told != nil {
+		return told
+	}
+	if told := rolloutError(err); told != nil {
 		return told
 	}
 	switch {

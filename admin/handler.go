@@ -46,6 +46,14 @@ func routes() []route {
 		{"DELETE", "nodes/*", administrator, audit.ConfigChange, "remove-node", (*call).removeNode},
 		{"GET", "history", anybody, "", "", (*call).history},
 
+		{"POST", "follow/*", runner, "", "", (*call).follow},
+		{"GET", "watch/*", anybody, "", "", (*call).watch},
+		{"GET", "rollouts", anybody, "", "", (*call).listRollouts},
+		{"GET", "rollouts/*", anybody, "", "", (*call).rollout},
+		{"POST", "rollouts/*/pause", runner, audit.ConfigChange, "pause-rollout", (*call).pauseRollout},
+		{"POST", "rollouts/*/resume", runner, audit.ConfigChange, "resume-rollout", (*call).resumeRollout},
+		{"POST", "rollouts/*/undo", runner, audit.ConfigChange, "undo-rollout", (*call).undoRollout},
+
 		{"GET", "usage", signedIn, "", "", (*call).usage},
 		{"GET", "scrub", administrator, "", "", (*call).scrubStatus},
 		{"POST", "scrub", administrator, audit.ConfigChange, "start-scrub", (*call).startScrub},
@@ -74,7 +82,7 @@ type access int
 
 const (
 	anybody       access = iota // as far as they may pull, which the handler asks
-	runner                      // everybody with an account; without a policy anybody
+	runner                      // everybody with an account; without a policy anybody; a handler asks for more
 	signedIn                    // everybody with an account
 	inPerson                    // not by an API key or a registry token, unless it administers
 	administrator               // who administers the registry

@@ -133,7 +133,15 @@ func (c *call) removeNode() (int, any, error) {
 	if c.Content == nil {
 		return 0, nil, errNotOffered
 	}
-	return http.StatusNoContent, nil, c.Content.RemoveNode(c.r.Context(), c.params[0])
+	err := c.Content.RemoveNode(c.r.Context(), c.params[0])
+	if c.Rollouts == nil || err != nil && !errors.Is(err, registry.ErrNodeUnknown) {
+		return http.StatusNoContent, nil, err
+	}
+	followed, ferr := c.Rollouts.Forget(c.r.Context(), c.params[0])
+	if ferr != nil || followed > 0 {
+		err = ferr
+	}
+	return http.StatusNoContent, nil, err
 }
 
 // nodeError is what a client is told of an error of package registry about nodes, or
