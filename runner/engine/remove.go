@@ -92,6 +92,7 @@ func (e *Engine) remove(ctx context.Context, c *ctr, withVolumes bool) error {
 		e.removeAnonymousVolumes(ctx, rec)
 	}
 	e.leaveLog(ctx, c.id)
+	e.leaveTraffic(ctx, c.id)
 	if err := e.store.Remove(c.id); err != nil {
 		return err
 	}

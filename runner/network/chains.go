@@ -36,6 +36,8 @@ func (r *rules) addTable() {
 	for _, f := range []familySets{t.v4, t.v6} {
 		published(f.dnat(f.binds, f.load(f.dst, reg1), f.loadPort(reg32_00+f.size/4)))
 		published(f.dnat(f.ports, nil, f.loadPort(reg32_00)))
+		published(f.choose(f.serviceBinds, f.load(f.dst, reg1), f.loadPort(reg32_00+f.size/4)))
+		published(f.choose(f.services, nil, f.loadPort(reg32_00)))
 	}
 
 	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
@@ -87,6 +89,7 @@ func (r *rules) addSets(t table) {
 	for set, elements := range t.elements(bindings) {
 		_ = r.conn.SetAddElements(set, elements)
 	}
+	_ = r.queueLeads(t, r.services)
 }
 
 func rule(parts ...[]expr.Any) []expr.Any {

@@ -40,8 +40,8 @@ func (m *Manager) Connect(ctx context.Context, req Request) (Endpoint, error) {
 		m.names.Forget(a.id)
 		return Endpoint{}, err
 	}
-	if served != nil {
-		return Endpoint{}, errors.Join(served, m.Disconnect(ctx, a.id))
+	if err := errors.Join(served, m.follow(a.id)); err != nil {
+		return Endpoint{}, errors.Join(err, m.Disconnect(ctx, a.id))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -126,7 +126,7 @@ func (m *Manager) attach(ctx context.Context, a *attachment, req Request, list [
 		}
 		a.endpoints = append(a.endpoints, ep)
 	}
-	if err := m.publish(a, req.Ports); err != nil {
+	if err := m.publish(a, targetOf(a.endpoints), req.Ports); err != nil {
 		return err
 	}
 	taken := map[string]bool{}
@@ -151,34 +151,75 @@ func (m *Manager) attach(ctx context.Context, a *attachment, req Request, list [
 	return nil
 }
 
-// publish reserves a container's ports and opens them.
-func (m *Manager) publish(a *attachment, asked network.PortMap) (err error) {
-	a.target = targetOf(a.endpoints)
+// publish reserves a container's ports and opens them: those that it has already
+// stay reserved, and are moved in one transaction. If it fails, all is as before.
+func (m *Manager) publish(a *attachment, to target, asked network.PortMap) error {
 	if len(a.endpoints) == 1 && !a.endpoints[0].lan.wired() {
-		a.ports = network.PortMap{}
-		return nil
+		asked = nil
 	}
-	a.reserved, a.ports, err = m.ports.allocate(a.name, asked, a.target)
+	al, err := m.ports.allot([]order{{to.publisher(a.name), asked}}, a.reserved)
 	if err == nil {
-		err = m.rules.publish(bindings(a.reserved))
+		if err = m.redirect(to.leads(al.given[0].ports), func() error {
+			return m.rules.swap(bindings(a.reserved, a.target), bindings(al.given[0].ports, to))
+		}); err != nil {
+			al.undo()
+		}
+	}
+	if err != nil {
+		id := ""
+		if len(a.endpoints) > 0 {
+			id = a.endpoints[0].settings.EndpointID
+		}
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", a.name, id, err)
+	}
+	al.done()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a.target, a.reserved, a.ports = to, al.given[0].ports, al.given[0].shown
+	return nil
+}
+
+// redirection is a port of the host with where it leads from now on.
+type redirection struct {
+	*reservation
+	lead
+}
+
+// leads returns where ports lead that have the target alone.
+func (l target) leads(ports []published) (list []redirection) {
+	for _, p := range ports {
+		list = append(list, redirection{p.reservation, leadOf(p.portAt, p.inner, []weighted{{l, 1}})})
+	}
+	return list
+}
+
+// redirect has ports lead elsewhere by a change of rules: what this process carries
+// is served before, and goes elsewhere, or no longer to this process, after it.
+func (m *Manager) redirect(list []redirection, change func() error) (err error) {
+	for _, r := range list {
+		if serr := r.hold.prepare(r.lead); serr != nil {
+			err = errors.Join(err, fmt.Errorf("serve %s: %w", r.host, serr))
+		}
 	}
 	if err == nil {
-		return nil
+		err = change()
 	}
-	m.ports.release(a.reserved)
-	a.reserved = nil
-	id := ""
-	if len(a.endpoints) > 0 {
-		id = a.endpoints[0].settings.EndpointID
+	for _, r := range list {
+		if err != nil {
+			r.hold.revert()
+		} else {
+			r.hold.follow(r.lead)
+		}
 	}
-	return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", a.name, id, err)
+	return err
 }
 
 // unpublish closes a container's ports and gives them up.
 func (m *Manager) unpublish(a *attachment) error {
-	err := m.rules.withdraw(bindings(a.reserved))
-	m.ports.release(a.reserved)
+	err := m.rules.swap(bindings(a.reserved, a.target), nil)
+	m.ports.release(reservations(a.reserved))
 	a.reserved = nil
+	m.carry.drop(a.target.v4, a.target.v6)
 	return err
 }
 
@@ -210,10 +251,16 @@ func (m *Manager) Disconnect(_ context.Context, containerID string) error {
 		return nil
 	}
 	reserved := a.reserved
-	err := m.unpublish(a)
+	err := errors.Join(m.follow(a.id), m.unpublish(a))
+	m.mu.Lock()
+	served := len(m.services) > 0
+	m.mu.Unlock()
 	m.wg.Go(func() {
 		// Before the address is somebody else's, who would get its packets.
 		m.forgetFlows(reserved, a.target, true)
+		if served {
+			m.forgetStrays()
+		}
 		for _, ep := range a.endpoints {
 			if ep.link != nil {
 				m.wg.Go(func() { m.unplug(ep) })

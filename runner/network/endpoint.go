@@ -20,7 +20,7 @@ type attachment struct {
 	endpoints          []*endpoint // in the order in which they were connected
 	target             target      // where published ports lead
 	ports              network.PortMap
-	reserved           []*reservation
+	reserved           []published
 }
 
 // endpoint is a container's place in a network.
@@ -63,6 +63,19 @@ func (a *attachment) in(n *lan) *endpoint {
 		}
 	}
 	return nil
+}
+
+// addrs returns all addresses of the container. The manager must be locked.
+func (a *attachment) addrs() (list []netip.Addr) {
+	if a == nil {
+		return nil
+	}
+	for _, ep := range a.endpoints {
+		if ep.link != nil {
+			list = append(list, ep.link.v4, ep.link.v6)
+		}
+	}
+	return slices.DeleteFunc(list, func(addr netip.Addr) bool { return !addr.IsValid() })
 }
 
 // plugged says whether the container has an interface that leads through the host.

@@ -156,7 +156,7 @@ func TestPorts(t *testing.T) {
 	both := target{v4: netip.MustParseAddr("10.0.0.2"), v6: netip.MustParseAddr("fd00::2")}
 	four, six := target{v4: both.v4}, target{v6: both.v6}
 	bound := target{v4: both.v4, host: netip.MustParseAddr("127.0.0.1")}
-	table := newPortTable(true)
+	table := newPortTable(true, newCarrier())
 	for _, c := range []struct {
 		spec string
 		to   target
@@ -170,7 +170,7 @@ func TestPorts(t *testing.T) {
 		{"0.0.0.0|8080>80/tcp", bound, "0.0.0.0 10.0.0.2"},
 		{"8080>80/tcp", target{}, ""},
 	} {
-		wishes, _, err := table.parse(ports(t, c.spec), c.to)
+		wishes, _, err := table.parse(order{c.to.publisher("web"), ports(t, c.spec)})
 		must(t, err)
 		var got []string
 		for _, w := range wishes {
@@ -182,7 +182,7 @@ func TestPorts(t *testing.T) {
 			t.Errorf("%s to %+v: %s, want %s", c.spec, c.to, s, c.want)
 		}
 	}
-	if _, _, err := table.parse(network.PortMap{port80: {{HostPort: "8010-8000"}}}, both); err == nil {
+	if _, _, err := table.parse(order{both.publisher("web"), network.PortMap{port80: {{HostPort: "8010-8000"}}}}); err == nil {
 		t.Error("a range that goes down is accepted")
 	}
 }

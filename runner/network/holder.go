@@ -12,7 +12,7 @@ import (
 
 // findHolder returns the program of the host that has a port, as "nginx (pid 1)",
 // or nothing if it cannot be found.
-func findHolder(b binding) string {
+func findHolder(b portAt) string {
 	name := protoName(b.proto)
 	var inodes []string
 	for _, file := range []string{name, name + "6"} {

@@ -92,7 +92,7 @@ func (m *Manager) join(ctx context.Context, a *attachment, ep *endpoint, req Req
 	m.set(a, append(slices.Clone(before), ep))
 	if err = m.settle(a, before, in, req.Ports); err != nil {
 		m.set(a, before)
-		err = errors.Join(err, m.cut(ep, req.NetNS), m.settle(a, append(slices.Clone(before), ep), in, req.Ports))
+		err = errors.Join(err, m.cut(ep, req.NetNS))
 	}
 	return err
 }
@@ -104,7 +104,8 @@ func (m *Manager) set(a *attachment, list []*endpoint) {
 }
 
 // Leave takes a container that runs out of a network, and returns what it has then.
-// Its ports are those asked for. Whatever else fails, it is out.
+// Its ports are those asked for. They lead elsewhere before the interface goes; if
+// they cannot, the container is as before.
 func (m *Manager) Leave(_ context.Context, containerID, name string, ns *os.File, ports network.PortMap) (Endpoint, error) {
 	a, err := m.running(containerID)
 	if err != nil {
@@ -120,47 +121,69 @@ func (m *Manager) Leave(_ context.Context, containerID, name string, ns *os.File
 	if ep == nil || ep.link == nil {
 		return Endpoint{}, runner.Errorf(runner.ErrForbidden, "container %s is not connected to network %s", containerID, name)
 	}
+	fail := func(err error) (Endpoint, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return a.given(), fmt.Errorf("disconnect container %s: %w", a.name, err)
+	}
+	in, err := openInside(ns)
+	if err != nil {
+		return fail(err)
+	}
+	defer in.Close()
 	before, reserved, to := a.endpoints, a.reserved, a.target
+	m.set(a, slices.DeleteFunc(slices.Clone(before), func(o *endpoint) bool { return o == ep }))
+	if err := m.settle(a, before, in, ports); err != nil {
+		m.set(a, before)
+		return fail(err)
+	}
 	m.mu.Lock()
 	n.names.remove(ep)
 	m.mu.Unlock()
-	m.set(a, slices.DeleteFunc(slices.Clone(before), func(o *endpoint) bool { return o == ep }))
 	err = m.cut(ep, ns)
-	in, ierr := openInside(ns)
-	if ierr == nil {
-		err = errors.Join(err, m.settle(a, before, in, ports))
-		in.Close()
-	}
+	m.carry.drop(ep.link.v4, ep.link.v6)
 	if to != a.target {
 		m.forgetFlows(reserved, to, true)
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.quit(ep)
-	if err = errors.Join(err, ierr); err != nil {
-		return a.given(), fmt.Errorf("disconnect container %s: %w", a.name, err)
+	m.mu.Unlock()
+	if err != nil {
+		return fail(err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return a.given(), nil
 }
 
 // settle brings default routes and ports of a container in line with its
-// endpoints, which were others before.
+// endpoints, which were others before. If it fails, they are as before.
 func (m *Manager) settle(a *attachment, before []*endpoint, in guestNS, ports network.PortMap) error {
-	var errs []error
-	for _, v6 := range []bool{false, true} {
-		if ep := gateway(a.endpoints, v6); ep != gateway(before, v6) {
-			errs = append(errs, in.route(ep, v6))
-		}
-	}
-	if to := targetOf(a.endpoints); to != a.target || len(a.ports) == 0 {
-		asked := withPorts(ports, a.ports)
-		errs = append(errs, m.unpublish(a))
-		if err := m.publish(a, asked); err != nil {
-			errs = append(errs, err)
-			a.ports = network.PortMap{}
+	err := reroute(in, before, a.endpoints)
+	if to := targetOf(a.endpoints); err == nil && (to != a.target || len(a.ports) == 0) {
+		had := a.target
+		if err = m.publish(a, to, withPorts(ports, a.ports)); err == nil {
+			if err = m.follow(a.id); err != nil {
+				err = errors.Join(err, m.publish(a, had, a.ports))
+			}
 		}
 		reserved := a.reserved
 		m.wg.Go(func() { m.forgetFlows(reserved, to, false) })
+	}
+	if err != nil {
+		return errors.Join(err, reroute(in, a.endpoints, before))
+	}
+	return nil
+}
+
+// reroute makes a container's default routes those of its endpoints, which were
+// others before.
+func reroute(in guestNS, before, after []*endpoint) error {
+	var errs []error
+	for _, v6 := range []bool{false, true} {
+		if ep := gateway(after, v6); ep != gateway(before, v6) {
+			errs = append(errs, in.route(ep, v6))
+		}
 	}
 	return errors.Join(errs...)
 }

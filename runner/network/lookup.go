@@ -52,14 +52,14 @@ func (m *Manager) Lookup(containerID, name string) (v4, v6 []netip.Addr, found b
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	own := m.ordered(containerID)
 	for _, ep := range own {
-		if list := ep.finds(name); len(list) > 0 {
+		if list := m.finds(ep, name); len(list) > 0 {
 			v4, v6 = addressesOf(list)
 			return v4, v6, true
 		}
 	}
 	for _, ep := range own {
 		if inner, ok := strings.CutSuffix(name, "."+strings.ToLower(ep.lan.Name)); ok {
-			if list := ep.finds(inner); len(list) > 0 {
+			if list := m.finds(ep, inner); len(list) > 0 {
 				v4, v6 = addressesOf(list)
 				return v4, v6, true
 			}
@@ -86,7 +86,7 @@ func (m *Manager) ordered(containerID string) []*endpoint {
 }
 
 // finds returns the endpoints that a name means in the network of one.
-func (ep *endpoint) finds(name string) []*endpoint {
+func (m *Manager) finds(ep *endpoint, name string) []*endpoint {
 	for _, l := range ep.settings.Links {
 		target, alias, ok := strings.Cut(l, ":")
 		if !ok {
@@ -96,12 +96,25 @@ func (ep *endpoint) finds(name string) []*endpoint {
 			continue
 		}
 		target = strings.ToLower(strings.TrimPrefix(target, "/"))
-		if list := ep.lan.names[target]; len(list) > 0 {
+		if list := m.named(ep.lan, target); len(list) > 0 {
 			return list
 		}
 		return ep.lan.names[target[:min(12, len(target))]] // a whole ID
 	}
-	return ep.lan.names[name]
+	return m.named(ep.lan, name)
+}
+
+// named returns the endpoints that have a name in a network: of themselves, or by a
+// service.
+func (m *Manager) named(n *lan, name string) []*endpoint {
+	own := n.names[name]
+	list := own[:len(own):len(own)]
+	for _, id := range m.aliases[n.Name][name] {
+		if ep := n.endpoints[id]; ep != nil && m.attached[id] != nil && !slices.Contains(own, ep) {
+			list = append(list, ep)
+		}
+	}
+	return list
 }
 
 func addressesOf(list []*endpoint) (v4, v6 []netip.Addr) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -13,57 +14,127 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forwarder carries what comes to a port to a container where no rule can: from
-// [::1], as an answer to ::1 that comes in by a bridge is not routed, and from IPv6
-// to a container that has none, or the other way round.
-type forwarder struct {
+// carrier has the connections that this process carries to containers where no rule
+// can: from [::1], as an answer to ::1 that comes in by a bridge is not routed, and
+// from one family of addresses to the other.
+type carrier struct {
+	mu       sync.Mutex
+	closed   bool
+	sessions map[*session]struct{}
+	wg       sync.WaitGroup
+}
+
+// session is one connection, or one client of a UDP port.
+type session struct {
+	to  netip.Addr
+	end func()
+}
+
+func newCarrier() *carrier { return &carrier{sessions: map[*session]struct{}{}} }
+
+// run carries a session in the background, unless the carrier is closed.
+func (c *carrier) run(s *session, carry func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.sessions[s] = struct{}{}
+	c.wg.Go(func() {
+		defer c.forget(s)
+		carry()
+	})
+	return true
+}
+
+func (c *carrier) forget(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sessions, s)
+}
+
+// count counts the sessions with an address.
+func (c *carrier) count(addrs ...netip.Addr) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.sessions {
+		n += b2i(isOneOf(s.to, addrs))
+	}
+	return n
+}
+
+// drop ends the sessions with addresses that are nobody's any more.
+func (c *carrier) drop(addrs ...netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.sessions {
+		if isOneOf(s.to, addrs) {
+			s.end()
+		}
+	}
+}
+
+// close ends all sessions.
+func (c *carrier) close() {
+	c.mu.Lock()
+	c.closed = true
+	for s := range c.sessions {
+		s.end()
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
+}
+
+func isOneOf(addr netip.Addr, list []netip.Addr) bool {
+	for _, a := range list {
+		if a.IsValid() && a == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// ownFile is a second descriptor of a socket, for the package net.
+func ownFile(fd int) (*os.File, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(dup), "port"), nil
+}
+
+// tcpFront takes the connections to a port.
+type tcpFront struct {
+	fd     int
+	l      net.Listener
 	cancel context.CancelFunc
-	socket io.Closer
 	wg     sync.WaitGroup
 }
 
-// Close ends the forwarder and the connections that it carries.
-func (f *forwarder) Close() error {
-	f.cancel()
-	err := f.socket.Close()
-	f.wg.Wait()
-	return err
-}
-
-// reuse lets the socket share its port with the one that holds it at all other
-// addresses.
-func reuse(_, _ string, c syscall.RawConn) error {
-	var err error
-	if cerr := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	}); cerr != nil {
-		return cerr
-	}
-	return err
-}
-
-// familyName returns the name of a network of a certain family.
-func familyName(proto string, addr netip.Addr) string {
-	if addr.Is4() {
-		return proto + "4"
-	}
-	return proto + "6"
-}
-
-func forwardTCP(at, to netip.AddrPort) (io.Closer, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	l, err := (&net.ListenConfig{Control: reuse}).Listen(ctx, familyName("tcp", at.Addr()), at.String())
-	if err != nil {
-		cancel()
+// listenTCP has a bound socket listen until the front is stopped.
+func listenTCP(fd int, c *carrier, to *balance) (front, error) {
+	// Its connections shall not keep the port from others when it is given up. While
+	// it listens, nobody can share the port all the same.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 		return nil, err
 	}
-	f := &forwarder{cancel: cancel, socket: l}
-	f.wg.Go(func() {
+	err := unix.Listen(fd, unix.SOMAXCONN)
+	var l net.Listener
+	if err == nil {
+		l, err = listener(fd)
+	}
+	if err != nil {
+		listenNoMore(fd)
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &tcpFront{fd: fd, l: l, cancel: cancel}
+	t.wg.Go(func() {
 		for {
 			client, err := l.Accept()
 			switch {
 			case err == nil:
-				f.wg.Go(func() { carryTCP(ctx, client.(*net.TCPConn), to) }) //nolint:forcetypeassert // of a TCP listener
+				c.accept(client.(*net.TCPConn), to.pick()) //nolint:forcetypeassert // of a TCP listener
 			case ctx.Err() != nil:
 				return
 			default:
@@ -71,7 +142,48 @@ func forwardTCP(at, to netip.AddrPort) (io.Closer, error) {
 			}
 		}
 	})
-	return f, nil
+	return t, nil
+}
+
+func listener(fd int) (net.Listener, error) {
+	f, err := ownFile(fd)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return net.FileListener(f)
+}
+
+func listenNoMore(fd int) {
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0)
+	_ = unix.Shutdown(fd, unix.SHUT_RD)
+}
+
+// stop has the socket listen no more; it stays bound.
+func (t *tcpFront) stop() {
+	t.cancel()
+	listenNoMore(t.fd)
+	_ = t.l.Close()
+	t.wg.Wait()
+}
+
+// accept carries one connection until both sides have ended it.
+func (c *carrier) accept(client *net.TCPConn, to netip.AddrPort) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ok := to.IsValid() && c.run(&session{to: to.Addr(), end: cancel}, func() {
+		defer cancel()
+		carryTCP(ctx, client, to)
+	})
+	if !ok {
+		cancel()
+		reset(client)
+	}
+}
+
+// reset closes a connection so that the client sees no orderly end.
+func reset(client *net.TCPConn) {
+	_ = client.SetLinger(0)
+	_ = client.Close()
 }
 
 // carryTCP carries one connection until both sides have ended it, or ctx is done.
@@ -79,7 +191,7 @@ func carryTCP(ctx context.Context, client *net.TCPConn, to netip.AddrPort) {
 	defer client.Close()
 	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
-		_ = client.SetLinger(0) // the client sees a reset, not an orderly end
+		reset(client)
 		return
 	}
 	server := conn.(*net.TCPConn) //nolint:forcetypeassert // of a TCP dialer
@@ -107,47 +219,59 @@ const (
 	udpIdle     = 90 * time.Second
 )
 
-// udpForwarder keeps a socket for each client, so that answers find back.
-type udpForwarder struct {
-	*forwarder
+// udpFront keeps a socket for each client, so that answers find back.
+type udpFront struct {
+	fd    int
 	front *net.UDPConn
-	to    netip.AddrPort
+	carry *carrier
+	to    *balance
+	wg    sync.WaitGroup
 
 	mu      sync.Mutex
 	clients map[netip.AddrPort]*net.UDPConn
 }
 
-// forwardUDP may share the port with another socket at other addresses.
-func forwardUDP(at, to netip.AddrPort, share bool) (io.Closer, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var lc net.ListenConfig
-	if share {
-		lc.Control = reuse
-	}
-	l, err := lc.ListenPacket(ctx, familyName("udp", at.Addr()), at.String())
+// listenUDP takes packets from a bound socket until the front is stopped.
+func listenUDP(fd int, c *carrier, to *balance) (front, error) {
+	file, err := ownFile(fd)
 	if err != nil {
-		cancel()
 		return nil, err
 	}
-	front := l.(*net.UDPConn) //nolint:forcetypeassert // of the network udp4 or udp6
-	f := &udpForwarder{
-		forwarder: &forwarder{cancel: cancel, socket: front},
-		front:     front, to: to, clients: map[netip.AddrPort]*net.UDPConn{},
+	conn, err := net.FilePacketConn(file)
+	_ = file.Close()
+	if err != nil {
+		return nil, err
 	}
-	f.wg.Go(func() { f.run(ctx) })
+	f := &udpFront{fd: fd, front: conn.(*net.UDPConn), carry: c, to: to, clients: map[netip.AddrPort]*net.UDPConn{}} //nolint:forcetypeassert // of a UDP socket
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	f.wg.Go(f.run)
 	return f, nil
 }
 
-// run carries packets to the container until the forwarder is closed.
-func (f *udpForwarder) run(ctx context.Context) {
-	defer f.end()
+// stop ends the clients, too, who cannot be answered any more.
+func (f *udpFront) stop() {
+	_ = deaf(f.fd)
+	_ = f.front.Close()
+	f.wg.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.clients {
+		_ = c.Close()
+	}
+}
+
+// run carries packets to containers until the front is stopped.
+func (f *udpFront) run() {
 	buf := make([]byte, 1<<16)
 	for {
 		n, client, err := f.front.ReadFromUDPAddrPort(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
 			continue
 		}
 		if back := f.client(client); back != nil {
@@ -156,36 +280,32 @@ func (f *udpForwarder) run(ctx context.Context) {
 	}
 }
 
-func (f *udpForwarder) end() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.clients {
-		_ = c.Close()
-	}
-}
-
 // client returns the socket of a client, or nil if there are too many.
-func (f *udpForwarder) client(addr netip.AddrPort) *net.UDPConn {
+func (f *udpFront) client(addr netip.AddrPort) *net.UDPConn {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c, ok := f.clients[addr]; ok {
 		return c
 	}
-	if len(f.clients) >= udpSessions {
+	to := f.to.pick()
+	if len(f.clients) >= udpSessions || !to.IsValid() {
 		return nil
 	}
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(f.to))
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
 		return nil
 	}
+	if !f.carry.run(&session{to: to.Addr(), end: func() { _ = c.Close() }}, func() { f.answer(addr, c) }) {
+		_ = c.Close()
+		return nil
+	}
 	f.clients[addr] = c
-	f.wg.Go(func() { f.answer(addr, c) })
 	return c
 }
 
 // answer carries packets back to a client, until the container has sent none for
 // a while.
-func (f *udpForwarder) answer(addr netip.AddrPort, c *net.UDPConn) {
+func (f *udpFront) answer(addr netip.AddrPort, c *net.UDPConn) {
 	defer func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()

@@ -66,8 +66,11 @@ type Manager struct {
 	ports    *portTable
 	stateDir string
 	changing sync.Mutex // held while a network is made or removed
-	bridge   *lan       // the network bridge
-	names    *names.Server
+	// switching is held while services are set, or follow their backends.
+	switching sync.Mutex
+	carry     *carrier
+	bridge    *lan // the network bridge
+	names     *names.Server
 
 	stop    context.CancelFunc // ends what runs in the background
 	stopped context.Context    //nolint:containedctx // the background's, not a request's
@@ -76,9 +79,13 @@ type Manager struct {
 	mu       sync.Mutex
 	lans     []*lan
 	attached map[string]*attachment // by the container's ID; nil while it is made
-	released chan struct{}          // closed when an address is free again
-	dying    int                    // interfaces that hold addresses and go
-	warned   map[string]bool        // chains of others that were logged
+	services map[string]*owned      // by the owner
+	backends map[string]bool        // containers that are behind services
+	// aliases are the containers that have a name by a service, by network and name.
+	aliases  map[string]map[string][]string
+	released chan struct{}   // closed when an address is free again
+	dying    int             // interfaces that hold addresses and go
+	warned   map[string]bool // chains of others that were logged
 }
 
 // Open returns a manager whose networks and rules are there. What containers of an
@@ -88,7 +95,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 	if err := o.complete(); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
-	m := &Manager{instance: o.Instance, log: o.Log, attached: map[string]*attachment{}, released: make(chan struct{}), warned: map[string]bool{}}
+	m := &Manager{instance: o.Instance, log: o.Log, attached: map[string]*attachment{}, services: map[string]*owned{}, carry: newCarrier(), released: make(chan struct{}), warned: map[string]bool{}}
 	number, _ := strconv.ParseUint(o.Instance, 16, 32) // was checked
 	m.group = 0xbe<<24 | uint32(number)
 	m.stopped, m.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -111,7 +118,10 @@ func (m *Manager) open(ctx context.Context, o Options) (err error) {
 	if err := m.openNetworks(ctx, o); err != nil {
 		return err
 	}
-	m.ports = newPortTable(m.bridge.v6 != nil)
+	m.ports = newPortTable(m.bridge.v6 != nil, m.carry)
+	if err := m.loadServices(); err != nil {
+		return err
+	}
 	if err := enableForwarding(m.log, m.bridge.v6 != nil); err != nil {
 		return err
 	}
@@ -200,11 +210,8 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 		err = errors.Join(err, m.rules.remove())
 	}
-	for _, a := range attached {
-		if a != nil {
-			m.ports.release(a.reserved)
-		}
-	}
+	m.ports.close()
+	m.carry.close()
 	m.closeSockets()
 	if err != nil {
 		return fmt.Errorf("network: %w", err)

@@ -17,7 +17,8 @@ import (
 
 // portTable knows which ports of the host are published, and by whom.
 type portTable struct {
-	v6 bool // the host has IPv6
+	v6    bool // the host has IPv6
+	carry *carrier
 
 	mu   sync.Mutex
 	held map[portKey][]*reservation
@@ -30,134 +31,59 @@ type portKey struct {
 }
 
 // reservation is one port of the host, at one address or at all of a family, that
-// a container has.
+// a container or a service has.
 type reservation struct {
-	binding
-	holder string
-	hold   *hold
+	portAt
+	holder string // for who wants the port, too
+	hold   *hold  // nil if it could not be bound
 }
 
-func newPortTable(v6 bool) *portTable {
-	return &portTable{v6: v6, held: map[portKey][]*reservation{}}
+// published is a reserved port of the host with the port of containers that it
+// leads to.
+type published struct {
+	*reservation
+	inner uint16
 }
 
-// bindings returns what of the reservations is a rule: all but what this process
+func newPortTable(v6 bool, carry *carrier) *portTable {
+	return &portTable{v6: v6, carry: carry, held: map[portKey][]*reservation{}}
+}
+
+// bindings returns what of a container's ports is a rule: all but what this process
 // carries.
-func bindings(list []*reservation) []binding {
-	var out []binding
-	for _, r := range list {
-		if !r.carried() {
-			out = append(out, r.binding)
+func bindings(list []published, to target) (out []binding) {
+	for _, r := range to.leads(list) {
+		for _, s := range r.ruled() {
+			out = append(out, binding{r.proto, r.host, s.to})
 		}
 	}
 	return out
 }
 
-// wish is one binding asked for.
-type wish struct {
-	port     network.Port
-	proto    uint8
-	addrs    []netip.Addr
-	from, to uint16 // 0: ephemeral
+func reservations(list []published) (out []*reservation) {
+	for _, p := range list {
+		out = append(out, p.reservation)
+	}
+	return out
 }
 
-// allocate reserves all ports asked for, or none. It returns them also as inspect
-// shows them. If they lead nowhere, none is published.
-func (t *portTable) allocate(holder string, asked network.PortMap, l target) ([]*reservation, network.PortMap, error) {
-	wishes, shown, err := t.parse(asked, l)
-	if err != nil {
-		return nil, nil, err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var got []*reservation
-	for _, w := range wishes {
-		list, err := t.grant(w, holder, l)
-		if err != nil {
-			t.releaseLocked(got)
-			return nil, nil, err
-		}
-		got = append(got, list...)
-		for _, r := range list {
-			shown[w.port] = append(shown[w.port], network.PortBinding{
-				HostIP: r.host.Addr(), HostPort: strconv.Itoa(int(r.host.Port())),
-			})
-		}
-	}
-	return got, shown, nil
+// publisher is who asks for ports.
+type publisher struct {
+	holder string     // for others, such as "container web"
+	host   netip.Addr // the address of the host for who names none; not valid: all
+	// reach is where what comes to an address of the host goes: a port for which it
+	// is not valid is not published there. nil: it is published everywhere.
+	reach func(proto uint8, host netip.Addr) netip.Addr
 }
 
-// parse makes the bindings out. Those with a certain port come first, so that no
-// ephemeral one takes it from them.
-func (t *portTable) parse(asked network.PortMap, l target) ([]wish, network.PortMap, error) {
-	var list []wish
-	shown := network.PortMap{}
-	for port, bindings := range asked {
-		shown[port] = nil
-		proto, ok := map[network.IPProtocol]uint8{
-			network.TCP: unix.IPPROTO_TCP, network.UDP: unix.IPPROTO_UDP, network.SCTP: unix.IPPROTO_SCTP,
-		}[port.Proto()]
-		if !ok || port.Num() == 0 {
-			return nil, nil, runner.Errorf(runner.ErrInvalid, "invalid port specification: %q", port)
+// publisher makes one of a container with a target.
+func (l target) publisher(name string) publisher {
+	return publisher{holder: "container " + name, host: l.host, reach: func(proto uint8, host netip.Addr) netip.Addr {
+		if to := l.of(host); passes(proto, host, to) {
+			return to
 		}
-		for _, b := range bindings {
-			from, to, err := hostPorts(b.HostPort)
-			if err != nil {
-				return nil, nil, runner.Errorf(runner.ErrInvalid, "invalid port specification: %q", b.HostPort)
-			}
-			addrs, err := t.hostAddrs(b.HostIP, l)
-			if err != nil {
-				return nil, nil, err
-			}
-			if addrs = l.reachable(addrs, proto); len(addrs) == 0 {
-				continue
-			}
-			list = append(list, wish{port: port, proto: proto, addrs: addrs, from: from, to: to})
-		}
-	}
-	slices.SortStableFunc(list, func(a, b wish) int {
-		rank := func(w wish) int { // one port, a range, any
-			return (int(w.to) - int(w.from) + 0xffff*b2i(w.from == 0)) << 16
-		}
-		return rank(a) + int(a.port.Num()) - rank(b) - int(b.port.Num())
-	})
-	return list, shown, nil
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// hostPorts reads a host port: none, one or a range.
-func hostPorts(s string) (from, to uint16, err error) {
-	if s == "" || s == "0" {
-		return 0, 0, nil
-	}
-	low, high, isRange := strings.Cut(s, "-")
-	if !isRange {
-		high = low
-	}
-	a, err := strconv.ParseUint(low, 10, 16)
-	if err != nil {
-		return 0, 0, err
-	}
-	b, err := strconv.ParseUint(high, 10, 16)
-	if err == nil && (a == 0 || b < a) {
-		err = errors.New("not a range")
-	}
-	return uint16(a), uint16(b), err
-}
-
-// reachable leaves the addresses from which a port can lead to the target: SCTP
-// cannot be carried from one family to the other.
-func (l target) reachable(addrs []netip.Addr, proto uint8) []netip.Addr {
-	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
-		to := l.of(a)
-		return !to.IsValid() || proto == unix.IPPROTO_SCTP && to.Is4() != a.Is4()
-	})
+		return netip.Addr{}
+	}}
 }
 
 // of returns where what comes to an address of the host goes: to the target's
@@ -169,29 +95,92 @@ func (l target) of(host netip.Addr) netip.Addr {
 	return l.v6
 }
 
-// hostAddrs returns the addresses that a host address asked for stands for.
-func (t *portTable) hostAddrs(ip netip.Addr, l target) ([]netip.Addr, error) {
-	switch ip = ip.Unmap(); {
-	case !ip.IsValid() && l.host.IsValid():
-		return []netip.Addr{l.host}, nil
-	case !ip.IsValid() && t.v6:
-		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
-	case !ip.IsValid():
-		return []netip.Addr{netip.IPv4Unspecified()}, nil
-	case ip.Is6() && !t.v6:
-		return nil, runner.Errorf(runner.ErrInvalid, "cannot publish a port at %s: the host has no IPv6", ip)
-	case ip.Zone() != "" || ip.IsMulticast():
-		return nil, runner.Errorf(runner.ErrInvalid, "cannot publish a port at %s", ip)
+// order is what a publisher asks for.
+type order struct {
+	publisher
+	asked network.PortMap
+}
+
+// allotment is what those who ask together are to have, and what changes by that.
+// Either undo or done must follow.
+type allotment struct {
+	table       *portTable
+	kept        []*reservation // that no wish has got yet
+	fresh, gone []*reservation
+	given       []given // one for each order
+}
+
+// given are the ports that somebody has, and how inspect shows them.
+type given struct {
+	ports []published
+	shown network.PortMap
+}
+
+// undo gives up what is new.
+func (a *allotment) undo() {
+	a.table.release(a.fresh)
+	for _, r := range a.gone {
+		r.hold.reclaim()
 	}
-	return []netip.Addr{ip}, nil
+}
+
+// done gives up what is gone.
+func (a *allotment) done() { a.table.release(a.gone) }
+
+// allot reserves all ports asked for, or none: those of them that the publishers had
+// stay reserved. The others that they had are given up when the allotment is done.
+func (t *portTable) allot(orders []order, had []published) (*allotment, error) {
+	wishes, shown, err := t.parseAll(orders)
+	if err != nil {
+		return nil, err
+	}
+	a := &allotment{table: t}
+	for _, s := range shown {
+		a.given = append(a.given, given{shown: s})
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a.sort(wishes, had)
+	for _, w := range wishes {
+		list, err := t.grant(w, a, orders[w.order].publisher)
+		if err != nil {
+			t.releaseLocked(a.fresh)
+			for _, r := range a.gone {
+				r.hold.reclaim()
+			}
+			return nil, err
+		}
+		g := &a.given[w.order]
+		for _, r := range list {
+			g.ports = append(g.ports, published{r, w.port.Num()})
+			g.shown[w.port] = append(g.shown[w.port], network.PortBinding{
+				HostIP: r.host.Addr(), HostPort: strconv.Itoa(int(r.host.Port())),
+			})
+		}
+	}
+	return a, nil
+}
+
+// sort divides what the publisher has had into what it keeps, and what is gone.
+func (a *allotment) sort(wishes []wish, had []published) {
+	for _, h := range had {
+		wanted := slices.ContainsFunc(wishes, func(w wish) bool {
+			return w.from == w.to && h.proto == w.proto && h.host.Port() == w.from && slices.Contains(w.addrs, h.host.Addr())
+		})
+		if wanted {
+			a.kept = append(a.kept, h.reservation)
+		} else {
+			a.gone = append(a.gone, h.reservation)
+		}
+	}
 }
 
 // grant reserves the first port of a wish that is free at all its addresses.
-func (t *portTable) grant(w wish, holder string, l target) ([]*reservation, error) {
+func (t *portTable) grant(w wish, a *allotment, p publisher) ([]*reservation, error) {
 	if w.from != 0 {
 		var first error
 		for port := int(w.from); port <= int(w.to); port++ {
-			list, err := t.grantPort(w, uint16(port), holder, l)
+			list, err := t.grantPort(w, uint16(port), a, p)
 			if err == nil {
 				return list, nil
 			}
@@ -209,7 +198,7 @@ func (t *portTable) grant(w wish, holder string, l target) ([]*reservation, erro
 		if t.last++; t.last < low || t.last > high {
 			t.last = low
 		}
-		list, err := t.grantPort(w, t.last, holder, l)
+		list, err := t.grantPort(w, t.last, a, p)
 		if err == nil || !errors.Is(err, errTaken) {
 			return list, err
 		}
@@ -220,66 +209,97 @@ func (t *portTable) grant(w wish, holder string, l target) ([]*reservation, erro
 // errTaken says that another port may be free.
 var errTaken = errors.New("taken")
 
-// at is a wish at one of its addresses, not reserved yet.
-func (w wish) at(addr netip.Addr, port uint16, holder string, l target) *reservation {
-	return &reservation{holder: holder, binding: binding{
-		proto: w.proto, host: netip.AddrPortFrom(addr, port), to: netip.AddrPortFrom(l.of(addr), w.port.Num()),
-	}}
-}
-
 // grantPort reserves a port at all addresses of a wish.
-func (t *portTable) grantPort(w wish, port uint16, holder string, l target) (list []*reservation, err error) {
+func (t *portTable) grantPort(w wish, port uint16, a *allotment, p publisher) (list []*reservation, err error) {
+	before := len(a.fresh)
 	for _, addr := range w.addrs {
-		r := w.at(addr, port, holder, l)
-		if other := t.holder(r); other != nil {
-			err = runner.Errorf(errTaken, "Bind for %s failed: port is already allocated by container %s", r.host, other.holder)
-		} else {
-			r.hold, err = reserve(r.binding)
+		at := portAt{w.proto, netip.AddrPortFrom(addr, port)}
+		r := a.keeps(at)
+		if r == nil {
+			if r, err = t.reserve(at, w.port.Num(), a.gone, p); err == nil {
+				a.fresh = append(a.fresh, r)
+			}
 		}
 		if err != nil {
-			t.releaseLocked(list)
+			t.releaseLocked(a.fresh[before:])
+			a.fresh = a.fresh[:before]
 			return nil, err
 		}
-		t.held[r.key()] = append(t.held[r.key()], r)
 		list = append(list, r)
 	}
 	return list, nil
 }
 
-func (b binding) key() portKey { return portKey{b.proto, b.host.Port()} }
-
-// holder returns the reservation that excludes another.
-func (t *portTable) holder(r *reservation) *reservation {
-	a := r.host.Addr()
-	for _, other := range t.held[r.key()] {
-		o := other.host.Addr()
-		if a.Is4() == o.Is4() && (a == o || a.IsUnspecified() || o.IsUnspecified()) {
-			return other
+// keeps returns a port that the publisher has had and is to keep, once.
+func (a *allotment) keeps(at portAt) *reservation {
+	for i, r := range a.kept {
+		if r.portAt == at {
+			a.kept = slices.Delete(a.kept, i, i+1)
+			return r
 		}
 	}
 	return nil
 }
 
-// adopt reserves the ports that a container has already. What cannot be bound is
-// in the table all the same, and among the errors.
-func (t *portTable) adopt(holder string, ports network.PortMap, l target) (list []*reservation, errs []error) {
+// reserve reserves a port that nobody has but the publisher, who will give up what
+// he has of it.
+func (t *portTable) reserve(at portAt, inner uint16, gone []*reservation, p publisher) (*reservation, error) {
+	var beside []*reservation
+	for _, other := range t.held[at.key()] {
+		switch {
+		case !at.excludes(other.portAt):
+		case slices.Contains(gone, other):
+			beside = append(beside, other)
+		default:
+			return nil, runner.Errorf(errTaken, "Bind for %s failed: port is already allocated by %s", at.host, other.holder)
+		}
+	}
+	for _, other := range beside {
+		if err := other.hold.lend(); err != nil {
+			return nil, err
+		}
+	}
+	h, err := reserve(at, len(beside) > 0, t.carry)
+	if err != nil {
+		for _, other := range beside {
+			other.hold.reclaim()
+		}
+		return nil, p.inUse(at, inner, err)
+	}
+	r := &reservation{at, p.holder, h}
+	t.held[at.key()] = append(t.held[at.key()], r)
+	return r, nil
+}
+
+func (at portAt) key() portKey { return portKey{at.proto, at.host.Port()} }
+
+// excludes says whether two ports of the same number and protocol cannot both be
+// had.
+func (at portAt) excludes(other portAt) bool {
+	a, o := at.host.Addr(), other.host.Addr()
+	return a.Is4() == o.Is4() && (a == o || a.IsUnspecified() || o.IsUnspecified())
+}
+
+// adopt reserves the ports that a publisher has already. What cannot be bound is in
+// the table all the same, and among the errors.
+func (t *portTable) adopt(ports network.PortMap, p publisher) (list []published, errs []error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for port, shown := range ports {
 		for _, b := range shown {
-			wishes, _, err := t.parse(network.PortMap{port: {b}}, l)
+			wishes, _, err := t.parse(order{p, network.PortMap{port: {b}}})
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
 			for _, w := range wishes { // one, or none if it leads nowhere
 				for _, addr := range w.addrs {
-					r := w.at(addr, w.from, holder, l)
-					if r.hold, err = reserve(r.binding); err != nil {
-						errs = append(errs, err)
+					r := &reservation{portAt{w.proto, netip.AddrPortFrom(addr, w.from)}, p.holder, nil}
+					if r.hold, err = reserve(r.portAt, false, t.carry); err != nil {
+						errs = append(errs, p.inUse(r.portAt, port.Num(), err))
 					}
 					t.held[r.key()] = append(t.held[r.key()], r)
-					list = append(list, r)
+					list = append(list, published{r, port.Num()})
 				}
 			}
 		}
@@ -292,6 +312,15 @@ func (t *portTable) release(list []*reservation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.releaseLocked(list)
+}
+
+// close frees all ports.
+func (t *portTable) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, list := range t.held {
+		t.releaseLocked(slices.Clone(list))
+	}
 }
 
 func (t *portTable) releaseLocked(list []*reservation) {
@@ -320,19 +349,23 @@ func ephemeralRange() (low, high uint16) {
 }
 
 // inUse returns the error of a port that a process of the host has.
-func inUse(b binding, err error) error {
-	to := fmt.Sprintf("%s:%s/%s", b.host, b.to, protoName(b.proto))
+func (p publisher) inUse(at portAt, inner uint16, err error) error {
+	to := " " + at.host.String()
+	if p.reach != nil {
+		to = fmt.Sprintf(" for %s:%s", at.host, netip.AddrPortFrom(p.reach(at.proto, at.host.Addr()), inner))
+	}
+	to += "/" + protoName(at.proto)
 	if !errors.Is(err, unix.EADDRINUSE) {
 		if errno, ok := errors.AsType[unix.Errno](err); ok {
 			err = errno
 		}
-		return fmt.Errorf("failed to bind host port for %s: %w", to, err)
+		return fmt.Errorf("failed to bind host port%s: %w", to, err)
 	}
 	by := ""
-	if p := findHolder(b); p != "" {
+	if p := findHolder(at); p != "" {
 		by = " by " + p
 	}
-	return runner.Errorf(errTaken, "failed to bind host port for %s: address already in use%s", to, by)
+	return runner.Errorf(errTaken, "failed to bind host port%s: address already in use%s", to, by)
 }
 
 func protoName(proto uint8) string {

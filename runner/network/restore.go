@@ -19,6 +19,7 @@ func (m *Manager) Restore(ctx context.Context, alive []Attached) error {
 	for _, at := range alive {
 		m.adopt(at)
 	}
+	m.adoptServices()
 	if err := m.clearLinks(); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
@@ -54,13 +55,21 @@ func (m *Manager) adopt(at Attached) {
 	if !a.plugged() {
 		return
 	}
-	a.target = targetOf(a.endpoints)
-	var errs []error
-	a.reserved, errs = m.ports.adopt(at.Name, at.Endpoint.Ports, a.target)
+	to := targetOf(a.endpoints)
+	reserved, errs := m.ports.adopt(at.Endpoint.Ports, to.publisher(at.Name))
 	for _, err := range errs {
 		log.Warn("a published port is not bound on the host", "error", err)
 	}
-	m.rules.adopt(bindings(a.reserved))
+	m.mu.Lock()
+	a.target, a.reserved = to, reserved
+	m.mu.Unlock()
+	err := m.redirect(to.leads(reserved), func() error {
+		m.rules.adopt(bindings(reserved, to))
+		return nil
+	})
+	if err != nil {
+		log.Warn("a published port is not served", "error", err)
+	}
 }
 
 // adoptEndpoint takes over a container's place in a network. The manager must be

@@ -25,11 +25,10 @@ import (
 func crash(m *Manager) {
 	m.stop()
 	m.wg.Wait()
+	m.ports.close()
+	m.carry.close()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, a := range m.attached {
-		m.ports.release(a.reserved)
-	}
 	m.attached = nil
 	m.closeSockets()
 }

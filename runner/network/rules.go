@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -40,15 +41,16 @@ type rules struct {
 	conn     *nftables.Conn
 	segments map[string]segment // by the bridge
 	bindings map[binding]struct{}
+	services map[portAt][]share // none: the port leads nowhere
 }
 
 // openRules opens a socket; it changes nothing yet.
 func openRules(name string) (*rules, error) {
-	r := &rules{name: name, segments: map[string]segment{}, bindings: map[binding]struct{}{}}
+	r := &rules{name: name, segments: map[string]segment{}, bindings: map[binding]struct{}{}, services: map[portAt][]share{}}
 	var err error
 	r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		// A table of thousands of ports is one message.
-		if err := c.SetWriteBuffer(16 << 20); err != nil {
+		// A table of thousands of ports is one message, and many answers to it.
+		if err := errors.Join(c.SetWriteBuffer(16<<20), c.SetReadBuffer(64<<20)); err != nil {
 			return err
 		}
 		r.pid, err = portID(c)
@@ -166,54 +168,67 @@ func (r *rules) shut(s segment) error {
 	return err
 }
 
-// publish adds bindings in one transaction. The time it takes does not depend on
-// how many there are.
-func (r *rules) publish(list []binding) error {
-	if len(list) == 0 {
-		return nil
-	}
+// swap replaces bindings by others in one transaction. The time it takes does not
+// depend on how many there are.
+func (r *rules) swap(old, next []binding) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, b := range list {
-		r.bindings[b] = struct{}{}
+	old, next = without(old, next), without(next, old)
+	if len(old)+len(next) == 0 {
+		return nil
 	}
+	r.replace(old, next)
+	t := layout(r.name)
 	// The table of an older version, or none, is replaced whole.
-	err := r.change(layout(r.name).elements(list), r.conn.SetAddElements)
+	err := r.queue(t.elements(old), r.conn.SetDeleteElements)
+	if err == nil {
+		err = r.change(t.elements(next), r.conn.SetAddElements)
+	}
 	if err != nil {
 		err = r.rebuildLocked()
 	}
-	if err != nil {
-		for _, b := range list {
-			delete(r.bindings, b)
-		}
+	if err != nil && len(next) > 0 { // what is to be closed is not opened again
+		r.replace(next, old)
 	}
 	return err
 }
 
-// withdraw removes bindings in one transaction.
-func (r *rules) withdraw(list []binding) error {
-	if len(list) == 0 {
-		return nil
+func without(list, others []binding) (rest []binding) {
+	known := make(map[binding]bool, len(others))
+	for _, b := range others {
+		known[b] = true
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, b := range list {
+		if !known[b] {
+			rest = append(rest, b)
+		}
+	}
+	return rest
+}
+
+func (r *rules) replace(old, next []binding) {
+	for _, b := range old {
 		delete(r.bindings, b)
 	}
-	err := r.change(layout(r.name).elements(list), r.conn.SetDeleteElements)
-	if err != nil {
-		err = r.rebuildLocked()
+	for _, b := range next {
+		r.bindings[b] = struct{}{}
 	}
-	return err
 }
 
 func (r *rules) change(changes iter.Seq2[*nftables.Set, []nftables.SetElement], f func(*nftables.Set, []nftables.SetElement) error) error {
+	if err := r.queue(changes, f); err != nil {
+		return err
+	}
+	return r.conn.Flush()
+}
+
+func (r *rules) queue(changes iter.Seq2[*nftables.Set, []nftables.SetElement], f func(*nftables.Set, []nftables.SetElement) error) error {
 	for set, elements := range changes {
 		if err := f(set, elements); err != nil {
 			return err
 		}
 	}
-	return r.conn.Flush()
+	return nil
 }
 
 // adopt adds bindings to what the table should hold, for the next rebuild.

@@ -62,6 +62,8 @@ type familySets struct {
 	masked  *nftables.Set
 	ports   *nftables.Set // of every address of the host
 	binds   *nftables.Set // of one
+	// of services: for both of these, where to look for a container
+	services, serviceBinds *nftables.Set
 }
 
 // ipFamily is where a family of addresses has what rules look at.
@@ -90,6 +92,14 @@ func layout(name string) table {
 				Table: t, Name: "binds" + f.suffix, IsMap: true, Concatenation: true,
 				KeyType: nftables.MustConcatSetType(f.addr, port[0], port[1]), DataType: target,
 			},
+			services: &nftables.Set{
+				Table: t, Name: "services" + f.suffix, IsMap: true, Concatenation: true,
+				KeyType: nftables.MustConcatSetType(port...), DataType: nftables.TypeVerdict,
+			},
+			serviceBinds: &nftables.Set{
+				Table: t, Name: "servicebinds" + f.suffix, IsMap: true, Concatenation: true,
+				KeyType: nftables.MustConcatSetType(f.addr, port[0], port[1]), DataType: nftables.TypeVerdict,
+			},
 		}
 	}
 	l := table{
@@ -113,8 +123,8 @@ func layout(name string) table {
 func (t table) sets() []*nftables.Set {
 	return []*nftables.Set{
 		t.bridges, t.inside, t.internal,
-		t.v4.subnets, t.v4.masked, t.v4.ports, t.v4.binds,
-		t.v6.subnets, t.v6.masked, t.v6.ports, t.v6.binds,
+		t.v4.subnets, t.v4.masked, t.v4.ports, t.v4.binds, t.v4.services, t.v4.serviceBinds,
+		t.v6.subnets, t.v6.masked, t.v6.ports, t.v6.binds, t.v6.services, t.v6.serviceBinds,
 	}
 }
 
@@ -131,10 +141,7 @@ func (t table) members(list ...segment) map[*nftables.Set][]nftables.SetElement 
 			sets[t.internal] = append(sets[t.internal], nftables.SetElement{Key: name})
 		}
 		for _, subnet := range s.subnets {
-			family := t.v6
-			if subnet.Addr().Is4() {
-				family = t.v4
-			}
+			family := t.family(subnet.Addr())
 			sets[family.subnets] = append(sets[family.subnets], interval(subnet)...)
 			if s.masquerade && !s.internal {
 				sets[family.masked] = append(sets[family.masked], interval(subnet)...)
@@ -148,22 +155,34 @@ func (t table) members(list ...segment) map[*nftables.Set][]nftables.SetElement 
 func (t table) elements(list []binding) iter.Seq2[*nftables.Set, []nftables.SetElement] {
 	maps := map[*nftables.Set][]nftables.SetElement{}
 	for _, b := range list {
-		set := t.v6
-		if b.to.Addr().Is4() {
-			set = t.v4
-		}
-		port := concat([]byte{b.proto}, binary.BigEndian.AppendUint16(nil, b.host.Port()))
-		e := nftables.SetElement{
-			Key: port,
-			Val: concat(b.to.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, b.to.Port())),
-		}
-		if b.host.Addr().IsUnspecified() {
-			maps[set.ports] = append(maps[set.ports], e)
-			continue
-		}
-		e.Key = append(b.host.Addr().AsSlice(), port...)
-		maps[set.binds] = append(maps[set.binds], e)
+		set, key := t.place(portAt{b.proto, b.host}, func(f familySets) (all, one *nftables.Set) { return f.ports, f.binds })
+		maps[set] = append(maps[set], nftables.SetElement{
+			Key: key, Val: concat(b.to.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, b.to.Port())),
+		})
 	}
+	return inChunks(maps)
+}
+
+// family returns the sets of an address's family.
+func (t table) family(addr netip.Addr) familySets {
+	if addr.Is4() {
+		return t.v4
+	}
+	return t.v6
+}
+
+// place returns the map that a port belongs to, of that for ports at all addresses
+// and that for those at one, and its key there.
+func (t table) place(at portAt, of func(familySets) (all, one *nftables.Set)) (set *nftables.Set, key []byte) {
+	all, one := of(t.family(at.host.Addr()))
+	key = concat([]byte{at.proto}, binary.BigEndian.AppendUint16(nil, at.host.Port()))
+	if at.host.Addr().IsUnspecified() {
+		return all, key
+	}
+	return one, append(at.host.Addr().AsSlice(), key...)
+}
+
+func inChunks(maps map[*nftables.Set][]nftables.SetElement) iter.Seq2[*nftables.Set, []nftables.SetElement] {
 	return func(yield func(*nftables.Set, []nftables.SetElement) bool) {
 		for set, elements := range maps {
 			for chunk := range chunks(elements) {
