@@ -33,6 +33,7 @@ type Config struct {
 	Registry   Registry
 	Registries map[string]*Host // by host[:port]
 	Report     Report
+	Trust      []TrustRule // in order; none: everything runs
 	Containers Containers
 	Build      Build
 	Network    Network

@@ -11,7 +11,7 @@ import (
 const exampleHead = `The configuration of berth-runner serve: every key with its default. What is left
 out has its default, and anything that is not here is an error.
 
-Each key but runtimes, registries and containers.log_opts can also be set in the
+Each key but runtimes, registries, trust and containers.log_opts can also be set in the
 environment: socket.path is BERTH_RUNNER_SOCKET_PATH. A flag beats the environment,
 the environment beats this file. Durations are written like 30s, 5m or 24h. On
 SIGHUP the runner reads this file again and takes over the keys marked [reload]; the
@@ -165,6 +165,11 @@ var keys = []settings.Key[Config]{
 		Value: func(c *Config) *settings.Value {
 			return settings.DurationBetween(&c.Report.Interval, minReport, maxReport)
 		},
+	}, {
+		Path:   "trust",
+		Doc:    trustDoc,
+		Reload: true,
+		Items:  trust,
 	}, {
 		Path: "containers.log_driver",
 		Doc:  "Where logs of containers go, unless --log-driver says otherwise.",

@@ -160,5 +160,6 @@ func conflicts(c Config) []settings.Conflict {
 			report("expected report: true with username for "+name+": it is not used to pull, for which docker has credentials", "registries")
 		}
 	}
+	trustConflicts(c, report)
 	return found
 }

@@ -83,9 +83,11 @@ func load(r Rule) (*rule, error) {
 		}
 	}
 	if len(r.Keys) > 0 {
-		return ready, ready.wantKeys(r.Keys, trusted)
+		err = ready.wantKeys(r.Keys, trusted)
+	} else {
+		err = ready.wantIdentity(r, trusted)
 	}
-	return ready, ready.wantIdentity(r, trusted)
+	return ready, err
 }
 
 // matches says whether the rule is for a place.
