@@ -1,9 +1,19 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 
+	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -12,77 +22,150 @@ type Options struct {
 	Dir    string // that it keeps stacks and revisions in
 	Engine Engine
 	Edge   Edge // nil: a stack with routes is refused
-	// History is how many revisions of a stack are remembered.
+	// History is how many revisions of a stack are remembered; 0: 20.
 	History int
-	Log     *slog.Logger
+	Log     *slog.Logger // nil: nothing is logged
 }
 
-// Manager keeps the stacks of a host.
+// Manager keeps the stacks of a host. Its methods may be called concurrently.
 type Manager struct {
-	opts Options
+	dir     string
+	engine  Engine
+	edge    Edge
+	history int
+	log     *slog.Logger
+	dial    func(ctx context.Context, addr netip.AddrPort) error
+
+	lifetime func() context.Context
+	stop     context.CancelCauseFunc
+	unlock   func() error
+	work     sync.WaitGroup
+
+	mu    sync.Mutex
+	units map[string]*unit
 }
 
-// Open opens what a directory has of stacks, and goes on with, or takes back, the
-// deployments that were cut short.
-func Open(_ context.Context, o Options) (*Manager, error) {
-	return &Manager{opts: o}, nil
+// errClosing is why what goes on ends when the Manager closes: it is left as it is.
+var errClosing = errors.New("the daemon ends")
+
+// Open opens what a directory has of stacks, and returns when it knows them.
+// Deployments that were cut short are finished or taken back in the background;
+// until then their stacks are being deployed. It fails with durable.ErrLocked if
+// another process has the directory.
+func Open(ctx context.Context, o Options) (*Manager, error) {
+	return open(ctx, o, dialTCP)
+}
+
+func open(ctx context.Context, o Options, dial func(context.Context, netip.AddrPort) error) (_ *Manager, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		dir: dir, engine: o.Engine, edge: o.Edge, history: cmp.Or(o.History, 20), log: o.Log,
+		dial: dial, units: map[string]*unit{},
+	}
+	if m.unlock, err = durable.Lock(dir); err != nil {
+		return nil, err
+	}
+	lifetime, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	m.stop, m.lifetime = stop, func() context.Context { return lifetime }
+	defer func() {
+		if err != nil {
+			_ = m.Close()
+		}
+	}()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if e.IsDir() && nameOfStack.MatchString(e.Name()) {
+			if err := m.load(e.Name()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, u := range m.all() {
+		u.resume()
+	}
+	events := m.listen()
+	m.work.Go(func() { m.watch(events) })
+	return m, nil
+}
+
+// load reads the record of a stack.
+func (m *Manager) load(name string) error {
+	u := m.newUnit(name)
+	var err error
+	u.rec, err = u.store.load()
+	if errors.Is(err, fs.ErrNotExist) { // it was about to come, or to go
+		return os.RemoveAll(u.store.dir)
+	}
+	if err == nil {
+		m.units[name] = u
+	}
+	return err
 }
 
 // Close ends what goes on in the background. Deployments that have not ended are
 // resumed by the next Open.
-func (m *Manager) Close() error { return nil }
-
-// Deploy puts a stack into service, and returns when its revision has taken the
-// traffic and held its gate. What happens is told to watch, one event after the
-// other; watch may be nil. The end of ctx ends the watching, not the deployment.
-//
-// It fails with runner.ErrInvalid if the stack is wrong, with runner.ErrConflict if
-// the stack is being deployed already, and with a *Failure if the version was not
-// taken.
-func (m *Manager) Deploy(_ context.Context, _ Request, _ func(Event)) (Revision, error) {
-	return Revision{}, runner.Errorf(runner.ErrUnavailable, "not yet")
+func (m *Manager) Close() error {
+	m.stop(errClosing)
+	m.work.Wait()
+	return m.unlock()
 }
 
-// Plan returns what Deploy would do.
-func (m *Manager) Plan(_ context.Context, _ Request) (Plan, error) {
-	return Plan{}, runner.Errorf(runner.ErrUnavailable, "not yet")
+func dialTCP(ctx context.Context, addr netip.AddrPort) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
-// Rollback puts a revision before into service again, as a revision of its own. With
-// 0 it is the one that had the traffic before the present one. Errors are those of
-// Deploy, and runner.ErrNotFound.
-func (m *Manager) Rollback(_ context.Context, _ string, _ int, _ string, _ func(Event)) (Revision, error) {
-	return Revision{}, runner.Errorf(runner.ErrUnavailable, "not yet")
+// all returns the stacks, sorted by name.
+func (m *Manager) all() []*unit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]*unit, 0, len(m.units))
+	for _, u := range m.units {
+		list = append(list, u)
+	}
+	slices.SortFunc(list, func(a, b *unit) int { return cmp.Compare(a.name, b.name) })
+	return list
 }
 
-// Scale changes the number of replicas of services, as a revision of its own. Errors
-// are those of Deploy, and runner.ErrNotFound.
-func (m *Manager) Scale(_ context.Context, _ string, _ map[string]int, _ string, _ func(Event)) (Revision, error) {
-	return Revision{}, runner.Errorf(runner.ErrUnavailable, "not yet")
+// unit returns a stack that the host has, or runner.ErrNotFound.
+func (m *Manager) unit(name string) (*unit, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if u := m.units[name]; u != nil && u.known() {
+		return u, nil
+	}
+	return nil, runner.Errorf(runner.ErrNotFound, "no such stack: %s", name)
 }
 
-// Remove removes a stack: its containers, traffic, networks and files, and if asked
-// for its volumes.
-func (m *Manager) Remove(_ context.Context, _ string, _ bool, _ func(Event)) error {
-	return runner.Errorf(runner.ErrUnavailable, "not yet")
+// unitOrNew returns a stack that the host has, or is going to have.
+func (m *Manager) unitOrNew(name string) *unit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.units[name]
+	if u == nil {
+		u = m.newUnit(name)
+		m.units[name] = u
+	}
+	return u
 }
 
-// Cancel takes back the deployment of a stack that goes on, and returns when that is
-// done. It fails with runner.ErrNotFound if there is none.
-func (m *Manager) Cancel(_ context.Context, _ string) error {
-	return runner.Errorf(runner.ErrUnavailable, "not yet")
+// drop forgets a stack.
+func (m *Manager) drop(u *unit) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.units[u.name] == u {
+		delete(m.units, u.name)
+	}
 }
-
-// Stacks returns all stacks as they are now, sorted by name.
-func (m *Manager) Stacks(_ context.Context) ([]Status, error) { return nil, nil }
-
-// Status returns a stack as it is now, or runner.ErrNotFound.
-func (m *Manager) Status(_ context.Context, _ string) (Status, error) { return Status{}, nil }
-
-// History returns the revisions of a stack that are remembered, the newest first, or
-// runner.ErrNotFound.
-func (m *Manager) History(_ context.Context, _ string) ([]Revision, error) { return nil, nil }
-
-// Stack returns what a revision is made of; with 0, the one in service. It fails with
-// runner.ErrNotFound.
-func (m *Manager) Stack(_ context.Context, _ string, _ int) (Stack, error) { return Stack{}, nil }

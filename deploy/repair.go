@@ -1,0 +1,299 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+const (
+	repairSettles = 50 * time.Millisecond // what happens together is looked at once
+	repairAgain   = time.Second           // for replicas that are not ready yet
+	repairEvery   = time.Minute
+	probePatience = 5 * time.Second // that a repair has for one health check
+)
+
+// backoff is when a container may be started again that does not stay up.
+type backoff struct {
+	next time.Time
+	wait time.Duration
+}
+
+// listen begins to listen to what happens to containers.
+func (m *Manager) listen() iter.Seq[events.Message] {
+	return m.engine.Events(m.lifetime(), time.Time{}, time.Time{}, runner.Filters{"type": {string(events.ContainerEventType)}})
+}
+
+// watch repairs stacks when something happens to their containers, and every minute.
+func (m *Manager) watch(seq iter.Seq[events.Message]) {
+	m.work.Go(func() {
+		for pause(m.lifetime(), repairEvery) == nil {
+			m.pokeAll()
+		}
+	})
+	for {
+		for e := range seq {
+			if stack := e.Actor.Attributes[labelStack]; stack != "" && matters(e.Action) {
+				if u, err := m.unit(stack); err == nil {
+					m.poke(u)
+				}
+			}
+		}
+		if pause(m.lifetime(), repairAgain) != nil {
+			return
+		}
+		seq = m.listen() // it was too slow for the one before
+		m.pokeAll()
+	}
+}
+
+func matters(a events.Action) bool {
+	switch a {
+	case events.ActionDie, events.ActionStart, events.ActionDestroy, events.ActionUnPause:
+		return true
+	default:
+		return strings.HasPrefix(string(a), string(events.ActionHealthStatus))
+	}
+}
+
+func (m *Manager) pokeAll() {
+	for _, u := range m.all() {
+		m.poke(u)
+	}
+}
+
+// poke has a stack repaired soon, in its turn.
+func (m *Manager) poke(u *unit) { m.pokeIn(u, repairSettles) }
+
+func (m *Manager) pokeIn(u *unit, wait time.Duration) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.poked || m.lifetime().Err() != nil {
+		return
+	}
+	u.poked = true
+	m.work.Go(func() {
+		ctx := m.lifetime()
+		if pause(ctx, wait) != nil {
+			return
+		}
+		select {
+		case u.turn <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		u.mu.Lock()
+		u.poked = false
+		busy := u.op != nil || u.gone
+		u.mu.Unlock()
+		if busy { // what goes on pokes when it is over
+			<-u.turn
+			return
+		}
+		later, err := u.repair(ctx)
+		<-u.turn
+		u.mu.Lock()
+		u.ails = ""
+		if err != nil {
+			u.ails = err.Error()
+		}
+		u.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			m.log.WarnContext(ctx, "repair a stack", "stack", u.name, "error", err)
+		}
+		if later || err != nil {
+			m.pokeIn(u, repairAgain)
+		}
+	})
+}
+
+// repair makes what runs what the revision in service says, and says whether it is to
+// be done again soon.
+func (u *unit) repair(ctx context.Context) (later bool, err error) {
+	rec := u.record()
+	switch {
+	case rec.Removing, len(rec.Revisions) == 0:
+		return false, nil
+	case rec.Under != nil && rec.Under.Phase == phasePaused:
+		return false, nil
+	case rec.Under != nil:
+		u.resume() // it could not go back before
+		return false, nil
+	case rec.Current == 0:
+		return false, errors.Join(u.sweep(ctx, false), u.prune())
+	}
+	v, err := u.store.stack(rec.Current)
+	if err != nil {
+		return false, err
+	}
+	restarted, err := u.restart(ctx, v, rec.Current)
+	if err != nil {
+		return restarted, err
+	}
+	pending, err := u.rebalance(ctx, v)
+	if err != nil {
+		return restarted || pending, err
+	}
+	return restarted || pending, errors.Join(u.sweep(ctx, false), u.prune())
+}
+
+// restart creates the replicas that are missing and starts those that have ended, and
+// says whether some wait for that.
+func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later bool, err error) {
+	found, err := u.m.find(ctx, u.name)
+	if err != nil {
+		return false, err
+	}
+	for i := range v.Stack.Services {
+		svc := &v.Stack.Services[i]
+		if svc.Job {
+			continue
+		}
+		list := v.target(found, svc)
+		for _, n := range missing(list, svc.Replicas) {
+			r, err := u.create(ctx, svc, v.version(svc.Name), revision, n)
+			if err != nil {
+				return false, err
+			}
+			list = append(list, r)
+		}
+		for _, r := range list {
+			if r.active() {
+				continue
+			}
+			wait := u.startAgain(r.ID)
+			later = later || wait
+			if wait {
+				continue
+			}
+			if err := u.start(ctx, &r); err != nil {
+				return true, err
+			}
+			u.m.log.InfoContext(ctx, "start a container again", "stack", u.name, "container", r.Name)
+		}
+	}
+	return later, nil
+}
+
+// startAgain says whether the start of a container has to wait, because it was started
+// just before.
+func (u *unit) startAgain(id string) (wait bool) {
+	const first, most = time.Second, time.Minute
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	b := u.tries[id]
+	switch {
+	case b == nil || now.Sub(b.next) > most:
+		u.tries[id] = &backoff{next: now.Add(first), wait: first}
+		return false
+	case now.Before(b.next):
+		return true
+	}
+	b.wait = min(2*b.wait, most)
+	b.next = now.Add(b.wait)
+	return false
+}
+
+// rebalance gives the traffic to the replicas that are ready, and tells the edge where
+// they are. It says whether some are not ready yet.
+func (u *unit) rebalance(ctx context.Context, v *versioned) (pending bool, err error) {
+	found, err := u.m.find(ctx, u.name)
+	if err != nil {
+		return false, err
+	}
+	u.mu.Lock()
+	told, known := u.told, u.told != nil
+	u.mu.Unlock()
+	if !known {
+		if told, err = u.m.engine.Traffic(ctx, Owner(u.name)); err != nil {
+			return false, err
+		}
+	}
+	services := []runner.Service{}
+	for i := range v.Stack.Services {
+		svc := &v.Stack.Services[i]
+		if svc.Job {
+			continue
+		}
+		backends, wait := u.weigh(ctx, svc, v.target(found, svc), weightsOf(told, svc.Name))
+		services = append(services, entry(svc, backends))
+		pending = pending || wait
+	}
+	if !known || !reflect.DeepEqual(told, services) {
+		if err := u.setTraffic(ctx, services); err != nil {
+			return pending, err
+		}
+	}
+	if u.m.edge == nil {
+		return pending, nil
+	}
+	routes, err := u.routesOf(ctx, v.Stack, services)
+	if err != nil {
+		return pending, err
+	}
+	u.mu.Lock()
+	same := u.routed && reflect.DeepEqual(u.routes, routes)
+	u.mu.Unlock()
+	if same {
+		return pending, nil
+	}
+	return pending, u.tellRoutes(ctx, routes)
+}
+
+func weightsOf(services []runner.Service, name string) map[string]int {
+	weights := map[string]int{}
+	for _, s := range services {
+		if s.Name == name {
+			for _, b := range s.Backends {
+				weights[b.Container] = b.Weight
+			}
+		}
+	}
+	return weights
+}
+
+// weigh is even for replicas whose weights were known: one that had none gets its part
+// when it is ready.
+func (u *unit) weigh(ctx context.Context, svc *Service, list []replica, before map[string]int) (backends []runner.Backend, pending bool) {
+	backends = even(list)
+	some := false
+	for i, r := range list {
+		if !r.running() || r.Health == container.Unhealthy {
+			backends[i].Weight = 0
+			continue
+		}
+		if before[r.ID] == 0 && r.Health != container.Healthy && !u.isReady(ctx, svc, r) {
+			backends[i].Weight, pending = 0, true
+			continue
+		}
+		some = true
+	}
+	if !some {
+		for i := range backends {
+			backends[i].Weight = 1
+		}
+	}
+	return backends, pending
+}
+
+// isReady looks once whether a container is ready.
+func (u *unit) isReady(ctx context.Context, svc *Service, r replica) bool {
+	ctx, cancel := context.WithTimeout(ctx, probePatience)
+	defer cancel()
+	w, err := u.look(ctx, svc, r)
+	if err != nil {
+		return false
+	}
+	defer w.cancel()
+	why, err := w.try(ctx)
+	return why == "" && err == nil
+}

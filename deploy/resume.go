@@ -1,0 +1,100 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+)
+
+// errEnded is why a revision goes back that was cut short.
+var errEnded = errors.New("the daemon ended")
+
+// resume goes on with what was cut short. It returns at once; until it is done, the
+// stack is being deployed.
+func (u *unit) resume() {
+	u.drainAll()
+	rec := u.record()
+	switch {
+	case rec.Removing:
+		u.resumeWith("removed", func(ctx context.Context, op *operation) (Revision, error) {
+			return Revision{}, u.removeAll(ctx, op, rec.Volumes)
+		})
+	case rec.Under == nil, rec.Under.Phase == phasePaused:
+		u.m.poke(u)
+	default:
+		u.resumeWith("deployed", func(ctx context.Context, op *operation) (Revision, error) {
+			return u.goOn(ctx, op, *rec.Under)
+		})
+	}
+}
+
+func (u *unit) resumeWith(what string, do func(ctx context.Context, op *operation) (Revision, error)) {
+	ctx, op, err := u.begin(what, "", false)
+	if err != nil {
+		return // somebody else does it
+	}
+	u.run(ctx, op, func(ctx context.Context) (Revision, error) {
+		rev, err := do(ctx, op)
+		if err != nil && !errors.Is(err, errClosing) {
+			u.m.log.WarnContext(ctx, "what was cut short", "stack", u.name, "error", err)
+		}
+		return rev, err
+	})
+}
+
+// goOn finishes a revision that has the traffic, and takes every other one back.
+func (u *unit) goOn(ctx context.Context, op *operation, at under) (Revision, error) {
+	if at.Phase == phaseBack {
+		err := u.back(ctx, op, at.Revision, at.Outcome, at.Reason)
+		rec := u.record()
+		return *rec.revision(at.Revision), err
+	}
+	if at.Phase == phaseSwitch {
+		services, err := u.m.engine.Traffic(ctx, Owner(u.name))
+		if err != nil {
+			return u.fail(ctx, op, at.Revision, err)
+		}
+		if leadsTo(services, at.Target) {
+			return u.finish(ctx, op, at)
+		}
+	}
+	return u.fail(ctx, op, at.Revision, errEnded)
+}
+
+// finish ends the deployment of a revision that has the traffic: its gate has to hold
+// again.
+func (u *unit) finish(ctx context.Context, op *operation, at under) (Revision, error) {
+	to, err := u.store.stack(at.Revision)
+	if err != nil {
+		return u.fail(ctx, op, at.Revision, err)
+	}
+	rec := u.record()
+	var from *versioned
+	if rec.Current != 0 {
+		if from, err = u.store.stack(rec.Current); err != nil {
+			return u.fail(ctx, op, at.Revision, err)
+		}
+	}
+	if err = u.restore(ctx, op, to, at.Revision); err == nil {
+		err = u.holdAgain(ctx, op, from, to)
+	}
+	if err != nil {
+		return u.fail(ctx, op, at.Revision, err)
+	}
+	return u.commit(ctx, at.Revision, from, to)
+}
+
+// holdAgain holds the gate of the services that have another version than before.
+func (u *unit) holdAgain(ctx context.Context, op *operation, from, to *versioned) error {
+	found, err := u.m.find(ctx, u.name)
+	if err != nil {
+		return err
+	}
+	d := &deployment{u: u, op: op, to: to}
+	return each(len(to.Stack.Services), func(i int) error {
+		svc := &to.Stack.Services[i]
+		if svc.Job || from.version(svc.Name) == to.version(svc.Name) {
+			return nil
+		}
+		return d.tolerate(svc, d.hold(ctx, svc, to.target(found, svc)))
+	})
+}
