@@ -58,6 +58,9 @@ func (c *call) steer(change func(rollout.Ref) error) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := decode(c.w, c.r, &struct{}{}); err != nil {
+		return 0, nil, err
+	}
 	if err := change(ref); err != nil {
 		return 0, nil, err
 	}

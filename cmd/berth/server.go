@@ -43,6 +43,7 @@ type server struct {
 	others    *others
 	content   registry.Registry // what is stored here, behind what mirrors fetch
 	health    *health
+	fleets    *fleets
 	edge      *edge.Edge
 	readiness *readiness
 	api       http.Handler // all that the main listener serves
@@ -81,6 +82,7 @@ func (d *server) open(ctx context.Context, metrics *telemetry.Metrics, blobs sto
 	if err != nil {
 		return err
 	}
+	d.fleets = newFleets(meta, d.local, d.log)
 	d.health = newHealth(c, healthOptions{local: d.local, meta: meta, blobs: blobs, notes: d.notes, audit: recorder, log: d.log, heal: d.others.refetch})
 	if d.edge, err = edge.New(ctx, edgeOptions(c, d.log)); err != nil {
 		return err
@@ -132,6 +134,8 @@ func (d *server) handlers(metrics *telemetry.Metrics, recorder audit.Recorder) {
 	options := admin.Options{Accounts: d.access.accounts, Tokens: d.access.tokens, Authority: authority, Lasts: d.access.gate.Lasts, Audit: recorder, Log: d.log}
 	d.health.administer(&options)
 	d.health.measure(metrics)
+	d.fleets.administer(&options, d.local)
+	d.fleets.measure(metrics)
 	d.others.administer(&options, d.health.evictor)
 	d.migrator.local = d.local
 	options.Migrator = d.migrator

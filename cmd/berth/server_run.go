@@ -24,7 +24,7 @@ func (d *server) run(ctx context.Context, signals <-chan os.Signal) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	for _, run := range slices.Concat(d.access.runs, d.health.runs, d.others.runs(), []func(context.Context){d.outbox.Run}) {
+	for _, run := range slices.Concat(d.access.runs, d.health.runs, d.others.runs(), d.fleets.runs(), []func(context.Context){d.outbox.Run}) {
 		running.Go(func() { run(background) })
 	}
 	failed := make(chan error, 8)
@@ -56,6 +56,7 @@ func (d *server) run(ctx context.Context, signals <-chan os.Signal) error {
 func (d *server) listen(ctx context.Context, failed chan<- error) (servers []*http.Server, err error) {
 	main := d.httpServer(d.cfg.HTTP.Addr, d.api)
 	d.edge.Configure(main)
+	main.RegisterOnShutdown(d.fleets.hub.Close) // who waits is no request in flight
 	listeners, err := d.edge.Listen(ctx)
 	if err != nil {
 		hint := "--addr"

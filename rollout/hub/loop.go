@@ -122,7 +122,10 @@ func (l *loop) time(ctx context.Context, now time.Time) {
 			defer at.ticking.Store(false)
 			if err := l.source.Tick(ctx, ref); err != nil && ctx.Err() == nil {
 				l.log.WarnContext(ctx, "a rollout cannot go on; will try again", "repository", ref.Repo, "tag", ref.Tag, "error", err)
-				time.Sleep(Tick)
+				select { // not at once
+				case <-ctx.Done():
+				case <-time.After(Tick):
+				}
 			}
 		}()
 	}
