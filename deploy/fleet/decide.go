@@ -55,6 +55,9 @@ func observe(st deploy.Status, history []deploy.Revision, ref string) situation 
 		}
 		if st.Deploying != 0 && r.Number == st.Deploying {
 			s.deploying = digestOf(r.From, ref)
+			if r.Outcome == deploy.Paused { // it is not going on
+				s.busy, s.deploying = 0, ""
+			}
 		}
 	}
 	return s

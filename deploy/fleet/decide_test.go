@@ -52,7 +52,7 @@ func TestDecide(t *testing.T) {
 func TestObserve(t *testing.T) {
 	t.Parallel()
 	at := func(name string) string { return ref + "@" + version(name).String() }
-	history := []deploy.Revision{{Number: 3, From: at("c")}, {Number: 2, From: "compose.yaml"}, {Number: 1, From: at("a")}}
+	history := []deploy.Revision{{Number: 4, From: at("b"), Outcome: deploy.Paused}, {Number: 3, From: at("c")}, {Number: 2, From: "compose.yaml"}, {Number: 1, From: at("a")}}
 	for name, test := range map[string]struct {
 		st   deploy.Status
 		want situation
@@ -62,6 +62,7 @@ func TestObserve(t *testing.T) {
 		"both":       {deploy.Status{Revision: 1, Deploying: 3}, situation{running: version("a"), busy: 3, deploying: version("c")}},
 		"by hand":    {deploy.Status{Revision: 2}, situation{foreign: true}},
 		"by hand is": {deploy.Status{Revision: 3, Deploying: 2}, situation{running: version("c"), busy: 2}},
+		"paused":     {deploy.Status{Revision: 3, Deploying: 4}, situation{running: version("c")}},
 		"forgotten":  {deploy.Status{Revision: 9}, situation{foreign: true}},
 	} {
 		if got := observe(test.st, history, ref); got.running != test.want.running || got.deploying != test.want.deploying || got.busy != test.want.busy || got.foreign != test.want.foreign {
