@@ -25,6 +25,7 @@ import (
 	"github.com/berth-registry/berth/runner/containers/shim"
 	"github.com/berth-registry/berth/runner/engine"
 	"github.com/berth-registry/berth/runner/images/remote"
+	"github.com/berth-registry/berth/runner/trust"
 )
 
 func newServeCmd() *cobra.Command {
@@ -101,7 +102,7 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return err
 	}
 
-	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded}
+	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded, setTrust: e.SetTrust}
 	m := newMetrics(e)
 	s.metrics = daemon.Operations(m, s.ready)
 	defer s.close()
@@ -157,6 +158,7 @@ func engineOptions(cfg runnerconfig.Config, log *slog.Logger) engine.Options {
 	return engine.Options{
 		Data: cfg.Data, Run: cfg.Run, Version: version, Log: log,
 		Runtime: cfg.Runtime, Runtimes: runtimes, Conmon: cfg.Conmon, Init: cfg.Init,
+		Trust:       trustRules(cfg),
 		UsernsRemap: cfg.UsernsRemap, CDISpecDirs: cfg.CDISpecDirs,
 		DefaultRegistry: cfg.Registry.Default, Registries: registries, CertsDir: cfg.Registry.CertsDir,
 		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Subnet6: cfg.Network.Subnet6,
@@ -175,6 +177,7 @@ type server struct {
 	servers  []*http.Server
 	failed   chan error
 	reloaded func(changed []string) // is told of keys that have changed
+	setTrust func([]trust.Rule) error
 	stopping atomic.Bool
 }
 
@@ -247,9 +250,14 @@ func (s *server) reload(ctx context.Context) {
 		s.log.ErrorContext(ctx, "configuration not reloaded: the old one stays in force", "error", err)
 		return
 	}
+	// The files that the rules name are read again, too.
+	if err := s.setTrust(trustRules(cfg)); err != nil {
+		s.log.ErrorContext(ctx, "configuration not reloaded: the old one stays in force", "error", err)
+		return
+	}
 	changed, needRestart := runnerconfig.Reloadable(s.cfg, cfg)
 	s.level.Set(cfg.Log.Level)
-	s.cfg.Log.Level = cfg.Log.Level
+	s.cfg.Log.Level, s.cfg.Trust = cfg.Log.Level, cfg.Trust
 	s.log.InfoContext(ctx, "configuration reloaded", "changed", changed)
 	s.reloaded(changed)
 	if len(needRestart) > 0 {
