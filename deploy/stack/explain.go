@@ -20,7 +20,7 @@ func explain(ps *problems, err error) error {
 		return err
 	}
 	for _, err := range leaves(err) {
-		ps.errs = append(ps.errs, ps.src.explain(err.Error()))
+		ps.errs = append(ps.errs, ps.src.explain(strings.Join(strings.Fields(err.Error()), " ")))
 	}
 	return ps.err()
 }
@@ -38,6 +38,9 @@ func leaves(err error) []error {
 	}
 	return []error{err}
 }
+
+// unknownKey is what a schema of JSON has other words for.
+const unknownKey = "no such key in a Compose file"
 
 func (s *sources) explain(text string) Problem {
 	text = strings.TrimSuffix(text, ": invalid compose project") // the kind of compose-go's errors
@@ -57,10 +60,13 @@ func (s *sources) explain(text string) Problem {
 	}
 	p, message := s.pathIn(text)
 	file, line := s.locate(p)
+	if message == "false schema" {
+		message = unknownKey
+	}
 	if m := regexp.MustCompile(`additional properties '([^']+)'`).FindStringSubmatch(message); m != nil {
 		p = p.at(m[1])
 		file, line = s.locate(p)
-		message = "no such key in a Compose file"
+		message = unknownKey
 	}
 	if line == 0 && named != nil {
 		file = named.name
@@ -83,7 +89,7 @@ func (s *sources) named(file string) *source {
 func (s *sources) pathIn(text string) (keys, string) {
 	dotted := regexp.MustCompile(`\b(?:services|networks|volumes|configs|secrets|include|jobs|models)\.[^\s:,'"]+`)
 	if at := dotted.FindStringIndex(text); at != nil {
-		p := s.split(text[at[0]:at[1]])
+		p := s.split(strings.TrimRight(text[at[0]:at[1]], "."))
 		if at[0] == 0 {
 			return p, strings.TrimLeft(text[at[1]:], ": ")
 		}

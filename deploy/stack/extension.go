@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -68,7 +69,7 @@ func (t *translation) steps(p keys, v any) []deploy.CanaryStep {
 		} else {
 			t.addf(at, "the step needs a pause")
 		}
-		if i > 0 && s.Weight <= out[i-1].Weight {
+		if i > 0 && s.Weight > 0 && s.Weight <= out[i-1].Weight {
 			t.addf(at, "the weight must be more than the %d of the step before", out[i-1].Weight)
 		}
 		out = append(out, s)
@@ -109,30 +110,21 @@ func (t *translation) object(p keys, known ...string) map[string]any {
 		return nil
 	}
 	for key := range m {
-		if !contains(known, key) {
+		if !slices.Contains(known, key) {
 			t.addf(p.at(key), "no such key: there are %s", strings.Join(known, ", "))
 		}
 	}
 	return m
 }
 
-// word returns a string that is one of some.
+// word returns a string that is one of some, or none.
 func (t *translation) word(p keys, v any, known ...string) string {
 	s, ok := v.(string)
-	if !ok || !contains(known, s) {
+	if !ok || !slices.Contains(known, s) {
 		t.addf(p, "%v is none of %s", v, strings.Join(known, ", "))
-		return known[0]
+		return ""
 	}
 	return s
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 // integer returns a number in a range. One of a variable is a string.
@@ -144,7 +136,7 @@ func (t *translation) integer(p keys, v any, low, high int) int {
 	}
 	if !ok || n < low || n > high {
 		t.addf(p, "%v is no number from %d to %d", v, low, high)
-		return low
+		return 0
 	}
 	return n
 }

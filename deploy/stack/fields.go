@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -11,7 +12,7 @@ import (
 func fields() map[string]string {
 	all := map[string]string{}
 	add := func(prefix, keys string) {
-		for _, k := range strings.Fields(keys) {
+		for k := range strings.FieldsSeq(keys) {
 			all[prefix+k] = ""
 		}
 	}
@@ -130,7 +131,7 @@ func addTopLevel(add func(prefix, keys string), all map[string]string) {
 // opaque are the keys below which everything is the user's own, or not looked at.
 func opaque(pattern string) bool {
 	switch pattern {
-	case "services.*.build", "services.*.develop":
+	case "services.*.build", "services.*.develop", "services.*.extends":
 		return true
 	}
 	return false
@@ -138,7 +139,7 @@ func opaque(pattern string) bool {
 
 // checkFields refuses each key of the merged Compose file that is not supported, of
 // what is deployed: services that no profile enables are not.
-func (t *translation) checkFields() {
+func checkFields(ps *problems, profiles []string) {
 	known := fields()
 	parents := map[string]bool{}
 	for pattern := range known {
@@ -147,21 +148,30 @@ func (t *translation) checkFields() {
 			parents[pattern] = true
 		}
 	}
-	w := &walk{problems: t.problems, known: known, parents: parents, skip: func(p keys) bool {
-		if len(p) != 2 || p[0] != "services" {
-			return false
-		}
-		_, enabled := t.project.Services[p[1]]
-		return !enabled
+	w := &walk{problems: ps, known: known, parents: parents, skip: func(p keys, v any) bool {
+		return len(p) == 2 && p[0] == "services" && !enabled(v, profiles)
 	}}
-	w.mapping(nil, "", t.model)
+	w.mapping(nil, "", ps.src.model)
+}
+
+// enabled says whether the profiles of a service, if it has any, are asked for.
+func enabled(service any, asked []string) bool {
+	m, _ := service.(map[string]any)
+	own, _ := m["profiles"].([]any)
+	if len(own) == 0 || slices.Contains(asked, "*") {
+		return true
+	}
+	return slices.ContainsFunc(own, func(p any) bool {
+		s, _ := p.(string)
+		return slices.Contains(asked, s)
+	})
 }
 
 type walk struct {
 	*problems
 	known   map[string]string
 	parents map[string]bool // patterns that have others below them
-	skip    func(keys) bool
+	skip    func(p keys, v any) bool
 }
 
 // mapping checks the keys of a mapping. Extensions are the user's own.
@@ -169,7 +179,7 @@ func (w *walk) mapping(p keys, pattern string, m map[string]any) {
 	names := w.parents[join(pattern, "*")]
 	for key, v := range m {
 		at := p.at(key)
-		if (strings.HasPrefix(key, "x-") && !names) || w.skip(at) {
+		if (strings.HasPrefix(key, "x-") && !names) || w.skip(at, v) {
 			if key == extension && pattern != "" && pattern != "services.*" {
 				w.addf(at, "x-berth stands at the top of the file, or in a service")
 			}

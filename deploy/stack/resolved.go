@@ -11,13 +11,14 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	"go.yaml.in/yaml/v3"
 )
 
 // Resolved returns the whole Compose file with variables replaced, and what it
 // includes and extends merged into it: what was deployed, and nothing else. It has no
 // contents of secrets. A dollar sign is written as $$.
 func (l *Loaded) Resolved() ([]byte, error) {
-	return marshal(l.plain())
+	return l.marshal(l.plain())
 }
 
 // plain returns the project without what is not deployed.
@@ -48,12 +49,47 @@ func profileOf(opt string) (string, bool) {
 	return "", false
 }
 
-func marshal(p *types.Project) ([]byte, error) {
+func (l *Loaded) marshal(p *types.Project) ([]byte, error) {
 	data, err := p.MarshalYAML()
 	if err != nil {
 		return nil, err
 	}
+	if data, err = l.keepZeros(data); err != nil {
+		return nil, err
+	}
 	return bytes.ReplaceAll(data, []byte("$"), []byte("$$")), nil
+}
+
+// keepZeros writes what was stated as zero and means something else if it is not
+// there, which compose-go leaves out: the monitor of an update.
+func (l *Loaded) keepZeros(data []byte) ([]byte, error) {
+	var zeros []string
+	for name := range l.project.Services {
+		if u := l.project.Services[name].Deploy; u != nil && u.UpdateConfig != nil && u.UpdateConfig.Monitor == 0 &&
+			lookup(l.problems.src.model, keys{"services", name, "deploy", "update_config", "monitor"}) != nil {
+			zeros = append(zeros, name)
+		}
+	}
+	if len(zeros) == 0 {
+		return data, nil
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, err
+	}
+	for _, name := range zeros {
+		n := doc.Content[0]
+		for _, key := range []string{"services", name, "deploy", "update_config"} {
+			n = child(n, key)
+		}
+		n.Kind, n.Tag, n.Style = yaml.MappingNode, "!!map", 0
+		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: "monitor"}, &yaml.Node{Kind: yaml.ScalarNode, Value: "0s"})
+	}
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	err := e.Encode(&doc)
+	return out.Bytes(), err
 }
 
 // Pin returns the resolved Compose file as it is published: each image has the digest
@@ -88,7 +124,7 @@ func (l *Loaded) Pin(digests map[string]digest.Digest) (data []byte, warnings []
 	for _, w := range sorted(ps.warnings) {
 		warnings = append(warnings, w.String())
 	}
-	data, err = marshal(p)
+	data, err = l.marshal(p)
 	return data, warnings, err
 }
 

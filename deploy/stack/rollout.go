@@ -89,7 +89,9 @@ func (t *translation) rollout(p keys) *Rollout {
 
 func (t *translation) parallel(p keys, v any) string {
 	if s, ok := v.(string); ok && strings.HasSuffix(s, "%") {
-		t.integer(p, strings.TrimSuffix(s, "%"), 1, 100)
+		if n, err := strconv.Atoi(strings.TrimSuffix(s, "%")); err != nil || n < 1 || n > 100 {
+			t.addf(p, "%s is no part from 1%% to 100%%", s)
+		}
 		return s
 	}
 	return strconv.Itoa(t.integer(p, v, 1, 1_000_000))
@@ -156,7 +158,7 @@ func (t *translation) days(p keys, v any) []string {
 	var out []string
 	for i, v := range list {
 		day := t.word(p.index(i), v, "mon", "tue", "wed", "thu", "fri", "sat", "sun")
-		if slices.Contains(out, day) {
+		if day != "" && slices.Contains(out, day) {
 			t.addf(p.index(i), "%s stands twice", day)
 		}
 		out = append(out, day)

@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,9 +27,9 @@ func (t *translation) routes(p keys, s types.ServiceConfig) []deploy.Route {
 		if !ok {
 			continue
 		}
-		name, key := "", rest
-		if i := strings.IndexByte(rest, '.'); i >= 0 {
-			name, key = rest[:i], rest[i+1:]
+		name, key, several := strings.Cut(rest, ".")
+		if !several {
+			name, key = "", rest
 		}
 		if !slices.Contains(strings.Fields(edgeKeys), key) || strings.HasPrefix(rest, ".") {
 			t.addf(p.at("labels", label), "no such label of the edge: there are berth.edge.KEY and berth.edge.NAME.KEY, with a KEY of %s",
@@ -167,13 +166,16 @@ func (r *route) port(s types.ServiceConfig) int {
 	return 0
 }
 
+// token is a token of HTTP, RFC 9110 section 5.6.2.
+var token = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
 // cookie is the name of the one that keeps a client at its replica.
 func (r *route) cookie() string {
 	v, ok := r.values["sticky"]
 	if !ok {
 		return ""
 	}
-	if (&http.Cookie{Name: v, Value: "x"}).Valid() != nil || v == "true" || v == "false" {
+	if !token.MatchString(v) || v == "true" || v == "false" {
 		r.addf(r.label("sticky"), "%q is no name for a cookie", v)
 	}
 	return v

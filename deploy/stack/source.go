@@ -2,7 +2,6 @@ package stack
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,12 +18,15 @@ type sources struct {
 	local bool   // files that the files name may be read
 	model map[string]any
 	roots []place
+
+	opened int
 }
 
 // source is a file.
 type source struct {
 	name string // as it is told
 	path string // empty: it is not in a file
+	dir  string // that it has its own extends and includes relative to
 	data []byte
 	docs []*yaml.Node // mappings
 	read bool
@@ -37,8 +39,12 @@ type place struct {
 	value *yaml.Node
 }
 
-// maxExtends bounds how far extends and include are followed for the sake of a line.
-const maxExtends = 16
+// These bound what is done for the sake of a line: how deep extends and include are
+// followed, and how many files are read.
+const (
+	maxExtends = 16
+	maxOpened  = 1000
+)
 
 // parse reads the documents of a file. What cannot be read has no lines: compose-go
 // has told why already.
@@ -98,7 +104,8 @@ func (s *sources) exact(p keys) *place {
 func (s *sources) follow(p keys) (places []place, whole bool) {
 	if s.roots == nil {
 		for _, f := range s.files {
-			s.roots = append(s.roots, s.root(f, s.dir, 0)...)
+			f.dir = s.dir
+			s.roots = append(s.roots, s.root(f, 0)...)
 		}
 	}
 	places = s.roots
@@ -119,24 +126,25 @@ func (s *sources) follow(p keys) (places []place, whole bool) {
 }
 
 // root returns the documents of a file, after those of the files that it includes.
-func (s *sources) root(f *source, dir string, depth int) []place {
+func (s *sources) root(f *source, depth int) []place {
 	var out []place
 	for _, doc := range f.parse() {
 		if depth < maxExtends && s.local {
-			out = append(out, s.included(f, doc, dir, depth)...)
+			out = append(out, s.included(f, doc, depth)...)
 		}
 		out = append(out, place{file: f, value: doc})
 	}
 	return out
 }
 
-func (s *sources) included(f *source, doc *yaml.Node, dir string, depth int) []place {
+func (s *sources) included(f *source, doc *yaml.Node, depth int) []place {
 	var out []place
 	for _, inc := range step(place{file: f, value: doc}, "include") {
 		for _, n := range resolve(inc.value).Content {
 			for _, name := range includePaths(n) {
-				file := s.open(dir, name)
-				out = append(out, s.root(file, filepath.Dir(file.path), depth+1)...)
+				if file := s.open(f.dir, name); file != nil {
+					out = append(out, s.root(file, depth+1)...)
+				}
 			}
 		}
 	}
@@ -160,12 +168,16 @@ func includePaths(n *yaml.Node) []string {
 	return out
 }
 
-// open returns the file of a name. Variables in it are not followed.
+// open returns the file of a name, or nil if it was opened as often as is of use for
+// the sake of lines. Variables in the name are not followed.
 func (s *sources) open(dir, name string) *source {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
-	return &source{name: display(name), path: name}
+	if s.opened++; s.opened > maxOpened {
+		return nil
+	}
+	return &source{name: display(name), path: name, dir: filepath.Dir(name)}
 }
 
 // extended puts before the definitions of a service those that they extend.
@@ -189,10 +201,10 @@ func (s *sources) base(sv place, depth int) []place {
 			if !s.local {
 				return nil
 			}
-			file = s.open(filepath.Dir(cmp.Or(sv.file.path, filepath.Join(s.dir, "-"))), f)
+			file = s.open(sv.file.dir, f)
 		}
 	}
-	if name == "" {
+	if name == "" || file == nil {
 		return nil
 	}
 	var found []place
@@ -230,7 +242,7 @@ func (s *sources) step(places []place, above keys, key string) []place {
 // step finds a key in a mapping, or what stands for it in a list of KEY=VALUE.
 func step(p place, key string) []place {
 	n := resolve(p.value)
-	switch n.Kind {
+	switch n.Kind { //nolint:exhaustive // a scalar has nothing below it
 	case yaml.MappingNode:
 		var out, own []place
 		for i := 0; i+1 < len(n.Content); i += 2 {

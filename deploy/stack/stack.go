@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/cli"
@@ -56,17 +57,12 @@ type Loaded struct {
 // Load reads Compose files. What is wrong with them, or not supported, is an *Error
 // with all of it.
 func Load(ctx context.Context, o Options) (*Loaded, error) {
-	opts, err := cli.NewProjectOptions(o.Files,
-		cli.WithWorkingDirectory(o.WorkingDir),
-		cli.WithEnv(o.Env),
-		cli.WithEnvFiles(o.EnvFiles...),
-		cli.WithDotEnv,
-		cli.WithConfigFileEnv,
-		cli.WithDefaultConfigPath,
-		cli.WithEnvFiles(o.EnvFiles...),
-		cli.WithDotEnv,
-		cli.WithName(o.ProjectName),
-	)
+	envFiles := []cli.ProjectOptionsFn{cli.WithEnvFiles(o.EnvFiles...), cli.WithDotEnv}
+	opts, err := cli.NewProjectOptions(o.Files, slices.Concat(
+		[]cli.ProjectOptionsFn{cli.WithWorkingDirectory(o.WorkingDir), cli.WithEnv(o.Env)}, envFiles,
+		[]cli.ProjectOptionsFn{cli.WithConfigFileEnv, cli.WithDefaultConfigPath}, envFiles, // it may be in another directory
+		[]cli.ProjectOptionsFn{cli.WithName(o.ProjectName)},
+	)...)
 	if err != nil {
 		return nil, runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
@@ -133,6 +129,7 @@ func load(ctx context.Context, src *sources, details types.ConfigDetails, option
 	opts := loader.ToOptions(&details, options)
 	name, _ := model["name"].(string)
 	opts.SetProjectName(name, true)
+	checkFields(ps, opts.Profiles)
 	project, err := loader.ModelToProject(model, opts, details)
 	if err != nil {
 		return nil, explain(ps, err)

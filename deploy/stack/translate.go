@@ -23,7 +23,6 @@ type translation struct {
 }
 
 func (t *translation) translate(ctx context.Context) (*Loaded, error) {
-	t.checkFields()
 	l := &Loaded{Contents: t.contents, project: t.project, problems: t.problems}
 	l.Stack = deploy.Stack{
 		Name:     t.project.Name,

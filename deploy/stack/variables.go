@@ -72,13 +72,14 @@ func (v *variables) tell(ps *problems) {
 	slices.Sort(v.unset)
 	for _, name := range slices.Compact(v.unset) {
 		file, line := ps.src.mention(name)
+		told := Problem{File: file, Line: line}
 		if ps.src.local {
-			ps.warnings = append(ps.warnings, Problem{File: file, Line: line,
-				Message: "the variable " + name + " is not set: it is replaced by nothing"})
+			told.Message = "the variable " + name + " is not set: it is replaced by nothing"
+			ps.warnings = append(ps.warnings, told)
 			continue
 		}
-		ps.errs = append(ps.errs, Problem{File: file, Line: line,
-			Message: "the variable " + name + " has no value here: a published file has its variables replaced, and a dollar sign written as $$"})
+		told.Message = "the variable " + name + " has no value here: a published file has its variables replaced, and a dollar sign written as $$"
+		ps.errs = append(ps.errs, told)
 	}
 }
 
