@@ -46,10 +46,11 @@ func (s *syslogServer) config() map[string]string {
 // start listens, where it did before.
 func (s *syslogServer) start() {
 	s.t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(s.t.Context(), "tcp", s.addr)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var l net.Listener
+	await(s.t, func() (err error) { // a client of somebody's may have its port for a moment
+		l, err = (&net.ListenConfig{}).Listen(s.t.Context(), "tcp", s.addr)
+		return err
+	})
 	s.addr, s.l, s.conns = l.Addr().String(), l, map[net.Conn]bool{}
 	s.work.Go(func() {
 		for {

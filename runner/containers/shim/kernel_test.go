@@ -200,7 +200,7 @@ func TestLimitsHold(t *testing.T) {
 				t.Errorf("2 MB at 1 MB in a second took %v: %q", took, log)
 			}
 		}
-		id, _, _ := bound(container.Resources{NanoCPUs: 1e8}, "i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done")
+		id, _, _ := bound(container.Resources{NanoCPUs: 1e8}, "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done")
 		stat := filepath.Join(cgroupRoot, "cpu", h.cgroup, id, "cpu.stat")
 		if h.cgroups.unified {
 			stat = filepath.Join(cgroupRoot, h.cgroup, id, "cpu.stat")
