@@ -58,9 +58,9 @@ func advise(err error) string {
 		advice string
 	}{
 		{runner.ErrUnauthorized, "see that username and password_file of this registry in the configuration are those of an account that may pull the stack"},
-		{runner.ErrForbidden, "see that the account may pull the stack; if another account reports for a node of this name, choose another with node.name"},
-		{runner.ErrConflict, "if another runner has this name, choose another with node.name"},
-		{runner.ErrInvalid, "see that node.name, node.labels and node.interval are what the registry takes"},
+		{runner.ErrForbidden, "see that the account may pull the stack; if another account reports for a node of this name, choose another with report.name"},
+		{runner.ErrConflict, "if another runner has this name, choose another with report.name"},
+		{runner.ErrInvalid, "see that report.name, node.labels and node.interval are what the registry takes"},
 	} {
 		if errors.Is(err, known.kind) {
 			return known.advice

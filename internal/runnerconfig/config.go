@@ -6,8 +6,10 @@
 package runnerconfig
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/berth-registry/berth/internal/settings"
@@ -33,6 +35,8 @@ type Config struct {
 	Registry   Registry
 	Registries map[string]*Host // by host[:port]
 	Report     Report
+	Follow     []*Follow
+	Node       Node
 	Trust      []TrustRule // in order; none: everything runs
 	Containers Containers
 	Build      Build
@@ -100,6 +104,31 @@ type Report struct {
 	Interval time.Duration
 }
 
+// Follow is a stack that this node runs as a tag of a registry names it.
+type Follow struct {
+	Stack string // HOST/REPOSITORY:TAG
+	Name  string // of the stack here, or empty for the last part of the repository
+}
+
+// Host is the registry of the stack, as registries has it.
+func (f Follow) Host() string {
+	host, _, _ := strings.Cut(f.Stack, "/")
+	return host
+}
+
+// StackName is the name of the stack on this node.
+func (f Follow) StackName() string {
+	repository := f.Stack[:max(0, strings.LastIndexByte(f.Stack, ':'))]
+	return cmp.Or(f.Name, repository[strings.LastIndexByte(repository, '/')+1:])
+}
+
+// Node configures what this host is in a fleet.
+type Node struct {
+	Labels   map[string]string // by which rollouts choose nodes
+	Interval time.Duration     // between reports to registries that are followed
+	Poll     time.Duration     // between questions to those that tell nothing by themselves
+}
+
 // Containers configures what holds for containers that do not say otherwise.
 type Containers struct {
 	LogDriver    string
@@ -132,6 +161,7 @@ func Default() Config {
 		Log:         Log{Level: slog.LevelInfo, Format: settings.LogAuto},
 		Registry:    Registry{CertsDir: "/etc/docker/certs.d"},
 		Report:      Report{Interval: 10 * time.Minute},
+		Node:        Node{Interval: 30 * time.Second, Poll: 2 * time.Second},
 		Containers:  Containers{LogDriver: "json-file", LogMaxUnsent: 1_000_000_000, LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
 	}
 }

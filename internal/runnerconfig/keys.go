@@ -11,9 +11,9 @@ import (
 const exampleHead = `The configuration of berth-runner serve: every key with its default. What is left
 out has its default, and anything that is not here is an error.
 
-Each key but runtimes, registries, trust and containers.log_opts can also be set in the
-environment: socket.path is BERTH_RUNNER_SOCKET_PATH. A flag beats the environment,
-the environment beats this file. Durations are written like 30s, 5m or 24h. On
+Each key but runtimes, registries, trust, follow, node.labels and containers.log_opts can
+also be set in the environment: socket.path is BERTH_RUNNER_SOCKET_PATH. A flag beats the
+environment, the environment beats this file. Durations are written like 30s, 5m or 24h. On
 SIGHUP the runner reads this file again and takes over the keys marked [reload]; the
 others need a restart, through which containers go on running.
 `
@@ -164,6 +164,26 @@ var keys = []settings.Key[Config]{
 		Doc:  "How often what runs is reported to the registries that are to know, besides when it\nchanges. They keep it for three times as long: the runner may be away for that time.",
 		Value: func(c *Config) *settings.Value {
 			return settings.DurationBetween(&c.Report.Interval, minReport, maxReport)
+		},
+	}, {
+		Path:  "follow",
+		Doc:   followDoc,
+		Items: follow,
+	}, {
+		Path:  "node.labels",
+		Doc:   "What this node is, for rollouts that choose nodes by it.",
+		Named: labels,
+	}, {
+		Path: "node.interval",
+		Doc:  "How often a registry is told how a stack that is followed is doing, besides when that\nchanges. It counts on a node for three times as long.",
+		Value: func(c *Config) *settings.Value {
+			return settings.DurationBetween(&c.Node.Interval, minInterval, maxInterval)
+		},
+	}, {
+		Path: "node.poll",
+		Doc:  "How often a registry is asked what a tag names that does not tell by itself: any but\nBerth.",
+		Value: func(c *Config) *settings.Value {
+			return settings.DurationBetween(&c.Node.Poll, minInterval, maxInterval)
 		},
 	}, {
 		Path:   "trust",

@@ -156,10 +156,11 @@ func conflicts(c Config) []settings.Conflict {
 		if (h.Username == "") != (h.PasswordFile == "") {
 			report("expected both username and password_file for "+name+", or neither", "registries")
 		}
-		if h.Username != "" && !h.Report {
+		if h.Username != "" && !h.Report && !slices.ContainsFunc(c.Follow, func(f *Follow) bool { return f.Host() == name }) {
 			report("expected report: true with username for "+name+": it is not used to pull, for which docker has credentials", "registries")
 		}
 	}
+	found = append(found, followConflicts(c)...)
 	trustConflicts(c, report)
 	return found
 }

@@ -48,6 +48,9 @@ type Items struct {
 	Want    string // what the entries are, for people
 	Example string // lines of YAML, which stand in the example as a comment
 	Len     int
+	// Text says that an entry can be a text, which is its first field, and a list of one
+	// such entry that text alone.
+	Text bool
 	// Entry returns the fields of the entry i, which it makes if i is Len.
 	Entry func(i int) []Field
 }

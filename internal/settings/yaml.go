@@ -163,6 +163,11 @@ func (l *loader[T]) items(name string, key Key[T], node *yaml.Node) {
 		return
 	}
 	items := key.Items(&l.config)
+	if items.Text && isText(node) {
+		l.sources[key.Path] = at(name, node.Line)
+		l.field(name, key.Path, items.Entry(0)[0].Value, node)
+		return
+	}
 	if node.Kind != yaml.SequenceNode {
 		l.report(at(name, node.Line), key.Path, "expected a list of %s, found %s", items.Want, describe(node))
 		return
@@ -173,9 +178,16 @@ func (l *loader[T]) items(name string, key Key[T], node *yaml.Node) {
 			l.report(at(name, v.Line), "", "too many problems; what follows is not checked")
 			return
 		}
-		l.fields(name, key.Path+"["+strconv.Itoa(i+1)+"]", items.Entry(i), v)
+		path, fields := key.Path+"["+strconv.Itoa(i+1)+"]", items.Entry(i)
+		if items.Text && isText(v) {
+			l.field(name, path, fields[0].Value, v)
+			continue
+		}
+		l.fields(name, path, fields, v)
 	}
 }
+
+func isText(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode && node.ShortTag() == strTag }
 
 // fields sets the fields of an entry.
 func (l *loader[T]) fields(name, path string, fields []Field, node *yaml.Node) {
