@@ -13,10 +13,18 @@ import (
 type attempt struct {
 	host, path string // as they were asked for
 	route      *route
-	pool       *pool // at its begin
 	tried      map[*replica]bool
+	held       *pool    // that a replica is being chosen of
 	now        *replica // that it is sent to
 	unsure     int      // times that a replica took it, and did not answer
+}
+
+// release says that the replica that was chosen has the request: it counts.
+func (a *attempt) release() {
+	if a.held != nil {
+		a.held.holds.Add(-1)
+		a.held = nil
+	}
 }
 
 type attemptKey struct{}
@@ -40,24 +48,22 @@ func (s selector) Select(_ reverseproxy.UpstreamPool, r *http.Request, w http.Re
 	if a == nil {
 		return nil
 	}
-	pool := a.pool
-	if len(a.tried) > 0 || len(pool.members) == 0 {
-		pool = s.proxy.poolNow(a) // others may be there by now
-	}
 	mark := ""
 	if a.route.Sticky != "" {
 		if c, err := r.Cookie(a.route.Sticky); err == nil {
 			mark = c.Value
 		}
 	}
-	chosen := pool.choose(mark, a.tried)
+	chosen := s.proxy.hold(a).choose(mark, a.tried)
 	if chosen == nil {
+		a.release()
 		clear(a.tried)
 		select {
 		case <-time.After(pause):
 		case <-r.Context().Done():
 		}
-		if chosen = s.proxy.poolNow(a).choose(mark, nil); chosen == nil {
+		if chosen = s.proxy.hold(a).choose(mark, nil); chosen == nil {
+			a.release()
 			return nil
 		}
 	}

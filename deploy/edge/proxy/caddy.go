@@ -24,14 +24,23 @@ import (
 )
 
 const (
-	moduleID  = "http.handlers.berth"
-	network   = "berth"
-	stall     = time.Minute      // that a client may stall
-	header    = 30 * time.Second // that a client may take for a request's header
-	keepAlive = 3 * time.Minute  // that a connection of a client is kept without a request
+	moduleID = "http.handlers.berth"
+	network  = "berth"
 	// maxHeader is room for the cookies of a site that is not careful, in bytes.
 	maxHeader = 64 << 10
 )
+
+// limits bound what clients may do.
+type limits struct {
+	header    time.Duration // that one may take for a request's header
+	stall     time.Duration // that one may send or take nothing while a request lasts
+	keepAlive time.Duration // that a connection is kept without a request
+}
+
+// usual are the limits of clients that mean no harm.
+func usual() limits {
+	return limits{header: 30 * time.Second, stall: time.Minute, keepAlive: 3 * time.Minute}
+}
 
 var errTwice = errors.New("there can be one proxy in a process")
 
@@ -100,10 +109,10 @@ func (p *Proxy) server(name string, protocols ...string) object {
 		"protocols":           protocols,
 		"automatic_https":     object{"disable": true},
 		"routes":              []object{{"handle": []object{{"handler": "berth"}}}},
-		"read_header_timeout": caddy.Duration(header),
-		"read_idle_timeout":   caddy.Duration(stall),
-		"write_idle_timeout":  caddy.Duration(stall),
-		"idle_timeout":        caddy.Duration(keepAlive),
+		"read_header_timeout": caddy.Duration(p.limits.header),
+		"read_idle_timeout":   caddy.Duration(p.limits.stall),
+		"write_idle_timeout":  caddy.Duration(p.limits.stall),
+		"idle_timeout":        caddy.Duration(p.limits.keepAlive),
 		"max_header_bytes":    maxHeader,
 	}
 	if len(p.o.TrustedProxies) > 0 {

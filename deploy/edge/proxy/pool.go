@@ -38,10 +38,11 @@ func (r *replica) rests(now int64) bool { return r.avoid.Load() > now }
 func (r *replica) requests() int { return r.upstream.NumRequests() }
 
 // pool is those who answer on a route, each with its part of the requests. It does not
-// change, but for the turn.
+// change, but for the turn and the holds.
 type pool struct {
 	members []member
 	turn    *atomic.Uint64 // shared by all pools that a route has had
+	holds   atomic.Int64   // requests for which a replica is being chosen
 }
 
 // member is a replica with its weight, which is above 0.

@@ -22,6 +22,7 @@ import (
 // Proxy is the HTTP edge.
 type Proxy struct {
 	o         edge.Options
+	limits    limits
 	httpsPort string
 	log       *slog.Logger
 	ctx       caddy.Context // Caddy's, of its configuration
@@ -44,10 +45,10 @@ type replicaKey struct {
 	addr netip.AddrPort
 }
 
-// Open serves on listeners, which it closes in the end, with the routes that are on
+// openWith serves on listeners, which it closes in the end, with the routes that are on
 // disk.
-func Open(o edge.Options, l listeners) (*Proxy, error) {
-	p := &Proxy{o: o, listeners: l, routes: map[string]*route{}, replicas: map[replicaKey]*replica{}}
+func openWith(o edge.Options, l listeners, lim limits) (*Proxy, error) {
+	p := &Proxy{o: o, limits: lim, listeners: l, routes: map[string]*route{}, replicas: map[replicaKey]*replica{}}
 	p.table.Store(&table{})
 	if o.HTTPS != "" {
 		_, port, err := net.SplitHostPort(l[secureName].Addr().String())
@@ -128,7 +129,7 @@ func (p *Proxy) put(owners map[string][]deploy.EdgeRoute, next *table) error {
 	wanted := p.certs.wanted(owners)
 	err := p.certs.internal.manage(wanted[deploy.TLSInternal])
 	p.owners = owners
-	p.table.Store(next)
+	p.table.Swap(next).settle()
 	p.certs.acme.manageAsync(wanted[deploy.TLSAuto])
 	p.sweep(owners)
 	return err
@@ -205,12 +206,35 @@ func (p *Proxy) sweep(owners map[string][]deploy.EdgeRoute) {
 	maps.DeleteFunc(p.replicas, func(key replicaKey, r *replica) bool { return !present[key] && r.requests() == 0 })
 }
 
-// poolNow is those who answer on the route of an attempt at this moment.
-func (p *Proxy) poolNow(a *attempt) *pool {
-	if e, _ := p.table.Load().find(a.host, a.path); e != nil && e.owner == a.route.owner {
-		return e.pool
+// hold returns those who answer on the route of an attempt at this moment, and holds
+// them until the attempt releases them: a replica that is chosen of them counts as one
+// that has a request before anybody is told that they do not answer any more.
+func (p *Proxy) hold(a *attempt) *pool {
+	for {
+		t := p.table.Load()
+		e, _ := t.find(a.host, a.path)
+		if e == nil || e.owner != a.route.owner {
+			return &pool{} // the route is gone
+		}
+		e.pool.holds.Add(1)
+		if p.table.Load() == t {
+			a.held = e.pool
+			return e.pool
+		}
+		e.pool.holds.Add(-1)
 	}
-	return a.pool
+}
+
+// settle returns when nobody chooses of a table any more that is not in force.
+func (t *table) settle() {
+	const again = 20 * time.Microsecond
+	for _, matches := range t.hosts {
+		for _, m := range matches {
+			for m.entry.pool.holds.Load() > 0 {
+				time.Sleep(again)
+			}
+		}
+	}
 }
 
 // Routes returns all routes by their owners.

@@ -35,7 +35,7 @@ func Run(ctx context.Context, o edge.Options, version string) error {
 	if err != nil {
 		return err
 	}
-	p, err := Open(o, l)
+	p, err := openWith(o, l, usual())
 	if err != nil {
 		return errors.Join(err, l.close())
 	}
@@ -132,7 +132,7 @@ func serveControl(c *control, o edge.Options) (*http.Server, net.Listener, error
 	}
 	go c.proxy.handOver(sockets)
 	hs := &http.Server{
-		Handler: c.handler(), ReadHeaderTimeout: header,
+		Handler: c.handler(), ReadHeaderTimeout: usual().header,
 		ErrorLog: slog.NewLogLogger(c.proxy.log.Handler(), slog.LevelDebug),
 	}
 	go func() { _ = hs.Serve(l) }() // until it is shut down

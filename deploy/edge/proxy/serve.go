@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/berth-registry/berth/deploy"
 )
@@ -38,7 +39,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 		p.redirect(w, r)
 		return nil
 	}
-	a := &attempt{host: host, path: path, route: e.route, pool: e.pool, tried: map[*replica]bool{}}
+	a := &attempt{host: host, path: path, route: e.route, tried: map[*replica]bool{}}
+	defer a.release()
 	r = r.WithContext(context.WithValue(r.Context(), attemptKey{}, a))
 	r.Header.Del("X-Forwarded-Prefix")
 	if e.StripTo {
@@ -79,6 +81,10 @@ func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err er
 	if errors.As(err, &he) && he.StatusCode >= http.StatusBadRequest {
 		status = he.StatusCode
 	}
+	var dial reverseproxy.DialError
+	if status == http.StatusGatewayTimeout && !errors.As(err, &dial) {
+		status = http.StatusRequestTimeout // replicas have all the time: it is the client who stalled
+	}
 	const clientGone = 499
 	text := ""
 	switch status {
@@ -89,10 +95,12 @@ func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err er
 		text = fmt.Sprintf("the request has more than %d bytes", e.MaxBody)
 	case http.StatusServiceUnavailable:
 		text = "no replica of the service is there"
+	case http.StatusRequestTimeout:
+		text = "the request did not come to its end"
 	case http.StatusBadGateway:
 		text = "no replica of the service answers"
 	case http.StatusGatewayTimeout:
-		text = "the service did not answer in time"
+		text = "the service did not take the connection in time"
 	}
 	if status >= http.StatusInternalServerError {
 		p.log.WarnContext(r.Context(), "request failed", "owner", e.owner, "service", e.service, "host", r.Host,
@@ -100,6 +108,9 @@ func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err er
 	}
 	header := w.Header()
 	header.Del("Set-Cookie")
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		header.Set("Connection", "close") // the rest of the body is not waited for
+	}
 	answer(w, r, status, text)
 }
 

@@ -24,6 +24,8 @@ const (
 	idle = time.Second
 )
 
+var errNoAttempt = errors.New("a request that the proxy has not chosen a replica for")
+
 func newTransport(ctx caddy.Context) (*transport, error) {
 	no := false
 	t := &transport{&reverseproxy.HTTPTransport{
@@ -41,11 +43,12 @@ func newTransport(ctx caddy.Context) (*transport, error) {
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.HTTPTransport.RoundTrip(r)
 	a := attemptOf(r.Context())
 	if a == nil || a.now == nil {
-		return resp, err
+		return nil, errNoAttempt
 	}
+	a.release()
+	resp, err := t.HTTPTransport.RoundTrip(r)
 	if err == nil {
 		a.now.answered()
 		return resp, nil
