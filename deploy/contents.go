@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 
@@ -84,33 +85,27 @@ func (s store) mountFiles(svc *Service) error {
 
 // writeOwned makes a file that has its owner and mode before it has its name.
 func writeOwned(path string, data []byte, f File) error {
-	tmp := path + ".new"
-	err := os.WriteFile(tmp, data, 0o600)
-	if err == nil {
-		err = os.Chown(tmp, f.UID, f.GID)
-	}
-	if err == nil {
-		err = os.Chmod(tmp, f.Mode.Perm())
-	}
-	if err == nil {
-		err = syncFile(tmp)
-	}
-	if err == nil {
-		err = durable.Rename(tmp, path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp) // it is of no use
-	}
-	return err
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
-	err = f.Sync()
-	return errors.Join(err, f.Close())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Chown(f.UID, f.GID)
+	}
+	if err == nil {
+		err = tmp.Chmod(f.Mode.Perm())
+	}
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = durable.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name()) // it is of no use
+	}
+	return err
 }
 
 // forgetContents removes the contents and files that none of the stacks has.
@@ -135,7 +130,7 @@ func removeOthers(dir string, keep map[string]bool) error {
 		if keep[e.Name()] {
 			continue
 		}
-		err = errors.Join(err, os.Remove(dir+"/"+e.Name()))
+		err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
 	}
 	return err
 }
