@@ -26,7 +26,8 @@ the docker command, Compose and every other client of it.
 Start it with 'berth-runner serve', then:
 
   export DOCKER_HOST=unix:///run/berth/runner.sock
-  docker run -d -p 8080:80 --name web localhost:5000/web`
+  docker run -d -p 8080:80 --name web localhost:5000/web
+  berth-runner deploy -f compose.yaml`
 
 func newRootCmd() *cobra.Command {
 	root := cli.NewRoot("berth-runner", "Runs containers on this host, driven by the docker command", about)
@@ -34,6 +35,7 @@ func newRootCmd() *cobra.Command {
 		_, err := runnerconfig.Load(path, os.Environ())
 		return err
 	}
+	root.AddCommand(newStackCmds()...)
 	root.AddCommand(newServeCmd(), cli.NewVersionCmd("berth-runner", version),
 		cli.NewConfigCmd("berth-runner", "BERTH_RUNNER", "/etc/berth/runner.yaml", check, runnerconfig.Example))
 	return root

@@ -98,9 +98,9 @@ func (x *exchange) serve(row route) (err error) {
 	return row.handle(x)
 }
 
-// name is the stack in the path.
+// name is the stack in the path. Of what is a name nothing needs to be escaped.
 func (x *exchange) name() (string, error) {
-	rest := strings.TrimPrefix(x.r.URL.Path, Prefix+"stacks/")
+	rest := strings.TrimPrefix(x.r.URL.EscapedPath(), Prefix+"stacks/")
 	name, _, _ := strings.Cut(rest, "/")
 	if !stackName.MatchString(name) {
 		return "", runner.Errorf(runner.ErrInvalid, "invalid name of a stack: %q: want lower case letters, digits, - and _", name)
