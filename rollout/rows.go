@@ -116,19 +116,10 @@ func cutRef(b []byte) (Ref, error) {
 }
 
 // compare says what is to be written if a state was changed before it was decided on.
-func (o *Outcome) compare(before State, now time.Time) {
-	d := decision{Outcome: *o, before: before.Nodes, was: before.Rollout, now: now}
-	d.Dirty = nil
+func (o *Outcome) compare(before State) {
+	d := decision{Outcome: Outcome{State: o.State}, before: before.Nodes}
 	d.markDirty()
-	o.Dirty = d.Dirty
-	if o.Rollout == before.Rollout {
-		return
-	}
-	o.Changed = true
-	if r := &o.Rollout; r.Changed == before.Rollout.Changed {
-		r.Changed++
-		r.Updated = now.UTC()
-	}
+	o.Dirty, o.Changed = d.Dirty, o.Rollout != before.Rollout
 }
 
 // write writes what has changed.

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/berth-registry/berth/storage"
 )
 
 // Errors of who steers a rollout.
@@ -20,7 +23,7 @@ func stateError(format string, args ...any) error {
 
 // pause has nobody else deploy until resume, whatever the tag comes to name, unless it is
 // moved back.
-func pause(s *State, by string) error {
+func pause(s *State, by string, now time.Time) error {
 	r := &s.Rollout
 	switch {
 	case r.Digest == "":
@@ -31,12 +34,13 @@ func pause(s *State, by string) error {
 		return stateError("it is stopped already")
 	}
 	r.State, r.PausedBy = Paused, cmp.Or(by, "-")
+	steered(r, now)
 	return nil
 }
 
 // resume goes on. If failures have stopped it, they do not count any more: the nodes
 // that failed try again.
-func resume(s *State) error {
+func resume(s *State, now time.Time) error {
 	r := &s.Rollout
 	switch {
 	case r.Digest == "":
@@ -50,7 +54,14 @@ func resume(s *State) error {
 		beginAttempt(r, s.Nodes)
 	}
 	r.State, r.Reason, r.PausedBy, r.Back = Running, "", "", false
+	steered(r, now)
 	return nil
+}
+
+// steered has everybody ask again.
+func steered(r *storage.Rollout, now time.Time) {
+	r.Changed++
+	r.Updated = now.UTC()
 }
 
 // undoable is the digest that the tag is to be moved back to.

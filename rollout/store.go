@@ -76,14 +76,14 @@ func (s *Store) Tick(ctx context.Context, ref Ref) error {
 
 // Pause has no other node deploy until Resume. It fails with ErrUnknown or ErrState.
 func (s *Store) Pause(ctx context.Context, ref Ref, by string) error {
-	_, err := s.evaluate(ctx, ref, nil, func(st *State) error { return pause(st, by) })
+	_, err := s.evaluate(ctx, ref, nil, func(st *State) error { return pause(st, by, s.now()) })
 	return err
 }
 
 // Resume has a rollout go on that was paused, or that failures have stopped: they are
 // forgiven. It fails with ErrUnknown or ErrState.
 func (s *Store) Resume(ctx context.Context, ref Ref) error {
-	_, err := s.evaluate(ctx, ref, nil, resume)
+	_, err := s.evaluate(ctx, ref, nil, func(st *State) error { return resume(st, s.now()) })
 	return err
 }
 
@@ -164,7 +164,7 @@ func (s *Store) try(ctx context.Context, ref Ref, t Target, r *Report, steer fun
 		}
 		out = Decide(st, r, now)
 		if steer != nil {
-			out.compare(before, now)
+			out.compare(before)
 		}
 		return before, nil
 	}
