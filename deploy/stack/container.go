@@ -131,8 +131,8 @@ func (t *translation) hostConfig(p keys, s types.ServiceConfig, mode container.N
 		Annotations:    s.Annotations,
 		Binds:          binds,
 		Mounts:         mounts,
-		CapAdd:         s.CapAdd,
-		CapDrop:        s.CapDrop,
+		CapAdd:         capabilities(s.CapAdd),
+		CapDrop:        capabilities(s.CapDrop),
 		NetworkMode:    mode,
 		Init:           s.Init,
 		IpcMode:        container.IpcMode(s.Ipc),
@@ -177,6 +177,20 @@ func (t *translation) hostConfig(p keys, s types.ServiceConfig, mode container.N
 		}
 	}
 	return h
+}
+
+// capabilities are named as Docker's clients name them to the Engine API.
+func capabilities(names []string) []string {
+	var out []string
+	for _, name := range names {
+		name = strings.ToUpper(name)
+		if name != "ALL" && !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // restartPolicy is as docker compose makes it: deploy.restart_policy goes first.

@@ -157,11 +157,10 @@ func (c *archive) check(t *testing.T, l *Loaded, err error) {
 
 func (c *archive) want(t *testing.T, name, got string) {
 	t.Helper()
-	got = strings.ReplaceAll(strings.ReplaceAll(got, c.dir, "$DIR"), filepath.Dir(c.dir), "$UP")
-	if !strings.HasSuffix(name, ".yaml") {
-		got = strings.ReplaceAll(got, "\n$DIR/", "\n")
-		got = strings.TrimPrefix(got, "$DIR/")
+	if strings.HasSuffix(name, ".txt") {
+		got = c.short(got)
 	}
+	got = c.anywhere(got)
 	if *rewrite {
 		c.Files = slices.DeleteFunc(c.Files, func(f txtar.File) bool { return f.Name == name })
 		c.Files = append(c.Files, txtar.File{Name: name, Data: []byte(got)})
@@ -170,6 +169,20 @@ func (c *archive) want(t *testing.T, name, got string) {
 	if want := string(c.file(name)); want != got {
 		t.Errorf("%s is\n%s\nand not\n%s", name, got, want)
 	}
+}
+
+// anywhere is a text without the directory that the archive happens to be in.
+func (c *archive) anywhere(s string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(s, c.dir, "$DIR"), filepath.Dir(c.dir), "$UP")
+}
+
+// short is a list of errors or warnings without the directory of files.
+func (c *archive) short(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = strings.TrimPrefix(l, c.dir+"/")
+	}
+	return c.anywhere(strings.Join(lines, "\n"))
 }
 
 // compact returns JSON without what is zero, so that what counts is seen.
