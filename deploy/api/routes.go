@@ -37,6 +37,7 @@ func routes() []route {
 		{post, Prefix + "stacks/{name}/rollback", (*exchange).rollbackStack},
 		{post, Prefix + "stacks/{name}/scale", (*exchange).scaleStack},
 		{post, Prefix + "stacks/{name}/cancel", (*exchange).cancelStack},
+		{get, Prefix + "follow", (*exchange).listFollowing},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -19,6 +20,8 @@ type Options struct {
 	// Observe, if not nil, is told of each request that was answered: by its row of
 	// the table of routes, or as other.
 	Observe func(method, route string, status int, took time.Duration)
+	// Following, if not nil, tells how the stacks are doing that follow tags.
+	Following func() []deploy.Following
 }
 
 // New makes the handler of the paths below Prefix. It wants a server that speaks

@@ -59,7 +59,7 @@ func (l *loop) deploy(ctx context.Context, d digest.Digest) (deploy.Revision, er
 	req.By, req.From = By, l.o.Ref+"@"+d.String()
 	return l.manager.Deploy(ctx, req, func(e deploy.Event) {
 		if e.Kind == deploy.EventStep {
-			l.change(func(s *Status) { s.Step = e.Message })
+			l.change(func(s *deploy.Following) { s.Step = e.Message })
 		}
 	})
 }

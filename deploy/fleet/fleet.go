@@ -52,28 +52,6 @@ type Options struct {
 	Log  *slog.Logger
 }
 
-// Status is how a follower is doing.
-type Status struct {
-	Stack string
-	Ref   string
-	Node  string
-
-	State   runner.FollowState
-	Since   time.Time     // it is in this state
-	Running digest.Digest `json:",omitempty"` // in service; empty: nothing of this tag
-	Target  digest.Digest `json:",omitempty"` // that is deployed, or has failed
-	Tag     digest.Digest `json:",omitempty"` // what the tag named when the registry answered last
-	Reason  string        `json:",omitempty"` // why Tag is waited with
-	Error   string        `json:",omitempty"` // why Target has failed
-	Log     []string      `json:",omitempty"` // last lines of what has failed
-	// Step is the step of the deployment that is being taken.
-	Step string `json:",omitempty"`
-
-	Heard   time.Time // when the registry answered last; zero: not yet
-	Away    string    `json:",omitempty"` // why it does not answer now
-	Watched bool      // the registry tells of changes by itself
-}
-
 // Follower has a stack run what a tag names.
 type Follower struct {
 	o       Options
@@ -81,23 +59,23 @@ type Follower struct {
 	source  Source
 
 	mu     sync.Mutex
-	status Status
+	status deploy.Following
 }
 
 // New returns a Follower, which does nothing until it is run.
 func New(m Manager, s Source, o Options) *Follower {
 	o.Log = o.Log.With("stack", o.Stack, "follows", o.Ref)
-	return &Follower{o: o, manager: m, source: s, status: Status{Stack: o.Stack, Ref: o.Ref, Node: o.Node, State: runner.FollowRunning}}
+	return &Follower{o: o, manager: m, source: s, status: deploy.Following{Stack: o.Stack, Ref: o.Ref, Node: o.Node, State: runner.FollowRunning}}
 }
 
 // Status returns how it is doing.
-func (f *Follower) Status() Status {
+func (f *Follower) Status() deploy.Following {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status
 }
 
-func (f *Follower) change(fn func(*Status)) {
+func (f *Follower) change(fn func(*deploy.Following)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fn(&f.status)

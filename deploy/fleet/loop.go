@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -125,7 +126,7 @@ func (l *loop) see(ctx context.Context, s situation) {
 	}
 	l.now = s
 	state, target := l.state()
-	l.change(func(st *Status) {
+	l.change(func(st *deploy.Following) {
 		if st.State != state || st.Target != target || st.Since.IsZero() {
 			st.Since = time.Now()
 		}

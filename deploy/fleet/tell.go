@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -28,14 +29,14 @@ func (l *loop) tellManager(ctx context.Context, err error) {
 func (l *loop) tellAnswer(ctx context.Context, a runner.FollowAnswer, err error) {
 	l.said.manager = false
 	if err != nil {
-		l.change(func(s *Status) { s.Away, s.Watched = line(err.Error()), false })
+		l.change(func(s *deploy.Following) { s.Away, s.Watched = line(err.Error()), false })
 		if advice := advise(err); l.said.away != advice {
 			l.said.away = advice
 			l.o.Log.WarnContext(ctx, "the registry does not say what to run: what runs goes on", "error", err, "do", advice)
 		}
 		return
 	}
-	l.change(func(s *Status) {
+	l.change(func(s *deploy.Following) {
 		s.Away, s.Heard, s.Tag, s.Reason, s.Watched = "", time.Now(), a.Tag, a.Reason, !l.polling
 	})
 	if l.said.away != "" {

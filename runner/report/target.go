@@ -85,7 +85,7 @@ func same(a, b []reference.Canonical) bool {
 func (t *target) send(ctx context.Context, images []reference.Canonical) (unknown []reference.Canonical, err error) {
 	var login *registry.AuthConfig
 	if t.registry.Username != "" {
-		password, err := readPassword(t.registry.PasswordFile)
+		password, err := ReadPassword(t.registry.PasswordFile)
 		if err != nil {
 			return nil, passwordError{err}
 		}
@@ -101,8 +101,9 @@ type passwordError struct{ error }
 
 func (e passwordError) Unwrap() error { return e.error }
 
-// readPassword reads the file anew for each report: so a password can be changed.
-func readPassword(path string) (string, error) {
+// ReadPassword reads the file of a password, a line. It is read anew for each use: so a
+// password can be changed.
+func ReadPassword(path string) (string, error) {
 	const most = 64 << 10
 	info, err := os.Stat(path)
 	if err != nil {
