@@ -102,11 +102,17 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return err
 	}
 
+	deployed, err := openStacks(ctx, cfg, e, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, deployed.Close()) }()
 	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded, setTrust: e.SetTrust}
 	m := newMetrics(e)
 	s.metrics = daemon.Operations(m, s.ready)
 	defer s.close()
-	if err := s.listen(ctx, api.New(e, api.Options{Log: log, Version: version, Observe: m.observe})); err != nil {
+	docker := api.New(e, api.Options{Log: log, Version: version, Observe: m.observe})
+	if err := s.listen(ctx, withStacks(docker, deployed, log, m)); err != nil {
 		return err
 	}
 	stopReports, err := startReports(ctx, cfg, e, log)
