@@ -41,6 +41,7 @@ type Config struct {
 	Containers Containers
 	Build      Build
 	Network    Network
+	Edge       Edge
 }
 
 // Runtime is a further OCI runtime.

@@ -3,6 +3,7 @@ package runnerconfig
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/berth-registry/berth/internal/settings"
@@ -58,7 +59,10 @@ const (
 )
 
 // keys lists every key there is. Keys of a section stand together.
-var keys = []settings.Key[Config]{
+var keys = slices.Concat(runnerKeys, edgeKeys)
+
+// runnerKeys are about the runner itself.
+var runnerKeys = []settings.Key[Config]{
 	{
 		Path:  "data",
 		Doc:   "The directory of images, containers and volumes. Two runners on a host need two.",

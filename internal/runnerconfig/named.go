@@ -162,5 +162,5 @@ func conflicts(c Config) []settings.Conflict {
 	}
 	found = append(found, followConflicts(c)...)
 	trustConflicts(c, report)
-	return found
+	return append(found, edgeConflicts(c)...)
 }
