@@ -89,10 +89,11 @@ func (e *Edge) serving(ctx context.Context, f func(context.Context) error) error
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	for {
-		ready, reason := e.state()
+		ready, _ := e.state()
 		select {
 		case <-ready:
 		case <-ctx.Done():
+			_, reason := e.state()
 			return runner.Errorf(runner.ErrUnavailable, "the HTTP edge does not serve: %w", reason)
 		}
 		err := f(ctx)

@@ -35,6 +35,7 @@ const (
 	firstRest = 100 * time.Millisecond // before a program that has ended is started again
 	lastRest  = 10 * time.Second
 	steady    = 10 * time.Second // after which an end is the first one again
+	lookEvery = 10 * time.Second // that one that runs is looked after
 )
 
 // keep keeps the program running until the context ends.
@@ -48,8 +49,7 @@ func (e *Edge) keep(ctx context.Context) {
 		if err == nil {
 			log.InfoContext(ctx, "the HTTP edge serves", "pid", status.PID, "http", e.cfg.HTTP, "https", e.cfg.HTTPS, "log", e.cfg.Options.Log())
 			e.up()
-			e.client.Wait(ctx)
-			err = errEnded
+			err = e.watch(ctx)
 		}
 		if ctx.Err() != nil {
 			return
@@ -64,6 +64,29 @@ func (e *Edge) keep(ctx context.Context) {
 		case <-time.After(rest):
 		}
 		rest = min(2*rest, lastRest)
+	}
+}
+
+// watch returns when the program has ended. One that does not answer any more is ended.
+func (e *Edge) watch(ctx context.Context) error {
+	ended := make(chan struct{})
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(ended)
+		e.client.Wait(waiting)
+	}()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ended:
+			return errEnded
+		case <-look.C:
+		}
+		if _, err := e.ask(ctx); errors.Is(err, errHung) {
+			return errors.Join(err, killServer(ctx, e.cfg.Control()))
+		}
 	}
 }
 

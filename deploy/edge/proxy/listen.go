@@ -43,7 +43,22 @@ func (l listeners) close() error {
 	return errors.Join(errs...)
 }
 
-// Listen opens what the options name, but for what it is handed.
+// overlap says whether one of them is in the way of an address that is wanted: it has
+// another address with the same port.
+func (l listeners) overlap(o edge.Options) bool {
+	for _, one := range l {
+		_, port, err := net.SplitHostPort(one.address)
+		for name, address := range map[string]string{plainName: o.HTTP, secureName: o.HTTPS} {
+			_, wanted, werr := net.SplitHostPort(address)
+			if err == nil && werr == nil && port == wanted && (l[name] != one || one.address != address) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// listen opens what the options name, but for what it is handed.
 func listen(ctx context.Context, o edge.Options, handed listeners) (listeners, error) {
 	all := listeners{}
 	for name, address := range map[string]string{plainName: o.HTTP, secureName: o.HTTPS} {

@@ -91,9 +91,8 @@ func take(ctx context.Context, o edge.Options) (unlock func() error, l listeners
 		return nil, nil, fmt.Errorf("take over from the edge that serves: %w", err)
 	}
 	l, err = listen(ctx, o, handed)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		// The predecessor may have another address with the same port: it has to let go
-		// first.
+	if errors.Is(err, syscall.EADDRINUSE) && handed.overlap(o) {
+		// The predecessor has to let go first.
 		if unlock, err = succeed(ctx, o); err != nil {
 			return nil, nil, err
 		}
