@@ -99,13 +99,12 @@ func (d *decision) follow() {
 	}
 	if r.Digest != "" && t.Digest == r.Previous {
 		r.Bad = r.Digest
+		r.Good = t.Digest
 		if !r.Back { // somebody did it by hand
 			r.State, r.Reason = Undone, ""
 		}
 	} else {
-		if r.State == Done || returns(r) {
-			r.Previous = r.Digest
-		}
+		r.Previous = r.Good
 		r.State, r.Reason, r.Bad = Running, "", ""
 		if r.PausedBy != "" {
 			r.State = Paused
@@ -125,7 +124,8 @@ func beginAttempt(r *storage.Rollout, nodes []Node) {
 	r.Attempt++
 	for i := range nodes {
 		n := &nodes[i]
-		if n.State == NodeFailed {
+		n.Past = time.Time{}
+		if n.State == NodeFailed && n.Target == r.Digest {
 			n.Past = n.Since
 		}
 		n.Failed, n.Cause = "", ""
@@ -222,7 +222,7 @@ func (d *decision) judge() {
 			r.Back = true
 		}
 	case running > 0 && waiting == 0:
-		r.State = Done
+		r.State, r.Good = Done, r.Digest
 	}
 }
 

@@ -21,21 +21,22 @@ type (
 	// Rollout is how far the nodes that follow a tag have come.
 	Rollout struct {
 		Digest   string    `cbor:"1,keyasint"`           // that they are to run: what the tag named when it was looked at last
-		Previous string    `cbor:"2,keyasint,omitempty"` // that they all ran before; empty if there is none
+		Previous string    `cbor:"2,keyasint,omitempty"` // that they return to if need be; empty if there is none
 		Bad      string    `cbor:"3,keyasint,omitempty"` // that they return from, to Digest; empty if they do not
 		State    string    `cbor:"4,keyasint"`
 		Reason   string    `cbor:"5,keyasint,omitempty"` // for the state, in words
 		Policy   string    `cbor:"6,keyasint,omitempty"` // the annotation of Digest
 		Started  time.Time `cbor:"7,keyasint"`
-		By       string    `cbor:"8,keyasint,omitempty"` // account that moved the tag
-		PausedBy string    `cbor:"9,keyasint,omitempty"` // account that paused it, or "-"; empty if none has
-		Attempt  int64     `cbor:"10,keyasint"`          // grows when all begins anew
-		Back     bool      `cbor:"11,keyasint,omitempty"`
-		Changed  int64     `cbor:"12,keyasint"` // grows when everybody may have something else to do
-		Freed    int64     `cbor:"13,keyasint"` // grows when those who wait for their turn may have it
-		Free     int       `cbor:"14,keyasint"` // turns that are free
-		Next     time.Time `cbor:"15,keyasint"` // when time alone may change something; zero for never
-		Updated  time.Time `cbor:"16,keyasint"` // of Changed
+		By       string    `cbor:"8,keyasint,omitempty"`  // account that moved the tag
+		PausedBy string    `cbor:"9,keyasint,omitempty"`  // account that paused it, or "-"; empty if none has
+		Attempt  int64     `cbor:"10,keyasint"`           // grows when all begins anew
+		Back     bool      `cbor:"11,keyasint,omitempty"` // the tag is to be moved back to Previous
+		Changed  int64     `cbor:"12,keyasint"`           // grows when everybody may have something else to do
+		Freed    int64     `cbor:"13,keyasint"`           // grows when those who wait for their turn may have it
+		Free     int       `cbor:"14,keyasint"`           // turns that are free
+		Next     time.Time `cbor:"15,keyasint"`           // when time alone may change something; zero for never
+		Updated  time.Time `cbor:"16,keyasint"`           // of Changed
+		Good     string    `cbor:"17,keyasint,omitempty"` // the last that they all ran
 	}
 	// Follower is a node that follows a tag, as it has reported.
 	Follower struct {
