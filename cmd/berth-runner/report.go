@@ -26,15 +26,9 @@ func startReports(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine
 	if len(o.Registries) == 0 {
 		return func() {}, nil
 	}
-	info, err := e.Info(ctx)
-	if err != nil {
+	if o.Node, err = nodeOf(ctx, cfg, e); err != nil {
 		return nil, err
 	}
-	name, err := os.Hostname()
-	if err != nil {
-		return nil, err
-	}
-	o.Node = nodeName(cfg, name, info.ID)
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { report.New(e, o).Run(ctx) })
@@ -42,6 +36,19 @@ func startReports(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine
 		cancel()
 		running.Wait()
 	}, nil
+}
+
+// nodeOf is the name that this node has at registries.
+func nodeOf(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine) (string, error) {
+	info, err := e.Info(ctx)
+	if err != nil {
+		return "", err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", err
+	}
+	return nodeName(cfg, name, info.ID), nil
 }
 
 // noName matches what no name of a node can have in it.

@@ -25,7 +25,7 @@ import (
 func newStackCmds() []*cobra.Command {
 	return []*cobra.Command{
 		newDeployCmd(), newDiffCmd(), newStatusCmd(), newHistoryCmd(), newLogsCmd(),
-		newRollbackCmd(), newScaleCmd(), newCancelCmd(), newRmCmd(),
+		newRollbackCmd(), newScaleCmd(), newCancelCmd(), newRmCmd(), newPublishCmd(),
 	}
 }
 
