@@ -14,6 +14,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -53,7 +54,9 @@ type Options struct {
 	Meta storage.Meta
 	// Max is how many may wait; 0 for as many as there are descriptors for.
 	Max int
-	Log *slog.Logger
+	// Every is how often it is looked; 0 for Tick.
+	Every time.Duration
+	Log   *slog.Logger
 }
 
 // Hub holds those who wait. Run must run for them to be answered.
@@ -61,6 +64,7 @@ type Hub struct {
 	source  Source
 	version func() uint64 // nil if others write, too
 	max     int
+	every   time.Duration
 	log     *slog.Logger
 	some    chan struct{} // has one when the first has come
 	waiting atomic.Int64
@@ -96,7 +100,7 @@ type verdict struct {
 
 // New makes a hub.
 func New(source Source, o Options) *Hub {
-	h := &Hub{source: source, max: o.Max, log: o.Log, some: make(chan struct{}, 1), refs: map[rollout.Ref]*watched{}, accounts: map[string]int{}}
+	h := &Hub{source: source, max: o.Max, every: cmp.Or(o.Every, Tick), log: o.Log, some: make(chan struct{}, 1), refs: map[rollout.Ref]*watched{}, accounts: map[string]int{}}
 	if v, ok := o.Meta.(storage.Versioner); ok {
 		h.version = v.Version
 	}

@@ -22,9 +22,9 @@ func (h *Hub) Run(ctx context.Context) {
 
 // look looks until nobody waits.
 func (h *Hub) look(ctx context.Context) {
-	t := time.NewTicker(Tick)
-	defer t.Stop()
 	l := &loop{Hub: h}
+	t := time.NewTicker(l.every)
+	defer t.Stop()
 	for h.Waiting() > 0 {
 		select {
 		case <-ctx.Done():
@@ -124,7 +124,7 @@ func (l *loop) time(ctx context.Context, now time.Time) {
 				l.log.WarnContext(ctx, "a rollout cannot go on; will try again", "repository", ref.Repo, "tag", ref.Tag, "error", err)
 				select { // not at once
 				case <-ctx.Done():
-				case <-time.After(Tick):
+				case <-time.After(l.every):
 				}
 			}
 		}()
