@@ -7,10 +7,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
-
-	"github.com/berth-registry/berth/runner"
 )
 
 // explain gives what compose-go found wrong its file and line, as far as its words
@@ -124,50 +120,6 @@ func (s *sources) split(dotted string) keys {
 	}
 	return p
 }
-
-// alone is why a published Compose file is refused that names others.
-const alone = "a published Compose file stands alone, and names no other files"
-
-// refuseLocal refuses what would have compose-go read files of this host: a published
-// Compose file stands alone.
-func refuseLocal(s *sources) error {
-	ps := &problems{src: s}
-	for _, doc := range s.files[0].parse() {
-		root := place{file: s.files[0], value: doc}
-		if len(step(root, "include")) > 0 {
-			ps.addf(keys{"include"}, "%s", alone)
-		}
-		for _, services := range step(root, "services") {
-			refuseLocalServices(ps, resolve(services.value))
-		}
-	}
-	return ps.err()
-}
-
-func refuseLocalServices(ps *problems, services *yaml.Node) {
-	for i := 0; services.Kind == yaml.MappingNode && i+1 < len(services.Content); i += 2 {
-		name, service := services.Content[i].Value, services.Content[i+1]
-		for _, key := range []string{"env_file", "label_file"} {
-			if len(step(place{value: service}, key)) > 0 {
-				ps.addf(keys{"services", name, key}, "%s", alone)
-			}
-		}
-		if ext := resolve(child(service, "extends")); len(step(place{value: ext}, "file")) > 0 {
-			ps.addf(keys{"services", name, "extends", "file"}, "%s", alone)
-		}
-	}
-}
-
-// nothing is where a published Compose file finds other files.
-type nothing struct{}
-
-func (nothing) Accept(string) bool { return true }
-
-func (nothing) Load(_ context.Context, name string) (string, error) {
-	return "", runner.Errorf(runner.ErrInvalid, "%s: %s", name, alone)
-}
-
-func (nothing) Dir(name string) string { return filepath.Dir(name) }
 
 // clone copies what YAML is decoded into.
 func clone(v any) any {

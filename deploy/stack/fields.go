@@ -177,7 +177,7 @@ type walk struct {
 // mapping checks the keys of a mapping. Extensions are the user's own.
 func (w *walk) mapping(p keys, pattern string, m map[string]any) {
 	names := w.parents[join(pattern, "*")]
-	for key, v := range m {
+	for key, v := range byKey(m) {
 		at := p.at(key)
 		if (strings.HasPrefix(key, "x-") && !names) || w.skip(at, v) {
 			if key == extension && pattern != "" && pattern != "services.*" {

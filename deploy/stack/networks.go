@@ -291,6 +291,9 @@ func (t *translation) ports(p keys, s types.ServiceConfig) network.PortMap {
 	if len(out) == 0 {
 		return nil
 	}
+	if len(s.Ports) > maxRange {
+		t.addf(p.at("ports"), "%d ports are more than the %d that a service may publish", len(s.Ports), maxRange)
+	}
 	return out
 }
 

@@ -13,6 +13,7 @@ import (
 // the kind runner.ErrInvalid.
 type Error struct {
 	Problems []Problem // sorted by file and line
+	More     int       // how many there are beside those
 }
 
 // Problem is one thing that is wrong, and where.
@@ -28,6 +29,9 @@ func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
 		lines[i] = p.String()
+	}
+	if e.More > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", e.More))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -69,16 +73,26 @@ type problems struct {
 	src      *sources
 	errs     []Problem
 	warnings []Problem
+	more     int // that are wrong too
 }
+
+// maxProblems bounds how many are told.
+const maxProblems = 100
 
 // addf adds something that is wrong with the value at p.
 func (ps *problems) addf(p keys, format string, args ...any) {
-	ps.errs = append(ps.errs, ps.problem(p, format, args...))
+	if len(ps.errs) < maxProblems {
+		ps.errs = append(ps.errs, ps.problem(p, format, args...))
+		return
+	}
+	ps.more++
 }
 
 // warnf adds something that is to be told about the value at p.
 func (ps *problems) warnf(p keys, format string, args ...any) {
-	ps.warnings = append(ps.warnings, ps.problem(p, format, args...))
+	if len(ps.warnings) < maxProblems {
+		ps.warnings = append(ps.warnings, ps.problem(p, format, args...))
+	}
 }
 
 // unsupportedf refuses the value at p, which Compose knows and Berth does not do.
@@ -96,7 +110,7 @@ func (ps *problems) err() error {
 	if len(ps.errs) == 0 {
 		return nil
 	}
-	return &Error{Problems: sorted(ps.errs)}
+	return &Error{Problems: sorted(ps.errs), More: ps.more}
 }
 
 func sorted(list []Problem) []Problem {

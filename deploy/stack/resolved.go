@@ -54,42 +54,51 @@ func (l *Loaded) marshal(p *types.Project) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if data, err = l.keepZeros(data); err != nil {
-		return nil, err
-	}
-	return bytes.ReplaceAll(data, []byte("$"), []byte("$$")), nil
-}
-
-// keepZeros writes what was stated as zero and means something else if it is not
-// there, which compose-go leaves out: the monitor of an update.
-func (l *Loaded) keepZeros(data []byte) ([]byte, error) {
-	var zeros []string
-	for name := range l.project.Services {
-		if u := l.project.Services[name].Deploy; u != nil && u.UpdateConfig != nil && u.UpdateConfig.Monitor == 0 &&
-			lookup(l.problems.src.model, keys{"services", name, "deploy", "update_config", "monitor"}) != nil {
-			zeros = append(zeros, name)
-		}
-	}
-	if len(zeros) == 0 {
-		return data, nil
-	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return nil, err
 	}
-	for _, name := range zeros {
-		n := doc.Content[0]
+	l.keepZeros(doc.Content[0])
+	escape(doc.Content[0])
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	err = e.Encode(&doc)
+	return out.Bytes(), err
+}
+
+// escape writes dollar signs of values as $$. Those of keys are no variables.
+func escape(n *yaml.Node) {
+	switch n.Kind { //nolint:exhaustive // what was marshalled has no aliases
+	case yaml.ScalarNode:
+		n.Value = strings.ReplaceAll(n.Value, "$", "$$")
+	case yaml.MappingNode:
+		for i := 1; i < len(n.Content); i += 2 {
+			escape(n.Content[i])
+		}
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			escape(c)
+		}
+	}
+}
+
+// keepZeros writes what was stated as zero and means something else if it is not
+// there, which compose-go leaves out: the monitor of an update.
+func (l *Loaded) keepZeros(root *yaml.Node) {
+	for name := range l.project.Services {
+		u := l.project.Services[name].Deploy
+		stated := lookup(l.problems.src.model, keys{"services", name, "deploy", "update_config", "monitor"}) != nil
+		if u == nil || u.UpdateConfig == nil || u.UpdateConfig.Monitor != 0 || !stated {
+			continue
+		}
+		n := root
 		for _, key := range []string{"services", name, "deploy", "update_config"} {
 			n = child(n, key)
 		}
 		n.Kind, n.Tag, n.Style = yaml.MappingNode, "!!map", 0
 		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: "monitor"}, &yaml.Node{Kind: yaml.ScalarNode, Value: "0s"})
 	}
-	var out bytes.Buffer
-	e := yaml.NewEncoder(&out)
-	e.SetIndent(2)
-	err := e.Encode(&doc)
-	return out.Bytes(), err
 }
 
 // Pin returns the resolved Compose file as it is published: each image has the digest

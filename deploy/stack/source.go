@@ -2,7 +2,9 @@ package stack
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +32,7 @@ type source struct {
 	data []byte
 	docs []*yaml.Node // mappings
 	read bool
+	err  error // why not all of it could be read
 }
 
 // place is a value in a file, with its key if it has one.
@@ -58,7 +61,10 @@ func (s *source) parse() []*yaml.Node {
 	}
 	for d := yaml.NewDecoder(bytes.NewReader(s.data)); ; {
 		var n yaml.Node
-		if d.Decode(&n) != nil {
+		if err := d.Decode(&n); err != nil {
+			if !errors.Is(err, io.EOF) {
+				s.err = err
+			}
 			return s.docs
 		}
 		if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {

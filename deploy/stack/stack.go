@@ -99,7 +99,7 @@ func FromYAML(ctx context.Context, name string, data []byte) (*Loaded, error) {
 		return nil, runner.Errorf(runner.ErrInvalid, "%s: %d bytes are too much for a Compose file: %d are allowed", name, len(data), MaxSize)
 	}
 	src := &sources{dir: "/", files: []*source{{name: name, data: data}}}
-	if err := refuseLocal(src); err != nil {
+	if err := checkPublished(src); err != nil {
 		return nil, err
 	}
 	details := types.ConfigDetails{

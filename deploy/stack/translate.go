@@ -60,6 +60,9 @@ func (t *translation) translate(ctx context.Context) (*Loaded, error) {
 	return l, nil
 }
 
+// maxReplicas bounds the containers of a service on a host.
+const maxReplicas = 1000
+
 // service translates a service.
 func (t *translation) service(s types.ServiceConfig) deploy.Service {
 	p := keys{"services", s.Name}
@@ -79,6 +82,9 @@ func (t *translation) service(s types.ServiceConfig) deploy.Service {
 		Ports:     t.ports(p, s),
 		StopGrace: DefaultStopGrace,
 		Drain:     ext.drain,
+	}
+	if out.Replicas > maxReplicas {
+		t.addf(p, "%d replicas are more than the %d that a service may have", out.Replicas, maxReplicas)
 	}
 	if s.StopGracePeriod != nil {
 		out.StopGrace = durationOf(s.StopGracePeriod)

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,29 +18,57 @@ type variables struct {
 // option has compose-go use it.
 func (v *variables) option(o *loader.Options) { o.Interpolate.Substitute = v.substitute }
 
+// maxNested bounds how many variables the default of one may have.
+const maxNested = 50
+
 // substitute replaces the variables of one value. They are taken one by one: of
-// several at once compose-go tells only the first that is not set.
+// several at once compose-go tells only the first that is not set, and looks through
+// all of the text for each.
 func (v *variables) substitute(text string, values template.Mapping) (string, error) {
 	var out strings.Builder
 	for {
-		at := template.DefaultPattern.FindStringIndex(text)
-		if at == nil {
+		i := strings.IndexByte(text, '$')
+		if i < 0 {
 			out.WriteString(text)
 			return out.String(), nil
 		}
-		end := at[1]
-		if n := closing(text[at[0]:end]); n > 0 {
-			end = at[0] + n
+		out.WriteString(text[:i])
+		text = text[i:]
+		n := variable(text)
+		switch {
+		case strings.HasPrefix(text, "$$"):
+			n = 2
+			out.WriteByte('$')
+		case n == 1:
+			out.WriteByte('$')
+		case strings.Count(text[:n], "${") > maxNested:
+			return "", fmt.Errorf("a variable with more than %d others in its default", maxNested)
+		default:
+			value, err := template.SubstituteWithOptions(text[:n], values,
+				template.WithoutLogging, template.WithReplacementFunction(v.replace))
+			if err != nil {
+				return "", err
+			}
+			out.WriteString(value)
 		}
-		value, err := template.SubstituteWithOptions(text[at[0]:end], values,
-			template.WithoutLogging, template.WithReplacementFunction(v.replace))
-		if err != nil {
-			return "", err
-		}
-		out.WriteString(text[:at[0]])
-		out.WriteString(value)
-		text = text[end:]
+		text = text[n:]
 	}
+}
+
+// variable returns the length of the variable that a text with a dollar sign begins
+// with; 1: there is none.
+func variable(text string) int {
+	if strings.HasPrefix(text, "${") {
+		if n := closing(text); n > 0 {
+			return n
+		}
+		return len(text)
+	}
+	n := 1
+	for n < len(text) && (text[n] == '_' || 'a' <= text[n]|0x20 && text[n]|0x20 <= 'z' || n > 1 && '0' <= text[n] && text[n] <= '9') {
+		n++
+	}
+	return n
 }
 
 func (v *variables) replace(text string, values template.Mapping, c *template.Config) (string, error) {
