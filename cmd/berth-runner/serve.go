@@ -102,7 +102,12 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return err
 	}
 
-	deployed, err := openStacks(ctx, cfg, e, log)
+	front, closeEdge, err := openEdge(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeEdge()) }()
+	deployed, err := openStacks(ctx, cfg, e, front, log)
 	if err != nil {
 		return err
 	}

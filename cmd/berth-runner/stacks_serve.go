@@ -16,8 +16,8 @@ import (
 
 // openStacks opens the stacks of this host. Closing what it returns leaves those that
 // are being deployed to the next start.
-func openStacks(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine, log *slog.Logger) (*deploy.Manager, error) {
-	m, err := deploy.Open(ctx, deploy.Options{Dir: filepath.Join(cfg.Data, "stacks"), Engine: e, Log: log})
+func openStacks(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine, front deploy.Edge, log *slog.Logger) (*deploy.Manager, error) {
+	m, err := deploy.Open(ctx, deploy.Options{Dir: filepath.Join(cfg.Data, "stacks"), Engine: e, Edge: front, Log: log})
 	if err != nil {
 		return nil, locked(err, "data", "--data")
 	}
