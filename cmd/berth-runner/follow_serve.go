@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,7 +145,7 @@ func (f *followedStack) Stack(ctx context.Context, d digest.Digest) (deploy.Requ
 // loadBundle makes a stack of an artifact, under the name that it has here.
 func loadBundle(ctx context.Context, b artifact.Bundle, ref, name string) (*stack.Loaded, error) {
 	// A document of its own: whatever the file calls itself.
-	b.Compose = append(b.Compose[:len(b.Compose):len(b.Compose)], "\n---\nname: "+name+"\n"...)
+	b.Compose = slices.Concat(b.Compose, []byte("\n---\nname: "+name+"\n"))
 	if len(b.Extends)+len(b.EnvFiles) == 0 {
 		return stack.FromYAML(ctx, ref, b.Compose)
 	}
