@@ -136,12 +136,13 @@ func (d *deployment) run(do func(context.Context, func(deploy.Event)) (deploy.Re
 		}
 	})
 	show.end(err == nil)
-	stop() // a second interrupt ends the command
+	left := ctx.Err() != nil
+	stop() // another interrupt ends the command
 	if d.json {
-		return d.printLast(r, err)
+		return d.printLast(r, left, err)
 	}
 	if err != nil {
-		return d.explain(ctx, err)
+		return d.explain(left, err)
 	}
 	if r.Number == 0 { // of no revision: it is removed
 		_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "%s is %s\n", d.stack, d.verb)
@@ -167,7 +168,7 @@ func (d *deployment) show() display {
 var errNotTaken = errors.New("the version was not taken")
 
 // printLast prints the last line of JSON.
-func (d *deployment) printLast(r deploy.Revision, err error) error {
+func (d *deployment) printLast(r deploy.Revision, left bool, err error) error {
 	enc := json.NewEncoder(d.cmd.OutOrStdout())
 	if err == nil {
 		return enc.Encode(map[string]any{"result": r})
@@ -183,29 +184,29 @@ func (d *deployment) printLast(r deploy.Revision, err error) error {
 	if failed {
 		return fmt.Errorf("%s: %w", d.stack, errNotTaken)
 	}
-	return d.explain(d.cmd.Context(), err)
+	return d.explain(left, err)
 }
 
-// explain says what an error means for the stack. ctx has ended if it was only the
-// watching that did.
-func (d *deployment) explain(ctx context.Context, err error) error {
-	again := context.WithoutCancel(ctx)
+// explain says what an error means for the stack. If left, it was only the watching
+// that ended.
+func (d *deployment) explain(left bool, err error) error {
+	ctx := d.cmd.Context()
 	if f, ok := errors.AsType[*deploy.Failure](err); ok {
-		return d.explainFailure(again, f)
+		return d.explainFailure(ctx, f)
 	}
 	follow := fmt.Sprintf("'berth-runner status %s --wait' watches it, 'berth-runner cancel %s' takes it back", d.stack, d.stack)
 	switch {
-	case ctx.Err() != nil && d.detach:
+	case left && d.detach:
 		fmt.Fprintf(d.cmd.ErrOrStderr(), "%s: the runner goes on with it: %s\n", d.stack, follow)
 		return nil
-	case ctx.Err() != nil:
+	case left:
 		return fmt.Errorf("%s: interrupted here, and the runner goes on with it: %s", d.stack, follow)
 	case errors.Is(err, runner.ErrUnavailable):
 		return fmt.Errorf("%s: %w: it goes on, or goes back, when the runner runs again: %s", d.stack, err, follow)
 	case errors.Is(err, runner.ErrConflict):
 		return fmt.Errorf("%s: %w", d.stack, err)
 	}
-	return d.client.explain(again, err, d.stack)
+	return d.client.explain(ctx, err, d.stack)
 }
 
 // explainFailure shows the last lines of the log, and says what serves now.

@@ -15,14 +15,15 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/internal/cli"
+	"github.com/berth-registry/berth/runner"
 )
 
 // The labels of a stack's containers.
 const (
-	stackLabel    = "dev.berth.stack"
-	serviceLabel  = "com.docker.compose.service"
-	revisionLabel = "dev.berth.revision"
+	stackLabel   = "dev.berth.stack"
+	serviceLabel = "com.docker.compose.service"
 )
 
 func newLogsCmd() *cobra.Command {
@@ -30,8 +31,8 @@ func newLogsCmd() *cobra.Command {
 		Use:   "logs STACK [SERVICE...]",
 		Short: "Show what the containers of a stack have written",
 		Long: `Show what the containers of a stack have written, or those of some of its services:
-merged by time, each line behind the name of its container. Those of revisions before,
-which are kept stopped, are left out without --all. With --follow it goes on, with the
+merged by time, each line behind the name of its container. Containers that do not serve
+any more are left out without --all. With --follow it goes on, with the
 containers of later revisions, too.`,
 		Example: "  berth-runner logs shop\n  berth-runner logs shop web --follow --tail 10\n  berth-runner logs shop --since 10m --timestamps",
 		Args:    cobra.MinimumNArgs(1),
@@ -42,7 +43,7 @@ containers of later revisions, too.`,
 	cmd.Flags().StringVarP(&o.tail, "tail", "n", "all", "only the last `N` lines of each container")
 	cmd.Flags().StringVar(&o.since, "since", "", "only what was written after this `TIME`: 2026-01-02T15:04:05, or 10m for ten minutes ago")
 	cmd.Flags().BoolVarP(&o.timestamps, "timestamps", "t", false, "say when each line was written")
-	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "show containers of revisions before, too")
+	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "show containers that do not serve any more, too")
 	cmd.ValidArgsFunction = f.completeStack(true, "")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if n, err := strconv.Atoi(o.tail); o.tail != "all" && (err != nil || n < 0) {
@@ -98,48 +99,58 @@ func (l *logReader) run(ctx context.Context) error {
 		}
 	}
 	if l.o.follow {
-		return l.follow(ctx)
+		return l.follow(ctx, s)
 	}
-	sources, err := l.containers(ctx)
+	sources, err := l.containers(ctx, s)
 	if err != nil {
 		return err
 	}
 	return l.merge(ctx, sources)
 }
 
-// containers finds those whose logs are shown: without --all those that run, and of
-// services of which none does those of the last revision.
-func (l *logReader) containers(ctx context.Context) ([]source, error) {
-	found, err := l.client.docker.ContainerList(ctx, client.ContainerListOptions{
-		All: true, Filters: make(client.Filters).Add("label", stackLabel+"="+l.stack),
-	})
-	if err != nil {
-		return nil, err
-	}
-	last, running := map[string]int{}, map[string]bool{}
-	for _, c := range found.Items {
-		service := c.Labels[serviceLabel]
-		last[service] = max(last[service], revisionOf(c.Labels))
-		running[service] = running[service] || c.State == container.StateRunning
-	}
+// containers finds those whose logs are shown.
+func (l *logReader) containers(ctx context.Context, s deploy.Status) ([]source, error) {
 	var sources []source
-	for _, c := range found.Items {
-		service := c.Labels[serviceLabel]
-		if !l.wants(service) {
+	for _, service := range s.Services {
+		if !l.wants(service.Name) {
 			continue
 		}
-		shown := c.State == container.StateRunning || !running[service] && revisionOf(c.Labels) == last[service]
-		if !shown && !l.o.all {
-			continue
+		for _, c := range l.shown(s, service) {
+			found, err := l.source(ctx, c.ID)
+			if errors.Is(err, runner.ErrNotFound) {
+				continue // it has just been removed
+			}
+			if err != nil {
+				return nil, err
+			}
+			sources = append(sources, found)
 		}
-		s, err := l.source(ctx, c.ID)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, s)
 	}
-	slices.SortFunc(sources, func(a, b source) int { return strings.Compare(a.name, b.name) })
 	return sources, nil
+}
+
+// shown are the containers of a service whose logs are shown: with --all all of them,
+// or else those that serve or are deployed, or those that run, or the last ones.
+func (l *logReader) shown(s deploy.Status, service deploy.ServiceStatus) []deploy.ContainerStatus {
+	if l.o.all {
+		return service.Containers
+	}
+	last := 0
+	for _, c := range service.Containers {
+		last = max(last, c.Revision)
+	}
+	for _, is := range []func(deploy.ContainerStatus) bool{
+		func(c deploy.ContainerStatus) bool {
+			return c.Weight > 0 || s.Deploying != 0 && c.Revision == s.Deploying
+		},
+		func(c deploy.ContainerStatus) bool { return c.State == string(container.StateRunning) },
+		func(c deploy.ContainerStatus) bool { return c.Revision == last },
+	} {
+		if found := slices.DeleteFunc(slices.Clone(service.Containers), func(c deploy.ContainerStatus) bool { return !is(c) }); len(found) > 0 {
+			return found
+		}
+	}
+	return nil
 }
 
 // warn tells of a log that cannot be read, which is no reason to show no other.
@@ -149,14 +160,6 @@ func (l *logReader) warn(s source, err error) {
 
 func (l *logReader) wants(service string) bool {
 	return len(l.services) == 0 || slices.Contains(l.services, service)
-}
-
-func revisionOf(labels map[string]string) int {
-	n, err := strconv.Atoi(labels[revisionLabel])
-	if err != nil {
-		return 0 // of no revision
-	}
-	return n
 }
 
 func (l *logReader) source(ctx context.Context, id string) (source, error) {

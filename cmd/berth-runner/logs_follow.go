@@ -10,11 +10,13 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
+
+	"github.com/berth-registry/berth/deploy"
 )
 
 // follow prints what containers write, those that start later included, until ctx
 // ends.
-func (l *logReader) follow(ctx context.Context) error {
+func (l *logReader) follow(ctx context.Context, s deploy.Status) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f := &following{logReader: l, seen: map[string]*followed{}, failed: make(chan error, 1)}
@@ -24,7 +26,7 @@ func (l *logReader) follow(ctx context.Context) error {
 	started := l.client.docker.Events(ctx, client.EventsListOptions{
 		Filters: make(client.Filters).Add("type", "container").Add("event", "start").Add("label", stackLabel+"="+l.stack),
 	})
-	sources, err := l.containers(ctx)
+	sources, err := l.containers(ctx, s)
 	if err != nil {
 		return err
 	}

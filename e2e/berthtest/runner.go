@@ -113,6 +113,16 @@ func (r *Runner) Docker(tb testing.TB) *Command {
 		Env("DOCKER_CLI_HINTS=false", "DOCKER_BUILDKIT=0")
 }
 
+// Berth is the berth-runner command for this runner, on its machine and with a
+// configuration of docker's of its own.
+func (r *Runner) Berth(tb testing.TB, args ...string) *Command {
+	tb.Helper()
+	return &Command{
+		tb: tb, path: Binary(tb, "berth-runner"), args: args, on: r.Machine, limit: commandTime,
+		env: []string{"DOCKER_HOST=unix://" + runnerSocket, "DOCKER_CONFIG=" + filepath.Join(tb.TempDir(), "docker")},
+	}
+}
+
 // Census counts what is on the runner's machine and in its directories.
 func (r *Runner) Census(tb testing.TB) Census {
 	tb.Helper()
