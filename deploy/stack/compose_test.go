@@ -54,6 +54,9 @@ func TestCompose(t *testing.T) {
 				}
 				same(t, s.Name, normal(t, got), normal(t, want))
 			}
+			if len(asked.networks) > len(l.Stack.Networks) || len(asked.volumes) > len(l.Stack.Volumes) {
+				t.Errorf("docker compose makes networks and volumes that the stack has not: %v %v", asked.networks, asked.volumes)
+			}
 			for _, n := range l.Stack.Networks {
 				if want, ok := asked.networks[n.Name]; ok != !n.External || (ok && compact(t, want) != compact(t, n.Request)) {
 					t.Errorf("the network is\n%s\nand not\n%s", compact(t, n.Request), compact(t, want))

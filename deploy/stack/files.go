@@ -29,14 +29,26 @@ func (t *translation) files(p keys, s types.ServiceConfig) []deploy.File {
 		f.Secret = true
 		out = append(out, f)
 	}
+	t.checkTargets(p, s, out)
+	return out
+}
+
+// checkTargets refuses two things at the same place of a container.
+func (t *translation) checkTargets(p keys, s types.ServiceConfig, files []deploy.File) {
 	targets := map[string]string{}
-	for i, f := range out {
+	for _, v := range s.Volumes {
+		targets[path.Clean(v.Target)] = "a volume"
+	}
+	for _, m := range s.Tmpfs {
+		target, _, _ := strings.Cut(m, ":")
+		targets[path.Clean(target)] = "a tmpfs"
+	}
+	for _, f := range files {
 		if other, ok := targets[f.Target]; ok {
 			t.addf(p, "%s and %s have the same target %s", other, f.Name, f.Target)
 		}
-		targets[f.Target] = out[i].Name
+		targets[f.Target] = f.Name
 	}
-	return out
 }
 
 func (t *translation) file(p keys, dir string, from keys, def types.FileObjectConfig, ref types.FileReferenceConfig) deploy.File {

@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -20,8 +19,12 @@ import (
 // whichever version has the traffic.
 func (t *translation) endpoints(p keys, s types.ServiceConfig) (container.NetworkMode, *network.NetworkingConfig) {
 	if mode := s.NetworkMode; mode != "" {
-		if mode == "host" && len(s.Ports) > 0 {
+		switch {
+		case len(s.Ports) == 0:
+		case mode == "host":
 			t.addf(p.at("ports"), "a service in the host's network has all of the host's ports, and publishes none")
+		case mode == "none", strings.HasPrefix(mode, types.ContainerPrefix):
+			t.addf(p.at("ports"), "a service without a network of its own publishes no ports")
 		}
 		return container.NetworkMode(mode), nil
 	}
@@ -42,8 +45,9 @@ func (t *translation) endpoints(p keys, s types.ServiceConfig) (container.Networ
 func (t *translation) endpoint(p keys, s types.ServiceConfig, key string) *network.EndpointSettings {
 	c := s.Networks[key]
 	e := &network.EndpointSettings{Links: externalLinks(s.ExternalLinks)}
-	if c.ServiceNameAliasEnabled() {
-		e.Aliases = append(e.Aliases, s.Name)
+	e.Aliases = append(e.Aliases, s.Name)
+	if !c.ServiceNameAliasEnabled() {
+		t.unsupportedf(p.at("use_service_name_alias"), "the name of a service leads to it on each of its networks")
 	}
 	if c != nil {
 		e.Aliases = append(e.Aliases, c.Aliases...)
@@ -100,49 +104,6 @@ func unique(list []string) []string {
 		}
 	}
 	return out
-}
-
-// findLinks makes names of links: a service that is linked to has the alias on each
-// network that both are on.
-func (t *translation) findLinks() {
-	t.links = map[string]map[string][]string{}
-	owner := map[string]string{}
-	for name := range t.project.Services {
-		owner[name] = name
-	}
-	for name, s := range byKey(t.project.Services) {
-		for i, l := range s.Links {
-			target, alias, ok := strings.Cut(l, ":")
-			if !ok {
-				alias = target
-			}
-			at := keys{"services", name, "links"}.index(i)
-			if other, taken := owner[alias]; taken && other != target {
-				t.addf(at, "the name %s leads to the service %s already", alias, other)
-				continue
-			}
-			owner[alias] = target
-			t.link(at, s, target, alias)
-		}
-	}
-}
-
-func (t *translation) link(p keys, s types.ServiceConfig, target, alias string) {
-	shared := false
-	other := t.project.Services[target]
-	for key := range s.Networks {
-		if _, ok := other.Networks[key]; !ok {
-			continue
-		}
-		shared = true
-		if t.links[target] == nil {
-			t.links[target] = map[string][]string{}
-		}
-		t.links[target][key] = append(t.links[target][key], alias)
-	}
-	if !shared {
-		t.addf(p, "there is no network that %s and %s are both on", s.Name, target)
-	}
 }
 
 func (t *translation) addr(p keys, s string) netip.Addr {
@@ -244,93 +205,4 @@ func (t *translation) volumes() []deploy.Volume {
 		}})
 	}
 	return out
-}
-
-// exposed are the ports that containers listen on, as far as it is stated.
-func (t *translation) exposed(p keys, s types.ServiceConfig) network.PortSet {
-	out := network.PortSet{}
-	for _, port := range s.Ports {
-		if np, err := network.ParsePort(fmt.Sprintf("%d/%s", port.Target, port.Protocol)); err == nil {
-			out[np] = struct{}{}
-		}
-	}
-	for i, e := range s.Expose {
-		r, err := network.ParsePortRange(e)
-		if err != nil {
-			t.addf(p.at("expose").index(i), "%v", err)
-			continue
-		}
-		for port := range r.All() {
-			out[port] = struct{}{}
-		}
-	}
-	return out
-}
-
-// ports are published by the service, and not by its containers.
-func (t *translation) ports(p keys, s types.ServiceConfig) network.PortMap {
-	out := network.PortMap{}
-	for i, port := range s.Ports {
-		at := p.at("ports").index(i)
-		np, err := network.ParsePort(fmt.Sprintf("%d/%s", port.Target, port.Protocol))
-		if err != nil {
-			t.addf(at, "%v", err)
-			continue
-		}
-		switch port.Mode {
-		case "", "ingress", "host":
-		default:
-			t.addf(at, "mode %q is neither ingress nor host", port.Mode)
-		}
-		if strings.Contains(port.Published, "-") {
-			t.unsupportedf(at, "the service has its port whichever containers are behind it: name one instead of %s", port.Published)
-			continue
-		}
-		out[np] = append(out[np], network.PortBinding{HostIP: t.addr(at, port.HostIP), HostPort: port.Published})
-	}
-	if len(out) == 0 {
-		return nil
-	}
-	if len(s.Ports) > maxRange {
-		t.addf(p.at("ports"), "%d ports are more than the %d that a service may publish", len(s.Ports), maxRange)
-	}
-	return out
-}
-
-// checkPorts refuses a port of the host that two services publish.
-func (t *translation) checkPorts(services []deploy.Service) {
-	type published struct{ proto, port string }
-	type binding struct {
-		addr    netip.Addr
-		service string
-	}
-	taken := map[published][]binding{}
-	for _, s := range services {
-		for port, list := range s.Ports {
-			for _, b := range list {
-				key := published{string(port.Proto()), b.HostPort}
-				if b.HostPort == "" || b.HostPort == "0" {
-					continue
-				}
-				for _, other := range taken[key] {
-					if other.service != s.Name && overlap(other.addr, b.HostIP) {
-						t.addf(keys{"services", s.Name, "ports"}, "port %s/%s of the host is published by %s already", b.HostPort, key.proto, other.service)
-					}
-				}
-				taken[key] = append(taken[key], binding{b.HostIP, s.Name})
-			}
-		}
-	}
-}
-
-// overlap says whether two addresses of the host have one in common: an unspecified
-// one is all of its family, and none is all of both.
-func overlap(a, b netip.Addr) bool {
-	switch {
-	case !a.IsValid() || !b.IsValid() || a == b:
-		return true
-	case a.Is4() != b.Is4():
-		return false
-	}
-	return a.IsUnspecified() || b.IsUnspecified()
 }

@@ -134,7 +134,7 @@ func load(ctx context.Context, src *sources, details types.ConfigDetails, option
 	if err != nil {
 		return nil, explain(ps, err)
 	}
-	project = project.WithoutUnresolvedOptionalDependencies()
+	project = project.WithoutUnresolvedOptionalDependencies().WithoutUnnecessaryResources()
 	vars.tell(ps)
 	t := &translation{problems: ps, project: project, model: src.model, contents: deploy.Contents{}, local: src.local}
 	return t.translate(ctx)
