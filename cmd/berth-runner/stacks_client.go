@@ -42,7 +42,7 @@ type clientFlags struct {
 func addClientFlags(cmd *cobra.Command) *clientFlags {
 	f := &clientFlags{}
 	host := cmp.Or(os.Getenv(client.EnvOverrideHost), "unix://"+runnerconfig.Default().Socket.Path)
-	cmd.Flags().StringVarP(&f.host, "host", "H", host, "the runner, `unix://PATH or tcp://HOST:PORT`; also set by DOCKER_HOST")
+	cmd.Flags().StringVarP(&f.host, "host", "H", host, "the runner `HOST`, unix://PATH or tcp://HOST:PORT; also set by DOCKER_HOST")
 	cmd.Long += `
 
 It talks to the runner as the docker command does: --host or DOCKER_HOST say where, and

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-registry/berth/deploy"
+)
+
+// terminal returns a terminal of a width, and what to call for all that was written to
+// it once it is closed.
+func terminal(t *testing.T, width uint16) (tty *os.File, written func() string) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 25, Col: width})
+	}
+	if err == nil {
+		tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan string)
+	go func() {
+		text, _ := io.ReadAll(master) // it ends with an error when the terminal is closed
+		_ = master.Close()
+		read <- string(text)
+	}()
+	return tty, func() string {
+		_ = tty.Close()
+		return <-read
+	}
+}
+
+var sample = []deploy.Event{
+	{Kind: deploy.EventStep, Service: "web", Message: "pull localhost:5000/web:2"},
+	{Kind: deploy.EventDetail, Service: "web", Message: "10 of 20 MB"},
+	{Kind: deploy.EventDetail, Service: "web", Message: "11 of 20 MB"},
+	{Kind: deploy.EventWarning, Service: "web", Message: "something is odd"},
+	{Kind: deploy.EventStep, Service: "web", Container: "shop-web-r2-1", Message: "wait for its health check, \x1b[31mwhich " + strings.Repeat("is long ", 20)},
+	{Kind: deploy.EventStep, Message: "move the traffic"},
+	{Kind: deploy.EventLog, Service: "web", Message: "a line of the log"},
+	{Kind: deploy.EventFailure, Service: "web", Message: "the reason"},
+}
+
+// TestLiveDisplay has each service have a line on the terminal, that says what happens
+// last, and that never is wider than the terminal.
+func TestLiveDisplay(t *testing.T) {
+	t.Parallel()
+	const width = 60
+	tty, written := terminal(t, width)
+	if !isTerminal(tty) {
+		t.Fatal("that is no terminal")
+	}
+	d := newLiveDisplay(tty, []string{"db", "web"})
+	for _, e := range sample {
+		d.event(e)
+	}
+	d.end(false)
+	text := regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]").ReplaceAllString(written(), "")
+	for _, want := range []string{"- db ", "✗ web ", "wait for its health", "move the traffic", "warning: web: something is odd"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
+		}
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if n := len([]rune(strings.Trim(line, "\r"))); n > width {
+			t.Errorf("a line has %d columns of %d: %q", n, width, line)
+		}
+	}
+	if strings.Contains(text, "\x1b") || strings.Contains(text, "a line of the log") {
+		t.Errorf("it shows %q", text)
+	}
+}
+
+// TestLineDisplay has each event have a line, without those that come too fast or are
+// said at the end.
+func TestLineDisplay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b strings.Builder
+		d := newLineDisplay(&b)
+		for _, e := range sample {
+			e.Message, _, _ = strings.Cut(e.Message, "which")
+			d.event(e)
+			time.Sleep(100 * time.Millisecond)
+		}
+		d.end(false)
+		want := `   0.0s  web: pull localhost:5000/web:2
+   0.1s  web: 10 of 20 MB
+   0.3s  warning: web: something is odd
+   0.4s  shop-web-r2-1: wait for its health check, ?[31m
+   0.5s  move the traffic
+`
+		if b.String() != want {
+			t.Errorf("got\n%s, want\n%s", b.String(), want)
+		}
+	})
+}
