@@ -41,19 +41,13 @@ func TestCompose(t *testing.T) {
 				t.Fatal(err)
 			}
 			asked := c.create(t, compose)
-			for _, s := range l.Stack.Services {
-				if s.Replicas == 0 {
-					continue
-				}
-				got := s.Container
-				got.HostConfig.PortBindings = s.Ports
-				want, ok := asked.containers[s.Name]
-				if !ok {
-					t.Errorf("docker compose makes no container of %s", s.Name)
-					continue
-				}
-				same(t, s.Name, normal(t, got), normal(t, want))
+			c.compare(t, l, asked)
+			// What was resolved is a Compose file that means the same.
+			if err := os.WriteFile(filepath.Join(c.dir, "resolved.yaml"), []byte(l.Stack.Source), 0o600); err != nil {
+				t.Fatal(err)
 			}
+			c.options = Options{Files: []string{filepath.Join(c.dir, "resolved.yaml")}}
+			c.compare(t, l, c.create(t, compose))
 			if len(asked.networks) > len(l.Stack.Networks) || len(asked.volumes) > len(l.Stack.Volumes) {
 				t.Errorf("docker compose makes networks and volumes that the stack has not: %v %v", asked.networks, asked.volumes)
 			}
@@ -68,6 +62,26 @@ func TestCompose(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// compare compares the containers of a stack with those that were asked for.
+func (c *archive) compare(t *testing.T, l *Loaded, a *asked) {
+	t.Helper()
+	for _, s := range l.Stack.Services {
+		if s.Replicas == 0 {
+			continue
+		}
+		got := s.Container
+		h := *got.HostConfig
+		h.PortBindings = s.Ports
+		got.HostConfig = &h
+		want, ok := a.containers[s.Name]
+		if !ok {
+			t.Errorf("docker compose makes no container of %s", s.Name)
+			continue
+		}
+		same(t, s.Name, normal(t, got), normal(t, want))
 	}
 }
 

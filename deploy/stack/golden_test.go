@@ -76,7 +76,7 @@ func unpack(t *testing.T, a *txtar.Archive) *archive {
 			t.Fatal(err)
 		}
 	}
-	for line := range strings.Lines(string(c.file("options"))) {
+	for line := range strings.Lines(strings.ReplaceAll(string(c.file("options")), "$DIR", c.dir)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch key {
 		case "file":

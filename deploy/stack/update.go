@@ -184,6 +184,13 @@ func (t *translation) checkMode(p keys, s types.ServiceConfig) {
 	if !t.jobs[s.Name] {
 		return
 	}
+	if s.GetScale() != 1 {
+		at := p.at("scale")
+		if !t.has(at) {
+			at = p.at("deploy", "replicas")
+		}
+		t.addf(at, "a job is run once for each version, and not %d times", s.GetScale())
+	}
 	if len(s.Ports) > 0 {
 		t.addf(p.at("ports"), "a job publishes no ports: it ends")
 	}
