@@ -99,11 +99,16 @@ func (t *translation) content(p keys, def types.FileObjectConfig) ([]byte, bool)
 			t.addf(p.at("file"), "%q is relative to the Compose file, and a published one is in no directory", def.File)
 			return nil, false
 		}
+		if content, ok := t.read[def.File]; ok {
+			return content, true
+		}
 		content, err := readFile(def.File)
 		if err != nil {
 			t.addf(p.at("file"), "%v", err)
+			return nil, false
 		}
-		return content, err == nil
+		t.read[def.File] = content
+		return content, true
 	default:
 		if len(def.Content) > maxFile {
 			t.addf(p.at("content"), "%d bytes are more than the %d that are allowed", len(def.Content), maxFile)

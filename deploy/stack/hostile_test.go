@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -75,6 +77,7 @@ func TestHostile(t *testing.T) {
 		{"variables", "name: x\nservices: {a: {image: a, hostname: '" + strings.Repeat("${a:-", 5000) + strings.Repeat("}", 5000) + "'}}", "more than 50 others in its default"},
 		{"variables after each other", "name: x\nservices: {a: {image: a, hostname: '" + strings.Repeat("${a:-}", 100_000) + "'}}", ""},
 		{"devices as files", "name: x\nservices: {a: {image: a, configs: [c]}}\nconfigs: {c: {file: /dev/zero}}", "/dev/zero is not a regular file"},
+		{"what is read for ever", "name: x\nservices: {a: {image: a, secrets: [c]}}\nsecrets: {c: {file: /proc/kmsg}}", "/proc/kmsg is not a regular file"},
 		{"many services that are refused", many(3000, "  s%d: {image: a, cpu_count: 1}\n"), "and 2900 more"},
 		{"document after document", strings.Repeat("name: x\nservices: {a: {image: a}}\n---\n", 500) + "name: x", ""},
 	} {
@@ -125,6 +128,19 @@ func TestHuge(t *testing.T) {
 	_, err = Load(t.Context(), Options{Files: []string{filepath.Join(dir, "none.yaml")}})
 	if err == nil || !strings.Contains(err.Error(), "none.yaml") {
 		t.Errorf("without the Compose file that is asked for the error is %v", err)
+	}
+}
+
+// TestFIFO has a secret that nobody writes.
+func TestFIFO(t *testing.T) {
+	t.Parallel()
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := FromYAML(t.Context(), "fifo", []byte("name: x\nservices: {a: {image: a, secrets: [c]}}\nsecrets: {c: {file: "+fifo+"}}"))
+	if want := "fifo:3: secrets.c.file: " + fifo + " is not a regular file"; err == nil || err.Error() != want {
+		t.Errorf("the error is %v, and not %s", err, want)
 	}
 }
 

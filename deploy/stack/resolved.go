@@ -185,7 +185,7 @@ func (l *Loaded) inline(ps *problems, p keys, c types.ConfigObjConfig) types.Con
 	if c.Content != "" && c.Environment == "" {
 		return c
 	}
-	t := &translation{problems: ps, project: l.project, contents: nil, local: ps.src.local}
+	t := &translation{problems: ps, project: l.project, read: map[string][]byte{}, local: ps.src.local}
 	content, ok := t.content(p, types.FileObjectConfig(c))
 	if !ok {
 		return c

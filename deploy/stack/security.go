@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -57,19 +60,33 @@ func (t *translation) seccomp(file string) (string, error) {
 // travels with the stack.
 const maxFile = 1 << 20
 
-// readFile reads a regular file of at most maxFile.
+// readFile reads a regular file of at most maxFile. One of /proc or /sys is refused:
+// some of them are read for ever.
 func readFile(name string) ([]byte, error) {
-	info, err := os.Stat(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not wait for its writer
 	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
 		return nil, err
 	}
 	switch {
 	case info.IsDir():
 		return nil, runner.Errorf(runner.ErrInvalid, "%s is a directory", name)
-	case !info.Mode().IsRegular():
+	case !info.Mode().IsRegular(), fs.Type == unix.PROC_SUPER_MAGIC, fs.Type == unix.SYSFS_MAGIC:
 		return nil, runner.Errorf(runner.ErrInvalid, "%s is not a regular file", name)
 	case info.Size() > maxFile:
 		return nil, runner.Errorf(runner.ErrInvalid, "%s has %d bytes, and %d are allowed", name, info.Size(), maxFile)
 	}
-	return os.ReadFile(name)
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile { // it grows
+		return nil, runner.Errorf(runner.ErrInvalid, "%s has more than the %d bytes that are allowed", name, maxFile)
+	}
+	return data, err
 }

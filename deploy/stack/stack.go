@@ -136,7 +136,10 @@ func load(ctx context.Context, src *sources, details types.ConfigDetails, option
 	}
 	project = project.WithoutUnresolvedOptionalDependencies().WithoutUnnecessaryResources()
 	vars.tell(ps)
-	t := &translation{problems: ps, project: project, model: src.model, contents: deploy.Contents{}, local: src.local}
+	t := &translation{
+		problems: ps, project: project, model: src.model, local: src.local,
+		contents: deploy.Contents{}, read: map[string][]byte{},
+	}
 	return t.translate(ctx)
 }
 
