@@ -17,7 +17,7 @@ type translation struct {
 	project  *types.Project
 	model    map[string]any // what the project was made of
 	contents deploy.Contents
-	local    bool // the files that it names are those of its author
+	local    bool              // the files that it names are those of its author
 	read     map[string][]byte // files of configs and secrets, by their names
 	jobs     map[string]bool
 	links    map[string]map[string][]string // further names of a service, by network
