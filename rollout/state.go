@@ -57,8 +57,11 @@ func (n *Node) turnEnds(deadline time.Duration) time.Time {
 	return end
 }
 
-// runs says whether the node runs a digest, and does nothing else.
-func (n *Node) runs(digest string) bool { return n.State == NodeRunning && n.Running == digest }
+// runs says whether the node runs a digest, and deploys nothing: it may have failed to run
+// another one.
+func (n *Node) runs(digest string) bool {
+	return n.Running == digest && (n.State == NodeRunning || n.State == NodeFailed && n.Target != digest)
+}
 
 // busy says whether the node deploys, or is about to.
 func (n *Node) busy(now time.Time) bool {

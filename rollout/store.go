@@ -76,14 +76,22 @@ func (s *Store) Tick(ctx context.Context, ref Ref) error {
 
 // Pause has no other node deploy until Resume. It fails with ErrUnknown or ErrState.
 func (s *Store) Pause(ctx context.Context, ref Ref, by string) error {
-	_, err := s.evaluate(ctx, ref, nil, func(st *State) error { return pause(st, by, s.now()) })
-	return err
+	return s.steer(ctx, ref, func(st *State) error { return pause(st, by, s.now()) })
 }
 
 // Resume has a rollout go on that was paused, or that failures have stopped: they are
 // forgiven. It fails with ErrUnknown or ErrState.
 func (s *Store) Resume(ctx context.Context, ref Ref) error {
-	_, err := s.evaluate(ctx, ref, nil, func(st *State) error { return resume(st, s.now()) })
+	return s.steer(ctx, ref, func(st *State) error { return resume(st, s.now()) })
+}
+
+// steer changes a rollout, which is that of what the tag names now, whether or not a node
+// has asked yet.
+func (s *Store) steer(ctx context.Context, ref Ref, change func(*State) error) error {
+	if err := s.Tick(ctx, ref); err != nil {
+		return err
+	}
+	_, err := s.evaluate(ctx, ref, nil, change)
 	return err
 }
 

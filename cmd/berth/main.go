@@ -44,7 +44,7 @@ func newRootCmd() *cobra.Command {
 	root.AddCommand(newLsCmd(), newTagsCmd(), newInspectCmd(), newRmCmd(), newCopyCmd())
 	root.AddCommand(newUserCmd(), newTokenCmd(), newPolicyCmd())
 	root.AddCommand(newReadyCmd())
-	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd())
+	root.AddCommand(newGCCmd(), newNodesCmd(), newHistoryCmd(), newRollbackCmd(), newRolloutCmd())
 	root.AddCommand(newScrubCmd())
 	root.AddCommand(newDuCmd(), newRetentionCmd(), newImportCmd())
 	root.AddCommand(newMirrorCmd(), newReplicationCmd())
