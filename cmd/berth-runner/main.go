@@ -36,7 +36,7 @@ func newRootCmd() *cobra.Command {
 		return err
 	}
 	root.AddCommand(newStackCmds()...)
-	root.AddCommand(newServeCmd(), cli.NewVersionCmd("berth-runner", version),
+	root.AddCommand(newServeCmd(), newTrustCmd(), cli.NewVersionCmd("berth-runner", version),
 		cli.NewConfigCmd("berth-runner", "BERTH_RUNNER", "/etc/berth/runner.yaml", check, runnerconfig.Example))
 	return root
 }

@@ -207,7 +207,14 @@ func (p *Policy) fetchOnce(ctx context.Context, set *ruleSet, c candidate, sourc
 		// It goes on if the one who came first leaves: others may wait for it.
 		fctx, cancel := context.WithTimeout(p.lifetime(), patience)
 		defer cancel()
-		return nil, p.fetch(fctx, c, sources)
+		if _, ok := set.passed.Load(c.origin); ok {
+			return nil, nil //nolint:nilnil // somebody else was faster
+		}
+		err := p.fetch(fctx, c, sources)
+		if err == nil {
+			set.pass(c)
+		}
+		return nil, err
 	})
 	select {
 	case r := <-done:
