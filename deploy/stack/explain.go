@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
@@ -119,6 +120,25 @@ func (s *sources) split(dotted string) keys {
 		p, parts = append(p, key), parts[n:]
 	}
 	return p
+}
+
+// withoutVersion returns a file without the key that Compose once had, in as many
+// lines: compose-go would tell of it by a logger of its own.
+func withoutVersion(ps *problems, f *source) []byte {
+	lines := bytes.Split(f.data, []byte("\n"))
+	changed := false
+	for _, doc := range f.parse() {
+		for _, at := range step(place{file: f, value: doc}, "version") {
+			if n := at.key; n != nil && n.Column == 1 && n.Line <= len(lines) && bytes.HasPrefix(lines[n.Line-1], []byte("version:")) && at.value.Line == n.Line {
+				lines[n.Line-1], changed = nil, true
+				ps.warnings = append(ps.warnings, Problem{File: f.name, Line: n.Line, Path: "version", Message: "is obsolete, and not looked at"})
+			}
+		}
+	}
+	if !changed {
+		return f.data
+	}
+	return bytes.Join(lines, []byte("\n"))
 }
 
 // clone copies what YAML is decoded into.

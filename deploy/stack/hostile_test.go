@@ -131,6 +131,18 @@ func TestHuge(t *testing.T) {
 	}
 }
 
+// TestNothing has neither content nor a name: no file is looked for.
+func TestNothing(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "compose.yaml")
+	if err := os.WriteFile(file, []byte("name: x\nservices: {a: {image: a}}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FromYAML(t.Context(), file, nil); err == nil || !strings.Contains(err.Error(), "empty compose file") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 // TestFIFO has a secret that nobody writes.
 func TestFIFO(t *testing.T) {
 	t.Parallel()

@@ -98,6 +98,9 @@ func FromYAML(ctx context.Context, name string, data []byte) (*Loaded, error) {
 	if len(data) > MaxSize {
 		return nil, runner.Errorf(runner.ErrInvalid, "%s: %d bytes are too much for a Compose file: %d are allowed", name, len(data), MaxSize)
 	}
+	if data == nil { // which has compose-go read a file
+		data = []byte{}
+	}
 	src := &sources{dir: "/", files: []*source{{name: name, data: data}}}
 	if err := checkPublished(src); err != nil {
 		return nil, err
@@ -119,6 +122,9 @@ func FromYAML(ctx context.Context, name string, data []byte) (*Loaded, error) {
 // load parses, checks and translates.
 func load(ctx context.Context, src *sources, details types.ConfigDetails, options ...func(*loader.Options)) (*Loaded, error) {
 	ps := &problems{src: src}
+	for i, f := range src.files {
+		details.ConfigFiles[i].Content = withoutVersion(ps, f)
+	}
 	vars := &variables{}
 	options = append(options, vars.option)
 	model, err := loader.LoadModelWithContext(ctx, details, options...)
