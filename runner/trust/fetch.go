@@ -63,7 +63,7 @@ var errTooMany = errors.New("there are too many, or they are too large, to look 
 
 // take takes a document from the budget.
 func (b *budget) take(size int64) error {
-	if size > maxDocument {
+	if size < 0 || size > maxDocument {
 		return fmt.Errorf("one has %d bytes; at most %d are allowed", size, maxDocument)
 	}
 	b.documents--
