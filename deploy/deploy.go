@@ -74,7 +74,7 @@ func (u *unit) admit(in *intent) (int, error) {
 	if err := u.store.saveContents(&in.stack, in.contents); err != nil {
 		return 0, err
 	}
-	if err := u.store.saveStack(number, &versioned{Stack: &in.stack, Versions: in.versions}); err != nil {
+	if err := u.saveStack(number, &versioned{Stack: &in.stack, Versions: in.versions}); err != nil {
 		return 0, err
 	}
 	return number, u.update(func(r *record) {
@@ -163,7 +163,7 @@ func (d *deployment) pin(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := d.u.store.saveStack(d.number, d.to); err != nil {
+	if err := d.u.saveStack(d.number, d.to); err != nil {
 		return err
 	}
 	return d.u.update(func(r *record) { r.revision(d.number).Images = imagesOf(stack) })
@@ -174,7 +174,7 @@ func (d *deployment) compare(ctx context.Context) error {
 	rec := d.u.record()
 	var err error
 	if rec.Current != 0 {
-		if d.from, err = d.u.store.stack(rec.Current); err != nil {
+		if d.from, err = d.u.stack(rec.Current); err != nil {
 			return err
 		}
 	}

@@ -82,7 +82,7 @@ func (u *unit) back(ctx context.Context, op *operation, number int, outcome Outc
 	rec := u.record()
 	var from *versioned
 	if rec.Current != 0 {
-		if from, err = u.store.stack(rec.Current); err != nil {
+		if from, err = u.stack(rec.Current); err != nil {
 			return err
 		}
 	}

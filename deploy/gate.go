@@ -178,26 +178,39 @@ func (w *watched) limit() time.Duration {
 // try looks once whether a container is ready, and returns why not.
 func (w *watched) try(ctx context.Context) (why string, err error) {
 	if w.check != nil {
-		code, output, err := w.u.m.engine.ProbeContainer(ctx, w.ID)
-		switch {
-		case ctx.Err() != nil:
-			return "", context.Cause(ctx)
-		case err != nil:
-			return "health check: " + err.Error(), nil
-		case code != 0:
-			return strings.TrimSpace(fmt.Sprintf("health check: exit code %d: %s", code, lastLine(output))), nil
-		}
-		return "", nil
+		why = w.probe(ctx)
+	} else {
+		why = w.knock(ctx)
 	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	return why, nil
+}
+
+// probe runs the health check once, and returns why it does not pass.
+func (w *watched) probe(ctx context.Context) (why string) {
+	code, output, err := w.u.m.engine.ProbeContainer(ctx, w.ID)
+	switch {
+	case err != nil:
+		return "health check: " + err.Error()
+	case code != 0:
+		return strings.TrimSpace(fmt.Sprintf("health check: exit code %d: %s", code, lastLine(output)))
+	}
+	return ""
+}
+
+// knock connects to the ports once, and returns which of them does not accept.
+func (w *watched) knock(ctx context.Context) (why string) {
 	for _, addr := range w.ports {
 		dialCtx, cancel := context.WithTimeout(ctx, lastLook)
 		err := w.u.m.dial(dialCtx, addr)
 		cancel()
 		if err != nil {
-			return fmt.Sprintf("port %d does not accept connections", addr.Port()), nil
+			return fmt.Sprintf("port %d does not accept connections", addr.Port())
 		}
 	}
-	return "", nil
+	return ""
 }
 
 // steady watches a container for a while.
@@ -260,15 +273,12 @@ func (w *watched) sleep(ctx context.Context, d time.Duration) error {
 
 func (w *watched) ended(ctx context.Context, code int) error {
 	err := w.fails(ctx, fmt.Sprintf("it ended with exit code %d", code))
-	var gate *gateError
-	if errors.As(err, &gate) {
-		gate.exit = code
-	}
+	err.exit = code
 	return err
 }
 
 // fails returns the error of a gate, with the last lines of the container's log.
-func (w *watched) fails(ctx context.Context, reason string) error {
+func (w *watched) fails(ctx context.Context, reason string) *gateError {
 	return &gateError{svc: w.svc, container: w.replica, reason: reason, log: w.u.lastLines(ctx, w.ID)}
 }
 
@@ -281,7 +291,7 @@ func (u *unit) lastLines(ctx context.Context, id string) []string {
 		return nil
 	}
 	var out tail
-	_ = stream.Copy(ctx, runner.Streams{Stdout: &out, Stderr: &out}) // what there is is shown
+	_ = stream.Copy(ctx, runner.Streams{Stdout: &out, Stderr: &out}) // as much as there is
 	text := strings.TrimRight(strings.ToValidUTF8(string(out.b), "�"), "\n")
 	if text == "" {
 		return nil

@@ -71,7 +71,7 @@ func (u *unit) kept(rec record) (map[int]*versioned, error) {
 	if rec.Current == 0 {
 		return kept, nil
 	}
-	current, err := u.store.stack(rec.Current)
+	current, err := u.stack(rec.Current)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (u *unit) kept(rec record) (map[int]*versioned, error) {
 		if rev.Outcome != Deployed || rev.Number >= rec.Current {
 			continue
 		}
-		v, err := u.store.stack(rev.Number)
+		v, err := u.stack(rev.Number)
 		if errors.Is(err, runner.ErrNotFound) {
 			continue
 		}
@@ -135,7 +135,7 @@ func (u *unit) prune() error {
 	var stacks []*Stack
 	jobs := map[string]bool{}
 	for number := range keep {
-		v, err := u.store.stack(number)
+		v, err := u.stack(number)
 		if errors.Is(err, runner.ErrNotFound) {
 			continue
 		}
@@ -158,7 +158,7 @@ func (u *unit) prune() error {
 			return err
 		}
 	}
-	if err := u.store.forget(keep); err != nil {
+	if err := u.forget(keep); err != nil {
 		return err
 	}
 	return u.store.forgetContents(stacks)

@@ -205,7 +205,7 @@ func (m *Manager) Plan(ctx context.Context, req Request) (Plan, error) {
 	if u, err := m.unit(stack.Name); err == nil {
 		rec = u.record()
 		if rec.Current != 0 {
-			if o.from, err = u.store.stack(rec.Current); err != nil {
+			if o.from, err = u.stack(rec.Current); err != nil {
 				return Plan{}, err
 			}
 		}

@@ -81,7 +81,7 @@ func (u *unit) removeContainers(ctx context.Context, op *operation, rec record) 
 		return err
 	}
 	var order []*Service
-	if v, err := u.store.stack(rec.Current); err == nil {
+	if v, err := u.stack(rec.Current); err == nil {
 		if order, err = ordered(v.Stack); err != nil {
 			order = nil // all at once
 		}
@@ -111,7 +111,7 @@ func (u *unit) removeContainers(ctx context.Context, op *operation, rec record) 
 // removeNetworks removes the networks that the stack has made for a revision. One that
 // somebody else uses is left.
 func (u *unit) removeNetworks(ctx context.Context, revision int) {
-	v, err := u.store.stack(revision)
+	v, err := u.stack(revision)
 	if err != nil {
 		return // it is not remembered
 	}
@@ -128,7 +128,7 @@ func (u *unit) removeNetworks(ctx context.Context, revision int) {
 
 // removeVolumes removes the volumes that the stack has made for a revision.
 func (u *unit) removeVolumes(ctx context.Context, op *operation, revision int) error {
-	v, err := u.store.stack(revision)
+	v, err := u.stack(revision)
 	if errors.Is(err, runner.ErrNotFound) {
 		return nil
 	}

@@ -130,7 +130,7 @@ func (u *unit) repair(ctx context.Context) (later bool, err error) {
 	case rec.Current == 0:
 		return false, errors.Join(u.sweep(ctx, false), u.prune())
 	}
-	v, err := u.store.stack(rec.Current)
+	v, err := u.stack(rec.Current)
 	if err != nil {
 		return false, err
 	}

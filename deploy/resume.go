@@ -3,6 +3,8 @@ package deploy
 import (
 	"context"
 	"errors"
+
+	"github.com/moby/moby/api/types/container"
 )
 
 // errEnded is why a revision goes back that was cut short.
@@ -63,24 +65,49 @@ func (u *unit) goOn(ctx context.Context, op *operation, at under) (Revision, err
 // finish ends the deployment of a revision that has the traffic: its gate has to hold
 // again.
 func (u *unit) finish(ctx context.Context, op *operation, at under) (Revision, error) {
-	to, err := u.store.stack(at.Revision)
+	to, err := u.stack(at.Revision)
 	if err != nil {
 		return u.fail(ctx, op, at.Revision, err)
 	}
 	rec := u.record()
 	var from *versioned
 	if rec.Current != 0 {
-		if from, err = u.store.stack(rec.Current); err != nil {
+		if from, err = u.stack(rec.Current); err != nil {
 			return u.fail(ctx, op, at.Revision, err)
 		}
 	}
-	if err = u.restore(ctx, op, to, at.Revision); err == nil {
+	if err = u.endedMeanwhile(ctx, from, to); err == nil {
+		err = u.restore(ctx, op, to, at.Revision)
+	}
+	if err == nil {
 		err = u.holdAgain(ctx, op, from, to)
 	}
 	if err != nil {
 		return u.fail(ctx, op, at.Revision, err)
 	}
 	return u.commit(ctx, at.Revision, from, to)
+}
+
+// endedMeanwhile returns the error of a gate if a new container has ended while nobody
+// looked.
+func (u *unit) endedMeanwhile(ctx context.Context, from, to *versioned) error {
+	found, err := u.m.find(ctx, u.name)
+	if err != nil {
+		return err
+	}
+	for i := range to.Stack.Services {
+		svc := &to.Stack.Services[i]
+		if svc.Job || from.version(svc.Name) == to.version(svc.Name) || svc.Update.FailureAction == OnFailureContinue {
+			continue
+		}
+		for _, r := range to.target(found, svc) {
+			if r.State == container.StateExited {
+				w := &watched{u: u, svc: svc, replica: r}
+				return w.ended(ctx, u.exitCode(ctx, r.ID))
+			}
+		}
+	}
+	return nil
 }
 
 // holdAgain holds the gate of the services that have another version than before.

@@ -22,7 +22,7 @@ func (m *Manager) Rollback(ctx context.Context, stack string, to int, by string,
 		if err != nil {
 			return nil, err
 		}
-		v, err := u.store.stack(rev.Number)
+		v, err := u.stack(rev.Number)
 		if err != nil {
 			return nil, err
 		}
@@ -70,7 +70,7 @@ func (m *Manager) Scale(ctx context.Context, stack string, replicas map[string]i
 		if rec.Current == 0 {
 			return nil, runner.Errorf(runner.ErrNotFound, "stack %s has no revision in service", stack)
 		}
-		v, err := u.store.stack(rec.Current)
+		v, err := u.stack(rec.Current)
 		if err != nil {
 			return nil, err
 		}

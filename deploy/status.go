@@ -51,7 +51,7 @@ func (m *Manager) History(ctx context.Context, stack string) ([]Revision, error)
 	list := u.record().Revisions
 	slices.Reverse(list)
 	for i := range list {
-		v, err := u.store.stack(list[i].Number)
+		v, err := u.stack(list[i].Number)
 		if err != nil {
 			continue // it was just forgotten
 		}
@@ -84,7 +84,7 @@ func (m *Manager) Stack(_ context.Context, stack string, revision int) (Stack, e
 	if rec.revision(revision) == nil {
 		return Stack{}, runner.Errorf(runner.ErrNotFound, "stack %s has no revision %d, or does not remember it", stack, revision)
 	}
-	v, err := u.store.stack(revision)
+	v, err := u.stack(revision)
 	if err != nil {
 		return Stack{}, err
 	}
@@ -106,7 +106,7 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 	if shown == 0 {
 		return s, nil // nothing that it had was ever in service
 	}
-	v, err := u.store.stack(shown)
+	v, err := u.stack(shown)
 	if err != nil {
 		return s, err
 	}

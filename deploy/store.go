@@ -98,7 +98,8 @@ func (s store) path(elem ...string) string {
 
 func (s store) load() (record, error) {
 	var r record
-	return r, readJSON(s.path("record.json"), &r)
+	err := readJSON(s.path("record.json"), &r)
+	return r, err
 }
 
 // save makes the record durable.

@@ -60,15 +60,15 @@ func aliases(svc *Service) map[string][]string {
 // not run get none, unless all are.
 func even(list []replica) []runner.Backend {
 	var backends []runner.Backend
-	any := false
+	some := false
 	for _, r := range list {
 		weight := 0
 		if r.running() && r.Health != container.Unhealthy {
-			weight, any = 1, true
+			weight, some = 1, true
 		}
 		backends = append(backends, runner.Backend{Container: r.ID, Weight: weight})
 	}
-	if !any {
+	if !some {
 		for i := range backends {
 			backends[i].Weight = 1
 		}

@@ -31,6 +31,7 @@ type unit struct {
 	ports  map[string]network.PortMap
 	routes []EdgeRoute
 	routed bool
+	stacks map[int]*versioned  // what revisions are made of, as far as it was read
 	tries  map[string]*backoff // of containers that were started again, by ID
 	ails   string              // why the last repair failed
 	poked  bool                // a repair is to come
@@ -39,7 +40,7 @@ type unit struct {
 func (m *Manager) newUnit(name string) *unit {
 	return &unit{
 		m: m, name: name, store: store{filepath.Join(m.dir, name)}, turn: make(chan struct{}, 1), rec: record{Name: name},
-		drains: map[string]*draining{}, tries: map[string]*backoff{},
+		drains: map[string]*draining{}, tries: map[string]*backoff{}, stacks: map[int]*versioned{},
 	}
 }
 
@@ -68,6 +69,41 @@ func (u *unit) update(change func(r *record)) error {
 	}
 	u.rec = r
 	return nil
+}
+
+// stack returns what a revision is made of, which nobody may change, or
+// runner.ErrNotFound.
+func (u *unit) stack(number int) (*versioned, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if v := u.stacks[number]; v != nil {
+		return v, nil
+	}
+	v, err := u.store.stack(number)
+	if err == nil {
+		u.stacks[number] = v
+	}
+	return v, err
+}
+
+// saveStack makes durable what a revision is made of.
+func (u *unit) saveStack(number int, v *versioned) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.stacks, number)
+	return u.store.saveStack(number, v)
+}
+
+// forget forgets what all other revisions are made of.
+func (u *unit) forget(keep map[int]bool) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for number := range u.stacks {
+		if !keep[number] {
+			delete(u.stacks, number)
+		}
+	}
+	return u.store.forget(keep)
 }
 
 // operation is something that is done about a stack, one at a time.
@@ -129,7 +165,7 @@ func (u *unit) end(op *operation, result Revision, err error) {
 func (u *unit) run(ctx context.Context, op *operation, do func(ctx context.Context) (Revision, error)) {
 	u.m.work.Go(func() {
 		var result Revision
-		err := context.Cause(ctx)
+		var err error
 		select {
 		case u.turn <- struct{}{}:
 			result, err = do(ctx)
