@@ -22,6 +22,9 @@ const (
 	maxRange = 1000    // ports of an element of ports
 )
 
+// maxServices bounds the services of a stack.
+const maxServices = 1000
+
 // checkPublished refuses what would have compose-go read files of this host, or work
 // for minutes.
 func checkPublished(s *sources) error {
@@ -42,6 +45,9 @@ func checkPublished(s *sources) error {
 			ps.addf(keys{"include"}, "%s", alone)
 		}
 		for _, services := range step(root, "services") {
+			if n := len(resolve(services.value).Content) / 2; n > maxServices {
+				ps.addf(keys{"services"}, "%d services are more than the %d that a stack may have", n, maxServices)
+			}
 			refuseLocalServices(ps, resolve(services.value))
 		}
 	}

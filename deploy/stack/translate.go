@@ -37,6 +37,9 @@ func (t *translation) translate(ctx context.Context) (*Loaded, error) {
 	l.Rollout = t.topExtension(&l.Stack)
 	t.findJobs()
 	t.findLinks()
+	if n := len(t.project.Services); n > maxServices {
+		t.addf(keys{"services"}, "%d services are more than the %d that a stack may have", n, maxServices)
+	}
 	for _, name := range slices.Sorted(maps.Keys(t.project.Services)) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
