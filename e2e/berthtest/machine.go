@@ -151,10 +151,13 @@ func (m *Machine) boot() {
 	m.open()
 }
 
+// namespaces are those of a machine, in the order in which they are entered.
+var namespaces = []string{"mnt", "net", "ipc", "uts", "cgroup", "pid"}
+
 // open opens the namespaces of the machine.
 func (m *Machine) open() {
 	m.tb.Helper()
-	for _, name := range []string{"mnt", "net", "ipc", "uts", "cgroup", "pid"} {
+	for _, name := range namespaces {
 		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", m.init.cmd.Process.Pid, name))
 		if err != nil {
 			m.tb.Fatal(err)
