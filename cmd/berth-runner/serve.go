@@ -112,12 +112,16 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return err
 	}
 	defer func() { err = errors.Join(err, deployed.Close()) }()
+	following, err := newFollowers(ctx, cfg, e, deployed, log)
+	if err != nil {
+		return err
+	}
 	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded, setTrust: e.SetTrust}
 	m := newMetrics(e)
 	s.metrics = daemon.Operations(m, s.ready)
 	defer s.close()
 	docker := api.New(e, api.Options{Log: log, Version: version, Observe: m.observe})
-	if err := s.listen(ctx, withStacks(docker, deployed, log, m)); err != nil {
+	if err := s.listen(ctx, withStacks(docker, deployed, following, log, m)); err != nil {
 		return err
 	}
 	stopReports, err := startReports(ctx, cfg, e, log)
@@ -125,6 +129,7 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return err
 	}
 	defer stopReports()
+	defer following.start(ctx)()
 	log.InfoContext(ctx, "ready", "version", version, "data", cfg.Data, "use", "export DOCKER_HOST=unix://"+cfg.Socket.Path)
 	if err := s.run(ctx, signals); err != nil {
 		return err

@@ -25,8 +25,8 @@ func openStacks(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine, 
 }
 
 // withStacks serves stacks beside what docker is served.
-func withStacks(docker http.Handler, m *deploy.Manager, log *slog.Logger, o *metrics) http.Handler {
-	h := daemon.Bodies(stacks.New(m, stacks.Options{Log: log, Observe: o.observe}), patience)
+func withStacks(docker http.Handler, m *deploy.Manager, f followers, log *slog.Logger, o *metrics) http.Handler {
+	h := daemon.Bodies(stacks.New(m, stacks.Options{Log: log, Observe: o.observe, Following: f.status}), patience)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, stacks.Prefix) {
 			h.ServeHTTP(w, r)
