@@ -219,6 +219,9 @@ func (d *deployment) explainFailure(ctx context.Context, f *deploy.Failure) erro
 		}
 	}
 	text := f.Reason
+	if f.Container != "" {
+		text = f.Container + ": " + text
+	}
 	if f.Service != "" {
 		text = fmt.Sprintf("service %s: %s", f.Service, text)
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -63,6 +65,7 @@ func (d *lineDisplay) end(bool) {}
 func eventText(e deploy.Event) string {
 	text := printable(e.Message)
 	switch {
+	case e.Container != "" && strings.Contains(e.Message, e.Container): // it says so itself
 	case e.Container != "":
 		text = printable(e.Container) + ": " + text
 	case e.Service != "":
@@ -96,20 +99,20 @@ type liveRow struct {
 func newLiveDisplay(w io.Writer, services []string) *liveDisplay {
 	d := &liveDisplay{p: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh()), rows: map[string]*liveRow{}}
 	for _, name := range services {
-		d.row(name)
+		d.row(name, "")
 	}
 	return d
 }
 
 // row returns the line of a service; that of none is the stack's own.
-func (d *liveDisplay) row(name string) *liveRow {
+func (d *liveDisplay) row(name, stack string) *liveRow {
 	if r, ok := d.rows[name]; ok {
 		return r
 	}
-	r := &liveRow{name: name}
+	r := &liveRow{name: cmp.Or(name, stack)}
 	d.rows[name] = r
 	d.mu.Lock()
-	d.width = max(d.width, len(name))
+	d.width = max(d.width, len(r.name))
 	d.mu.Unlock()
 	// Not under the lock, which drawing takes.
 	r.bar = d.p.New(0, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.PrependDecorators(decor.Any(func(s decor.Statistics) string {
@@ -142,7 +145,7 @@ func (d *liveDisplay) event(e deploy.Event) {
 		_, _ = fmt.Fprintln(d.p, eventText(e)) // a terminal that is gone shows nothing
 		return
 	}
-	r := d.row(e.Service)
+	r := d.row(e.Service, e.Stack)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch e.Kind {

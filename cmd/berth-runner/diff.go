@@ -108,7 +108,7 @@ func (d *differ) desired(ctx context.Context, files *composeFlags) (stack string
 	if !differs && !changes(p) {
 		return stack, false, nil
 	}
-	_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "\nTo deploy it would be, for %s", planText(p))
+	_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "\nTo deploy it would do this:\n%s", planText(p))
 	return stack, true, err
 }
 
@@ -216,7 +216,7 @@ func servicePart(part map[string]any, s deploy.Service) map[string]any {
 	part["deploy"] = deployed
 	contents := map[string]string{}
 	for _, f := range s.Files {
-		contents[f.Name] = string(f.Content)
+		contents[f.Name] = short(f.Content)
 	}
 	if len(contents) > 0 {
 		part["x-contents"] = contents

@@ -189,7 +189,8 @@ func TestClientTakesNothing(t *testing.T) {
 	}
 }
 
-// TestDaemonLeaves has the daemon go away while a client watches.
+// TestDaemonLeaves has the daemon go away while a client watches, before it has begun
+// to answer and after.
 func TestDaemonLeaves(t *testing.T) {
 	t.Parallel()
 	f := &fake{events: []deploy.Event{{Kind: deploy.EventStep}}, during: func(ctx context.Context, _ func(deploy.Event)) { <-ctx.Done() }}
@@ -197,6 +198,15 @@ func TestDaemonLeaves(t *testing.T) {
 	_, err := c.Deploy(t.Context(), whole(), func(deploy.Event) { _ = d.server.Close() })
 	if !errors.Is(err, runner.ErrUnavailable) {
 		t.Errorf("got %v, want a %v", err, runner.ErrUnavailable)
+	}
+	f = &fake{}
+	d, c = connect(t, f)
+	f.during = func(ctx context.Context, _ func(deploy.Event)) {
+		_ = d.server.Close()
+		<-ctx.Done()
+	}
+	if _, err := c.Rollback(t.Context(), "shop", 0, "", nil); !errors.Is(err, runner.ErrUnavailable) {
+		t.Errorf("before the answer: got %v, want a %v", err, runner.ErrUnavailable)
 	}
 }
 

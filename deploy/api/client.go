@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"syscall"
 
 	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/runner"
@@ -145,7 +146,7 @@ func (c *Client) watch(ctx context.Context, method, path string, body any, watch
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return runner.Errorf(runner.ErrUnavailable, "the daemon went away: %w", err)
+			return errGone(err)
 		}
 		switch {
 		case l.Event != nil && watch != nil:
@@ -159,6 +160,10 @@ func (c *Client) watch(ctx context.Context, method, path string, body any, watch
 			return nil
 		}
 	}
+}
+
+func errGone(err error) error {
+	return runner.Errorf(runner.ErrUnavailable, "the daemon went away: %w", err)
 }
 
 // send sends a request and returns the answer, or what it says is wrong.
@@ -183,6 +188,9 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	resp, err := c.http.Do(req)
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // the URL says nothing to anybody
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return nil, errGone(err) // it may have got the request
 	}
 	if err != nil {
 		return nil, err

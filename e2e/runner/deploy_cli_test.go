@@ -42,6 +42,7 @@ func TestDeployCommands(t *testing.T) {
 		{"rollback", s.rollback},
 		{"scale and logs", s.scaleAndLogs},
 		{"interrupt and cancel", s.interrupt},
+		{"killed runner", s.killedRunner},
 		{"detach", s.detach},
 		{"remove", s.remove},
 	} {
@@ -118,7 +119,7 @@ func (s *shop) nothingYet(t *testing.T) {
 	s.says(t, s.command(t, "v1", "status"), `^STACK +REVISION +SERVICES +READY +STATE$`)
 	s.failsWith(t, s.command(t, "v1", "status", "shop"), 1, `there is no stack "shop", and no other: deploy one with 'berth-runner deploy`)
 	s.failsWith(t, s.command(t, "v1", "deploy", "-f", "none.yaml"), 1, `none\.yaml`)
-	s.says(t, s.command(t, "v1", "diff"), `service web`, `\+image: .*/web:v1$`, `^To deploy it would be, for shop, revision 1:`)
+	s.says(t, s.command(t, "v1", "diff"), `service web`, `\+image: .*/web:v1$`, `^To deploy it would do this:\nshop, revision 1:`)
 	out := s.says(t, s.command(t, "v1", "deploy", "--dry-run"), `^shop, revision 1:`, `^create +web +shop-web-r1-1 shop-web-r1-2`)
 	if ps := s.docker.Run("ps", "-aq"); ps != "" {
 		t.Errorf("a dry run makes containers:\n%s%s", out, ps)
@@ -145,8 +146,11 @@ func (s *shop) status(t *testing.T) {
 		t.Errorf("as JSON the status is %+v", status)
 	}
 	s.says(t, s.command(t, "v1", "diff", "--exit-code"))
+	s.says(t, s.command(t, "v1", "__complete", "status", ""), `^shop$`)
+	s.says(t, s.command(t, "v1", "__complete", "scale", "shop", ""), `^web=$`, `^worker=$`)
+	s.says(t, s.command(t, "v1", "__complete", "logs", "shop", ""), `^web$`, `^worker$`)
 	s.failsWith(t, s.command(t, "v2", "diff", "--exit-code"), 1,
-		`^--- service web, in service$`, `^-image: \S+/web:v1$`, `^\+image: \S+/web:v2$`, `^To deploy it would be, for shop, revision 2:`,
+		`^--- service web, in service$`, `^-image: \S+/web:v1$`, `^\+image: \S+/web:v2$`, `^To deploy it would do this:\nshop, revision 2:`,
 		`^create +web +shop-web-r2-1 shop-web-r2-2`, `^keep +worker +shop-worker-r1-1`)
 }
 
@@ -162,7 +166,7 @@ func (s *shop) secondVersion(t *testing.T) {
 	}
 	s.serves(t, "/", "seedtest web v2")
 	s.serves(t, "/greeting", "good day")
-	s.says(t, s.command(t, "v2", "diff", "shop", "--from", "1"), `^-image: \S+/web:v1@[0-9a-f]{12}$`, `^\+image: \S+/web:v2@[0-9a-f]{12}$`, `^\+  greeting: sha256:`)
+	s.says(t, s.command(t, "v2", "diff", "shop", "--from", "1"), `^-image: \S+/web:v1@[0-9a-f]{12}$`, `^\+image: \S+/web:v2@[0-9a-f]{12}$`, `^\+  greeting: [0-9a-f]{12}$`)
 }
 
 func (s *shop) brokenVersion(t *testing.T) {
@@ -230,9 +234,35 @@ func (s *shop) interrupt(t *testing.T) {
 	s.says(t, s.command(t, "v2", "history", "shop"), `^7 .* cancelled`)
 }
 
+// killedRunner has the runner be killed while the command watches, which says so, and
+// what becomes of the deployment.
+func (s *shop) killedRunner(t *testing.T) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.failsWith(t, s.command(t, "v1", "deploy").Env("MONITOR=1m"), 1,
+			`^berth-runner: shop: the daemon went away: .* it goes on, or goes back, when the runner runs again: 'berth-runner status shop --wait'`)
+	}()
+	if err := eventually(func() error {
+		if !strings.Contains(s.command(t, "v1", "status").Run(), "deploying revision 8") {
+			return errors.New("it has not begun yet")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.Kill()
+	<-ended
+	s.failsWith(t, s.command(t, "v1", "status"), 1, `no berth-runner answers at unix:///run/berth/runner.sock: is it running\?`)
+	s.Restart()
+	_, _, _ = s.command(t, "v1", "cancel", "shop").Try() // it may have gone back by itself
+	_, _, _ = s.command(t, "v1", "status", "shop", "--wait").Try()
+	s.serves(t, "/", "seedtest web v2")
+}
+
 func (s *shop) detach(t *testing.T) {
 	s.says(t, s.command(t, "v1", "deploy", "--detach"), `^shop: the runner goes on with it: 'berth-runner status shop --wait'`)
-	s.says(t, s.command(t, "v1", "status", "shop", "--wait"), `^shop: revision 8$`)
+	s.says(t, s.command(t, "v1", "status", "shop", "--wait"), `^shop: revision 9$`)
 	s.serves(t, "/", "seedtest web v1")
 }
 
