@@ -1,17 +1,15 @@
 package stack
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // not each host has files of zones
 )
-
-// RolloutAnnotation is the key of a published stack's manifest that has its Rollout as
-// JSON.
-const RolloutAnnotation = "dev.berth.rollout"
 
 // Rollout is how a version spreads over the nodes that follow a stack. The registry
 // keeps to it; its defaults are the registry's.
@@ -35,12 +33,13 @@ type Rollout struct {
 // ends on the next day.
 type Window struct {
 	Days []string `json:"days,omitempty"` // mon, tue, wed, thu, fri, sat, sun; none: all
-	From string   `json:"from"`           // 02:00
-	To   string   `json:"to"`
+	From string   `json:"from,omitempty"` // 02:00; empty: 00:00
+	To   string   `json:"to,omitempty"`   // empty: 24:00
 	Zone string   `json:"zone,omitempty"` // Europe/Berlin; empty: UTC
 }
 
-// MarshalJSON returns the value of the annotation.
+// MarshalJSON returns the value of the annotation dev.berth.rollout of a published
+// stack.
 func (r Rollout) MarshalJSON() ([]byte, error) {
 	out := struct {
 		Parallel    any               `json:"parallel,omitempty"`
@@ -79,8 +78,8 @@ func (t *translation) rollout(p keys) *Rollout {
 		case "window":
 			out.Window = t.window(at)
 		case "deadline":
-			if out.Deadline = t.duration(at, v); out.Deadline == 0 && v != nil {
-				t.addf(at, "a node needs some time")
+			if out.Deadline = t.duration(at, v); out.Deadline < time.Second || out.Deadline > 24*time.Hour {
+				t.addf(at, "a node is given from 1s to 24h")
 			}
 		}
 	}
@@ -89,7 +88,7 @@ func (t *translation) rollout(p keys) *Rollout {
 
 func (t *translation) parallel(p keys, v any) string {
 	if s, ok := v.(string); ok && strings.HasSuffix(s, "%") {
-		if n, err := strconv.Atoi(strings.TrimSuffix(s, "%")); err != nil || n < 1 || n > 100 {
+		if !percent.MatchString(s) {
 			t.addf(p, "%s is no part from 1%% to 100%%", s)
 		}
 		return s
@@ -97,17 +96,31 @@ func (t *translation) parallel(p keys, v any) string {
 	return strconv.Itoa(t.integer(p, v, 1, 1_000_000))
 }
 
+var percent = regexp.MustCompile(`^([1-9]\d?|100)%$`)
+
+// These bound labels of nodes, as the registry does.
+const (
+	maxLabels = 64
+	maxLabel  = 256 // bytes of a name, or a value
+)
+
 func (t *translation) nodes(p keys, v any) map[string]string {
 	m, ok := v.(map[string]any)
 	if !ok {
 		t.addf(p, "must be a mapping of labels that nodes have")
 		return nil
 	}
+	if len(m) > maxLabels {
+		t.addf(p, "%d labels are more than %d", len(m), maxLabels)
+	}
 	out := map[string]string{}
 	for key, v := range m {
 		s, ok := v.(string)
 		if !ok {
 			t.addf(p.at(key), "%v is no string: write it in quotes", v)
+		}
+		if key == "" || len(key) > maxLabel || len(s) > maxLabel {
+			t.addf(p.at(key), "a label has a name and a value of at most %d bytes", maxLabel)
 		}
 		out[key] = s
 	}
@@ -119,22 +132,13 @@ var timeOfDay = regexp.MustCompile(`^([01]\d|2[0-3]):[0-5]\d$`)
 func (t *translation) window(p keys) *Window {
 	out := &Window{}
 	m := t.object(p, "days", "from", "to", "zone")
-	for _, key := range []string{"from", "to"} {
-		s, _ := m[key].(string)
-		if !timeOfDay.MatchString(s) {
-			at := p
-			if _, ok := m[key]; ok {
-				at = p.at(key)
-			}
-			t.addf(at, "%s must be a time of the day like \"02:00\", in quotes", key)
-		}
-		if key == "from" {
-			out.From = s
-		} else {
-			out.To = s
-		}
+	if v, ok := m["from"]; ok {
+		out.From = t.clock(p.at("from"), v)
 	}
-	if out.From != "" && out.From == out.To {
+	if v, ok := m["to"]; ok && v != "24:00" {
+		out.To = t.clock(p.at("to"), v)
+	}
+	if cmp.Or(out.From, "00:00") == out.To {
 		t.addf(p.at("to"), "the window has no length")
 	}
 	if v, ok := m["zone"]; ok {
@@ -147,6 +151,14 @@ func (t *translation) window(p keys) *Window {
 		out.Days = t.days(p.at("days"), v)
 	}
 	return out
+}
+
+func (t *translation) clock(p keys, v any) string {
+	s, _ := v.(string)
+	if !timeOfDay.MatchString(s) {
+		t.addf(p, "%v is no time of the day like \"02:00\", in quotes", v)
+	}
+	return s
 }
 
 func (t *translation) days(p keys, v any) []string {
