@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,20 @@ func TestMutualTLS(t *testing.T) {
 	}
 	if out, _, err := docker("stranger").Try("info", "-f", "{{.ID}}"); err == nil && out != "\n" && out != "" {
 		t.Errorf("a stranger is told %q", out)
+	}
+	// The commands about stacks find certificates where docker does.
+	certs := t.TempDir()
+	for name, file := range map[string]string{"ca.pem": "ca.pem", "cert.pem": "client.pem", "key.pem": "client-key.pem"} {
+		if err := os.Symlink(filepath.Join(dir, file), filepath.Join(certs, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stacks := r.Berth(t, "status", "--host", "tcp://"+addr).Env("DOCKER_CERT_PATH="+certs, "DOCKER_TLS_VERIFY=1")
+	if got := stacks.Run(); !strings.HasPrefix(got, "STACK ") {
+		t.Errorf("over TCP, the stacks are %q", got)
+	}
+	if out, _, err := stacks.Env("DOCKER_CERT_PATH=").Try(); err == nil {
+		t.Errorf("without a certificate, the stacks are %q", out)
 	}
 	for name, config := range map[string]*tls.Config{
 		"by plain HTTP":         nil,
