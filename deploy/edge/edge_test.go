@@ -49,7 +49,7 @@ func newConfig(t *testing.T) edge.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "edge") // short enough for sockets
+	dir, err := os.MkdirTemp("", "edge") //nolint:usetesting // short enough for sockets
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -238,7 +238,7 @@ func Stop(ctx context.Context, o Options) error {
 	defer cancel()
 	status, err := c.Status(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // what does not answer is left over by one that has ended
+		return nil // what does not answer is left over by one that has ended
 	}
 	if err := c.Stop(ctx); err != nil {
 		return fmt.Errorf("stop the HTTP edge (process %d): %w", status.PID, err)

@@ -77,6 +77,7 @@ func (s selector) Select(_ reverseproxy.UpstreamPool, r *http.Request, w http.Re
 // stick makes a client stay with a replica, in place of one that was tried before.
 func stick(w http.ResponseWriter, r *http.Request, name, mark string) {
 	w.Header().Del("Set-Cookie") // only ours can be there before an answer is
+	//nolint:gosec // over HTTP a secure cookie would not come back
 	http.SetCookie(w, &http.Cookie{Name: name, Value: mark, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode})
 }
 

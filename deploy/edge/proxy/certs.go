@@ -177,52 +177,74 @@ func (c *certs) wanted(owners map[string][]deploy.EdgeRoute) map[deploy.TLSMode]
 
 func (c *certs) close() {
 	for _, a := range []*authority{c.acme, c.internal} {
-		a.change(nil)
+		a.keep(nil)
 		a.cache.Stop()
 	}
 }
 
-// change lets go of the names that are not wanted, and returns those that are new, each
-// with the context of what is done for it.
-func (a *authority) change(wanted []string) map[string]context.Context {
+// named is a name with the context of what is done for it.
+type named struct {
+	name string
+	ctx  func() context.Context
+}
+
+// add returns the names that are new.
+func (a *authority) add(wanted []string) []named {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var added []named
+	for _, name := range wanted {
+		if a.names[name] == nil {
+			ctx, cancel := context.WithCancel(context.Background())
+			a.names[name] = cancel
+			added = append(added, named{name, func() context.Context { return ctx }})
+		}
+	}
+	return added
+}
+
+// keep lets go of all names but some.
+func (a *authority) keep(wanted []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, cancel := range a.names {
 		if !slices.Contains(wanted, name) {
 			cancel()
 			delete(a.names, name)
-			if len(a.config.Issuers) > 0 {
-				a.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: name}})
-			}
+			a.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: name}})
 		}
 	}
-	added := map[string]context.Context{}
-	for _, name := range wanted {
-		if a.names[name] == nil {
-			added[name], a.names[name] = context.WithCancel(context.Background())
-		}
-	}
-	return added
 }
 
-// manage has certificates of names, and of no others, when it returns.
-func (a *authority) manage(names []string) error {
-	for name, ctx := range a.change(names) {
-		a.mend(ctx, name)
-		if err := a.config.ManageSync(ctx, []string{name}); err != nil {
-			return fmt.Errorf("certificate of %s: %w", name, err)
+// make has certificates of names when it returns.
+func (a *authority) make(names []string) error {
+	for _, n := range a.add(names) {
+		a.mend(n.ctx(), n.name)
+		if err := a.config.ManageSync(n.ctx(), []string{n.name}); err != nil {
+			a.forget(n.name)
+			return fmt.Errorf("certificate of %s: %w", n.name, err)
 		}
 	}
 	return nil
 }
 
-// manageAsync obtains certificates of names, and of no others, for as long as it takes.
-func (a *authority) manageAsync(names []string) {
-	for name, ctx := range a.change(names) {
-		a.mend(ctx, name)
-		if err := a.config.ManageAsync(ctx, []string{name}); err != nil {
-			a.log.Error("no certificate is obtained", zap.String("name", name), zap.Error(err))
+// obtain obtains certificates of names, for as long as it takes.
+func (a *authority) obtain(names []string) {
+	for _, n := range a.add(names) {
+		a.mend(n.ctx(), n.name)
+		if err := a.config.ManageAsync(n.ctx(), []string{n.name}); err != nil {
+			a.log.Error("no certificate is obtained", zap.String("name", n.name), zap.Error(err))
 		}
+	}
+}
+
+// forget has a name tried again when it is wanted the next time.
+func (a *authority) forget(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if cancel := a.names[name]; cancel != nil {
+		cancel()
+		delete(a.names, name)
 	}
 }
 

@@ -100,6 +100,7 @@ func reply(w http.ResponseWriter, v any, err error) {
 // is there.
 func listenControl(path string) (net.Listener, error) {
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	//nolint:gosec // the path is the daemon's
 	if err := os.Remove(hidden); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -108,6 +109,7 @@ func listenControl(path string) (net.Listener, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // a successor may have it
+	//nolint:gosec // the path is the daemon's
 	if err := errors.Join(os.Chmod(hidden, 0o600), os.Rename(hidden, path)); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

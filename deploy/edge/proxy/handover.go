@@ -30,7 +30,7 @@ func (p *Proxy) handOver(l net.Listener) {
 			return
 		}
 		if err := p.send(c.(*net.UnixConn)); err != nil {
-			p.log.Error("listening sockets are not handed over", "error", err) //nolint:sloglint // of no request
+			p.log.Error("listening sockets are not handed over", "error", err)
 		}
 		_ = c.Close()
 	}

@@ -35,7 +35,10 @@ func newOwnCerts(dir string, log *slog.Logger) (*ownCerts, error) {
 	if _, err := os.ReadDir(dir); err != nil {
 		return nil, err
 	}
-	return o, o.read()
+	if err := o.read(); err != nil {
+		return nil, err
+	}
+	return o, nil
 }
 
 // find returns the certificate for a name, which may be a wildcard; nil: there is none.
@@ -47,7 +50,7 @@ func (o *ownCerts) find(name string) *tls.Certificate {
 	defer o.mu.Unlock()
 	if time.Since(o.looked) > lookEvery {
 		if err := o.read(); err != nil {
-			o.log.Error("certificates are not read again: what was there stays", "dir", o.dir, "error", err) //nolint:sloglint // of no request
+			o.log.Error("certificates are not read again: what was there stays", "dir", o.dir, "error", err)
 		}
 	}
 	if cert := o.byName[name]; cert != nil {

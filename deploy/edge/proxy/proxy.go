@@ -57,14 +57,13 @@ func openWith(o edge.Options, l listeners, lim limits) (*Proxy, error) {
 		}
 		p.httpsPort = port
 	}
-	owners, err := load(o.Routes())
-	if err != nil {
+	var err error
+	if p.owners, err = load(o.Routes()); err != nil {
 		return nil, err
 	}
 	if err := p.register(); err != nil {
 		return nil, err
 	}
-	p.owners = owners
 	if err := caddy.Run(p.config()); err != nil {
 		return nil, fmt.Errorf("serve HTTP: %w", err)
 	}
@@ -86,7 +85,11 @@ func (p *Proxy) begin(ctx caddy.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return p.put(p.owners, next)
+	if err := p.certs.internal.make(p.certs.wanted(p.owners)[deploy.TLSInternal]); err != nil {
+		p.log.ErrorContext(ctx, "a host is served without a certificate", "error", err)
+	}
+	p.put(p.owners, next)
+	return nil
 }
 
 // Set replaces the routes of an owner; none lets go of all. When it returns they are on
@@ -117,22 +120,26 @@ func (p *Proxy) Set(owner string, routes []deploy.EdgeRoute) error {
 	if err != nil {
 		return err
 	}
+	if err := p.certs.internal.make(p.certs.wanted(owners)[deploy.TLSInternal]); err != nil {
+		return err
+	}
 	if err := save(p.o.Routes(), owners); err != nil {
 		return err
 	}
-	return p.put(owners, next)
+	p.put(owners, next)
+	return nil
 }
 
-// put puts a table in force. Certificates of its own authority are made before, those
-// of others obtained from then on.
-func (p *Proxy) put(owners map[string][]deploy.EdgeRoute, next *table) error {
+// put puts a table in force, and lets go of what it does not need. Certificates that
+// others issue are obtained from then on.
+func (p *Proxy) put(owners map[string][]deploy.EdgeRoute, next *table) {
 	wanted := p.certs.wanted(owners)
-	err := p.certs.internal.manage(wanted[deploy.TLSInternal])
 	p.owners = owners
 	p.table.Swap(next).settle()
-	p.certs.acme.manageAsync(wanted[deploy.TLSAuto])
+	p.certs.internal.keep(wanted[deploy.TLSInternal])
+	p.certs.acme.keep(wanted[deploy.TLSAuto])
+	p.certs.acme.obtain(wanted[deploy.TLSAuto])
 	p.sweep(owners)
-	return err
 }
 
 // build makes the table of all routes, of handlers and replicas that are there and

@@ -35,6 +35,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	case e.TLS == deploy.TLSOff && r.TLS != nil:
 		answer(w, r, http.StatusMisdirectedRequest, "this is not served over HTTPS")
 		return nil
+	case e.TLS != deploy.TLSOff && !secure(r) && p.o.HTTPS == "":
+		answer(w, r, http.StatusMisdirectedRequest, "this is served over HTTPS alone, and there is none here")
+		return nil
 	case e.TLS != deploy.TLSOff && !secure(r):
 		p.redirect(w, r)
 		return nil
@@ -46,6 +49,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	if e.StripTo {
 		strip(r, prefix)
 	}
+	w = &writer{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	err := e.handler.ServeHTTP(w, r)
 	if err != nil {
 		p.failure(w, r, e, err)
@@ -74,6 +78,26 @@ func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
+// clientGone is how Caddy says that a client has gone, or has stalled for too long.
+const clientGone = 499
+
+// writer ends the connection of a client that has stalled, for whose rest Caddy would
+// wait.
+type writer struct {
+	*caddyhttp.ResponseWriterWrapper
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *writer) WriteHeader(status int) {
+	if status == clientGone {
+		status = http.StatusRequestTimeout
+	}
+	if status == http.StatusRequestTimeout {
+		w.Header().Set("Connection", "close")
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
 // failure answers a request that no replica has answered.
 func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err error) {
 	status := http.StatusBadGateway
@@ -85,11 +109,10 @@ func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err er
 	if status == http.StatusGatewayTimeout && !errors.As(err, &dial) {
 		status = http.StatusRequestTimeout // replicas have all the time: it is the client who stalled
 	}
-	const clientGone = 499
 	text := ""
 	switch status {
 	case clientGone:
-		w.WriteHeader(clientGone) // for the log: nobody reads it
+		w.WriteHeader(clientGone)
 		return
 	case http.StatusRequestEntityTooLarge:
 		text = fmt.Sprintf("the request has more than %d bytes", e.MaxBody)
@@ -108,9 +131,6 @@ func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err er
 	}
 	header := w.Header()
 	header.Del("Set-Cookie")
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		header.Set("Connection", "close") // the rest of the body is not waited for
-	}
 	answer(w, r, status, text)
 }
 

@@ -16,8 +16,9 @@ type stored struct {
 	Owners map[string][]deploy.EdgeRoute
 }
 
+// load reads the routes. A file that cannot be read is put aside.
 func load(path string) (map[string][]deploy.EdgeRoute, error) {
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(path) //nolint:gosec // the path is the daemon's
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string][]deploy.EdgeRoute{}, nil
 	}
@@ -26,7 +27,12 @@ func load(path string) (map[string][]deploy.EdgeRoute, error) {
 	}
 	var s stored
 	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, fmt.Errorf("routes in %s: %w", path, err)
+		// No crash leaves it like that. Whoever set the routes will do it again.
+		//nolint:gosec // the path is the daemon's
+		if rerr := os.Rename(path, path+".unreadable"); rerr != nil {
+			return nil, errors.Join(fmt.Errorf("routes in %s: %w", path, err), rerr)
+		}
+		s.Owners = nil
 	}
 	if s.Owners == nil {
 		s.Owners = map[string][]deploy.EdgeRoute{}

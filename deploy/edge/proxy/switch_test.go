@@ -73,6 +73,12 @@ func TestSwitch(t *testing.T) {
 	all.Wait()
 	t.Logf("%d requests during %d switches", requests.Load(), switches)
 
+	// Another handler of the route changes nothing for those of the one before.
+	other := routeTo(host, before.upstream(1))
+	other.MaxBody, other.Compress = 1<<20, true
+	if err := p.Set("stack/switch", []edgeRoute{other}); err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		if !events.Scan() {
 			t.Fatalf("the stream has ended: %v", events.Err())
