@@ -20,7 +20,7 @@ test soak: export BERTH_RUNNER_BIN := $(CURDIR)/bin/berth-runner
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## build bin/berth and bin/berth-runner
+build: ## build bin/berth, bin/berth-runner and bin/berth-edge
 	$(GO_BUILD) -o bin/ ./cmd/...
 
 run: build ## start registry and runner on this host
