@@ -79,6 +79,8 @@ func TestHostile(t *testing.T) {
 		{"devices as files", "name: x\nservices: {a: {image: a, configs: [c]}}\nconfigs: {c: {file: /dev/zero}}", "/dev/zero is not a regular file"},
 		{"what is read for ever", "name: x\nservices: {a: {image: a, secrets: [c]}}\nsecrets: {c: {file: /proc/kmsg}}", "/proc/kmsg is not a regular file"},
 		{"many services that are refused", many(500, "  s%d: {image: a, cpu_count: 1}\n"), "and 400 more"},
+		{"many routes", "name: x\nservices: {a: {image: a, labels: {berth.edge.port: '1', berth.edge.host: 'a" + strings.Repeat(",a", 200_000) +
+			"', berth.edge.path: '/" + strings.Repeat(",/", 200_000) + "'}}}", "200001 are more than the 100"},
 		{"many services", many(20_000, "  s%d: {image: a}\n"), "20000 services are more than the 1000"},
 		{"document after document", strings.Repeat("name: x\nservices: {a: {image: a}}\n---\n", 500) + "name: x", ""},
 	} {

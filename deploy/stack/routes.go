@@ -49,6 +49,7 @@ func (t *translation) routes(p keys, s types.ServiceConfig) []deploy.Route {
 		}
 		r := &route{translation: t, service: p, prefix: prefix, values: values}
 		out = append(out, r.read(s))
+		r.claim(out[len(out)-1])
 	}
 	if len(out) > 0 && t.jobs[s.Name] {
 		t.addf(p.at("labels"), "a job has no routes of the edge: it ends")
@@ -114,10 +115,37 @@ func (r *route) read(s types.ServiceConfig) deploy.Route {
 	return out
 }
 
+// claim refuses a route to where another one of the stack leads already.
+func (r *route) claim(made deploy.Route) {
+	hosts, paths := made.Hosts, made.Paths
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	if len(paths) == 0 {
+		paths = []string{""}
+	}
+	for _, host := range hosts {
+		for _, p := range paths {
+			place := host + strings.TrimRight(p, "/") + "/"
+			if other, taken := r.claimed[place]; taken {
+				r.addf(r.service.at("labels"), "%s leads to %s already", place, other)
+			}
+			r.claimed[place] = r.service[1]
+		}
+	}
+}
+
+// maxListed bounds the hosts and the paths of a route.
+const maxListed = 100
+
 // list splits the values of a key at commas.
 func (r *route) list(key string, check func(string) string) []string {
 	v, ok := r.values[key]
 	if !ok {
+		return nil
+	}
+	if n := 1 + strings.Count(v, ","); n > maxListed {
+		r.addf(r.label(key), "%d are more than the %d that a route may have", n, maxListed)
 		return nil
 	}
 	var out []string
@@ -132,7 +160,7 @@ func (r *route) list(key string, check func(string) string) []string {
 	return out
 }
 
-var hostName = regexp.MustCompile(`^(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
+var hostName = regexp.MustCompile(`^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 
 func (r *route) checkHost(s string) string {
 	if len(s) > 253 || !hostName.MatchString(s) {
@@ -142,7 +170,7 @@ func (r *route) checkHost(s string) string {
 }
 
 func (r *route) checkPath(s string) string {
-	if !strings.HasPrefix(s, "/") || strings.ContainsAny(s, "*?# \t") {
+	if !strings.HasPrefix(s, "/") || strings.ContainsAny(s, "*?#%\\ \t\r\n\x00") || strings.Contains(s, "//") {
 		return "is no prefix of a path like /api"
 	}
 	return ""
@@ -166,8 +194,8 @@ func (r *route) port(s types.ServiceConfig) int {
 	return 0
 }
 
-// token is a token of HTTP, RFC 9110 section 5.6.2.
-var token = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+// token is a token of HTTP, RFC 9110 section 5.6.2, of at most 64 bytes.
+var token = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$")
 
 // cookie is the name of the one that keeps a client at its replica.
 func (r *route) cookie() string {

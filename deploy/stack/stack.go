@@ -144,7 +144,7 @@ func load(ctx context.Context, src *sources, details types.ConfigDetails, option
 	vars.tell(ps)
 	t := &translation{
 		problems: ps, project: project, model: src.model, local: src.local,
-		contents: deploy.Contents{}, read: map[string][]byte{},
+		contents: deploy.Contents{}, read: map[string][]byte{}, claimed: map[string]string{},
 	}
 	return t.translate(ctx)
 }

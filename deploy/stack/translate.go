@@ -19,6 +19,7 @@ type translation struct {
 	contents deploy.Contents
 	local    bool              // the files that it names are those of its author
 	read     map[string][]byte // files of configs and secrets, by their names
+	claimed  map[string]string // services, by the HOST/PATH/ that the edge leads to them from
 	jobs     map[string]bool
 	links    map[string]map[string][]string // further names of a service, by network
 }
