@@ -35,15 +35,30 @@ func Binary(tb testing.TB, name string) string {
 	return bin
 }
 
+// Program builds a program of the tests, which is in a directory of this module.
+func Program(tb testing.TB, dir string) string {
+	tb.Helper()
+	bin, err := compile(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return bin
+}
+
 // binary returns the path of one of this module's programs: what BERTH_BIN or
 // BERTH_RUNNER_BIN names, or else built anew.
 func binary(name string) (string, error) {
 	if bin := os.Getenv(strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_BIN"); bin != "" {
 		return bin, nil
 	}
+	return compile("cmd/" + name)
+}
+
+// compile builds the program of a directory of this module, once.
+func compile(source string) (string, error) {
 	built.Lock()
 	defer built.Unlock()
-	if bin, ok := built.paths[name]; ok {
+	if bin, ok := built.paths[source]; ok {
 		return bin, nil
 	}
 	if built.dir == "" {
@@ -53,13 +68,13 @@ func binary(name string) (string, error) {
 		}
 		built.dir, built.paths = dir, map[string]string{}
 	}
-	bin := filepath.Join(built.dir, name)
-	cmd := exec.Command("go", "build", "-o", bin, "github.com/berth-registry/berth/cmd/"+name)
+	bin := filepath.Join(built.dir, filepath.Base(source))
+	cmd := exec.Command("go", "build", "-o", bin, "github.com/berth-registry/berth/"+source)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", source, err, out)
 	}
-	built.paths[name] = bin
+	built.paths[source] = bin
 	return bin, nil
 }
 
@@ -135,10 +150,15 @@ type Command struct {
 	limit time.Duration // how long it may take
 }
 
-// NewCommand returns the program name, which Run gives args before its own.
+// NewCommand returns the program name, which Run gives args before its own. A path
+// is a program that need not be installed.
 func NewCommand(tb testing.TB, name string, args ...string) *Command {
 	tb.Helper()
-	return &Command{tb: tb, path: Tool(tb, name), args: args, limit: commandTime}
+	path := name
+	if !filepath.IsAbs(name) {
+		path = Tool(tb, name)
+	}
+	return &Command{tb: tb, path: path, args: args, limit: commandTime}
 }
 
 // Env adds KEY=VALUE to the program's environment.
