@@ -17,7 +17,7 @@ import (
 // openStacks opens the stacks of this host. Closing what it returns leaves those that
 // are being deployed to the next start.
 func openStacks(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine, front deploy.Edge, log *slog.Logger) (*deploy.Manager, error) {
-	m, err := deploy.Open(ctx, deploy.Options{Dir: filepath.Join(cfg.Data, "stacks"), Engine: e, Edge: front, Log: log})
+	m, err := deploy.Open(ctx, deploy.Options{Dir: filepath.Join(cfg.Data, "stacks"), Engine: e, Edge: front, History: cfg.Stacks.History, Log: log})
 	if err != nil {
 		return nil, locked(err, "data", "--data")
 	}

@@ -41,6 +41,7 @@ type Config struct {
 	Containers Containers
 	Build      Build
 	Network    Network
+	Stacks     Stacks
 	Edge       Edge
 }
 
@@ -140,6 +141,11 @@ type Containers struct {
 	StopTimeout  time.Duration
 }
 
+// Stacks configures what is kept of stacks.
+type Stacks struct {
+	History int // revisions of each
+}
+
 // Build configures how images are built.
 type Build struct {
 	CacheMaxSize int64 // bytes; 0 for a tenth of the disk
@@ -164,6 +170,7 @@ func Default() Config {
 		Report:      Report{Interval: 10 * time.Minute},
 		Node:        Node{Interval: 30 * time.Second, Poll: 2 * time.Second},
 		Containers:  Containers{LogDriver: "json-file", LogMaxUnsent: 1_000_000_000, LogMaxSize: 10_000_000, LogMaxFile: 3, StopTimeout: 10 * time.Second},
+		Stacks:      Stacks{History: 20},
 	}
 }
 

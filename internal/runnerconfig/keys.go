@@ -170,6 +170,10 @@ var runnerKeys = []settings.Key[Config]{
 			return settings.DurationBetween(&c.Report.Interval, minReport, maxReport)
 		},
 	}, {
+		Path:  "stacks.history",
+		Doc:   "How many revisions of a stack are remembered, for berth-runner history and rollback.",
+		Value: func(c *Config) *settings.Value { return settings.Count(&c.Stacks.History, 1) },
+	}, {
 		Path:  "follow",
 		Doc:   followDoc,
 		Items: follow,
