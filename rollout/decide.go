@@ -184,7 +184,7 @@ func (d *decision) lapse() {
 		if n.Slot == "" {
 			continue
 		}
-		cause := ""
+		var cause string
 		switch {
 		case !n.alive(d.now):
 			cause = "was not heard of while it deployed"

@@ -88,7 +88,7 @@ func ParsePolicy(data []byte) (Policy, error) {
 			return err
 		},
 		"deadline": func(v json.RawMessage) (err error) { p.Deadline, err = parseDeadline(v); return err },
-	})
+	}, nil)
 	if err != nil {
 		return DefaultPolicy(), err
 	}
@@ -135,14 +135,12 @@ func oneOf(v json.RawMessage, key string, to *string, values ...string) error {
 
 func parseLabels(v json.RawMessage) (map[string]string, error) {
 	labels := map[string]string{}
-	var names []string
 	if err := object(v, "nodes", nil, func(name string, v json.RawMessage) error {
 		var s *string
 		if err := json.Unmarshal(v, &s); err != nil || s == nil {
 			return fmt.Errorf("nodes.%s: want a text, not %s", name, short(v))
 		}
 		labels[name] = *s
-		names = append(names, name)
 		return nil
 	}); err != nil {
 		return nil, err
@@ -161,8 +159,8 @@ func parseDeadline(v json.RawMessage) (time.Duration, error) {
 }
 
 // object reads a JSON object that is the value of a key, or all there is: each of its
-// fields by what is known of its name, or by any.
-func object(data []byte, key string, known map[string]func(json.RawMessage) error, any ...func(string, json.RawMessage) error) error {
+// fields by what is known of its name, or by others, which may be nil.
+func object(data []byte, key string, known map[string]func(json.RawMessage) error, others func(string, json.RawMessage) error) error {
 	of := func(name string) string {
 		if key == "" {
 			return short([]byte(name))
@@ -192,8 +190,8 @@ func object(data []byte, key string, known map[string]func(json.RawMessage) erro
 			return fmt.Errorf("%s: want JSON", of(name))
 		}
 		read := known[name]
-		if read == nil && len(any) > 0 {
-			read = func(v json.RawMessage) error { return any[0](name, v) }
+		if read == nil && others != nil {
+			read = func(v json.RawMessage) error { return others(name, v) }
 		}
 		switch {
 		case seen[name]:

@@ -17,7 +17,7 @@ func TestParsePolicy(t *testing.T) {
 		Window: &Window{Days: []time.Weekday{1, 0}, From: 23 * 60, To: 4 * 60, Zone: berlin},
 	}
 	for text, want := range map[string]Policy{
-		"": DefaultPolicy(), "{}": DefaultPolicy(), ` { } `: DefaultPolicy(),
+		"": DefaultPolicy(), "{}": DefaultPolicy(), "\t{\n}\n": DefaultPolicy(),
 		`{"parallel":"20%","max_failures":3,"on_failure":"pause","nodes":{"site":"x","empty":""},"window":{"days":["mon","sun"],"from":"23:00","to":"04:00","zone":"Europe/Berlin"},"deadline":"1m"}`: all,
 		`{"window":{}}`: {
 			Parallel: Parallel{Number: 1}, OnFailure: "rollback", Deadline: DefaultDeadline,
@@ -33,7 +33,7 @@ func TestParsePolicy(t *testing.T) {
 func TestParsePolicyErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		`[]`: "want a JSON object", `{`: "does not end", `{} {}`: "nothing behind", "{\"parallel\":\xff}": "UTF-8", `{"nodes":{}`: "does not end",
-		`{"paralel":1}`:                "paralel: there is no such key: want one of deadline, max_failures, nodes, on_failure, parallel, window",
+		`{"parallels":1}`:              "parallels: there is no such key: want one of deadline, max_failures, nodes, on_failure, parallel, window",
 		`{"parallel":1,"parallel":2}`:  "parallel: is there twice",
 		`{"parallel":0}`:               "parallel: want",
 		`{"parallel":1.5}`:             "parallel: want",

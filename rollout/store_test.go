@@ -171,7 +171,7 @@ func (w *world) converge(n int, from, want string, bad string) (most int64) {
 				case err != nil:
 					w.t.Error(err)
 					return
-				case a.Digest == r.Running && a.Digest == want && a.Tag == want:
+				case a.Digest == r.Running && r.Running == want && a.Tag == want:
 					return
 				case a.Digest == r.Running:
 					time.Sleep(2 * time.Millisecond)
@@ -457,7 +457,10 @@ func TestKept(t *testing.T) {
 	rows := 0
 	must(t, w.metas[0].View(t.Context(), func(tx storage.Tx) error {
 		for _, table := range []string{storage.Rollouts.Name(), storage.Followers.Name(), storage.FollowerLogs.Name(), storage.Followed.Name(), storage.Returns.Name()} {
-			for range tx.Scan(table, nil, nil) {
+			for _, err := range tx.Scan(table, nil, nil) {
+				if err != nil {
+					return err
+				}
 				rows++
 			}
 		}

@@ -28,13 +28,13 @@ func parseWindow(v json.RawMessage) (*Window, error) {
 		"from": clock("window.from", &w.From),
 		"to":   clock("window.to", &w.To),
 		"zone": func(v json.RawMessage) (err error) { w.Zone, err = parseZone(v); return err },
-	}); err != nil {
+	}, nil); err != nil {
 		return nil, err
 	}
-	switch {
-	case w.From == w.To:
+	switch w.From {
+	case w.To:
 		return nil, fmt.Errorf("window.to: want another time than window.from: for all day, leave both out")
-	case w.From == 24*60:
+	case 24 * 60:
 		return nil, fmt.Errorf("window.from: want a time of the day before 24:00")
 	}
 	if w.Days == nil {

@@ -167,16 +167,16 @@ func stateText(s rollout.Summary) string {
 }
 
 func progressText(p rollout.Progress) string {
-	text := fmt.Sprintf("%d of %s run it", p.Done, countOf(p.Chosen, "node"))
+	parts := []string{fmt.Sprintf("%d of %s run it", p.Done, countOf(p.Chosen, "node"))}
 	for _, more := range []struct {
 		n    int
 		what string
 	}{{p.Deploying, "deploying"}, {p.Waiting, "waiting"}, {p.Failed, "failed"}, {p.Silent, "silent"}} {
 		if more.n > 0 {
-			text += fmt.Sprintf(", %d %s", more.n, more.what)
+			parts = append(parts, fmt.Sprintf("%d %s", more.n, more.what))
 		}
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // shortDigest is enough of a digest for people.

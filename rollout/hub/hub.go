@@ -35,11 +35,12 @@ const (
 	MaxWait = 5 * time.Minute
 	// goneTicks is after how many ticks it is looked whether a client has gone.
 	goneTicks = 25
-	// MaxRef and MaxAccount are how many may wait for a tag, and how many an account may
-	// have wait; maxAll how many may wait at all, if there are twice as many descriptors.
-	MaxRef     = 2000
+	// MaxRef is how many may wait for a tag.
+	MaxRef = 2000
+	// MaxAccount is how many an account may have wait.
 	MaxAccount = 2000
-	maxAll     = 10_000
+	// maxAll is how many may wait at all, if there are twice as many descriptors.
+	maxAll = 10_000
 )
 
 // Source is what is looked at; a rollout.Store is one.
@@ -78,7 +79,6 @@ type Hub struct {
 // watched is a tag that somebody waits for.
 type watched struct {
 	waiters map[*waiter]struct{}
-	next    time.Time // when time alone may change something
 	ticking atomic.Bool
 }
 

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -54,18 +54,18 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func newWorld(t testing.TB, meta storage.Meta, max int, start func(*httptest.Server)) *world {
-	return newWorldOf(t, mem.NewBlobs(), meta, max, start)
+func newWorld(t testing.TB, meta storage.Meta, most int, start func(*httptest.Server)) *world {
+	return newWorldOf(t, mem.NewBlobs(), meta, most, start)
 }
 
-func newWorldOf(t testing.TB, blobs storage.Blobs, meta storage.Meta, max int, start func(*httptest.Server)) *world {
+func newWorldOf(t testing.TB, blobs storage.Blobs, meta storage.Meta, most int, start func(*httptest.Server)) *world {
 	w := &world{t: t}
 	var err error
 	w.local, err = registry.NewLocal(t.Context(), blobs, meta, registry.Options{})
 	must(t, err)
 	t.Cleanup(w.local.Close)
 	w.store = rollout.NewStore(meta, w.local, rollout.Options{})
-	w.hub = hub.New(w.store, hub.Options{Meta: meta, Max: max, Every: every})
+	w.hub = hub.New(w.store, hub.Options{Meta: meta, Max: most, Every: every})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { w.hub.Run(ctx); close(done) }()
@@ -76,10 +76,10 @@ func newWorldOf(t testing.TB, blobs storage.Blobs, meta storage.Meta, max int, s
 			err = w.hub.Wait(rw, r, "alice", ref, r.FormValue("version"), timeout)
 		}
 		if err != nil {
-			http.Error(rw, err.Error(), http.StatusInternalServerError)
+			rw.WriteHeader(http.StatusInternalServerError)
 		}
 	}))
-	w.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	w.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	start(w.server)
 	t.Cleanup(w.server.Close)
 	t.Cleanup(w.hub.Close)
@@ -102,7 +102,7 @@ func (w *world) report(node string) rollout.Answer {
 	return a
 }
 
-// waits waits until so many wait.
+// waits returns when so many wait.
 func (w *world) waits(n int) {
 	w.t.Helper()
 	for end := time.Now().Add(patience); w.hub.Waiting() != n; runtime.Gosched() {
@@ -192,7 +192,7 @@ func (w *world) dial(version string) net.Conn {
 	c, err := (&net.Dialer{}).DialContext(w.t.Context(), "tcp", w.server.Listener.Addr().String())
 	must(w.t, err)
 	if w.server.TLS != nil {
-		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it is this test's own
+		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
 	}
 	w.t.Cleanup(func() { _ = c.Close() })
 	_, err = fmt.Fprintf(c, "GET /?version=%s&timeout=5m HTTP/1.1\r\nHost: x\r\n\r\n", version)
@@ -218,7 +218,7 @@ func TestGone(t *testing.T) {
 			resp, err := http.ReadResponse(bufio.NewReader(stays), nil)
 			must(t, err)
 			must(t, resp.Body.Close())
-			if resp.StatusCode != 200 || !resp.Close || resp.Header.Get("Content-Type") != "application/json" {
+			if resp.StatusCode != http.StatusOK || !resp.Close || resp.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("%+v", resp)
 			}
 		})
@@ -234,7 +234,7 @@ func TestMany(t *testing.T) {
 		first, second := w.get(v, "1m"), w.get(v, "1m")
 		w.waits(2)
 		third := <-w.get(v, "1m")
-		if third.err != nil || third.StatusCode != 503 || third.Header.Get("Retry-After") != "1" {
+		if third.err != nil || third.StatusCode != http.StatusServiceUnavailable || third.Header.Get("Retry-After") != "1" {
 			t.Errorf("%s: %+v", name, third)
 		}
 		w.push()
