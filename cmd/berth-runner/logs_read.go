@@ -86,7 +86,7 @@ func (l *logReader) merge(ctx context.Context, sources []source) error {
 		case err != nil:
 			l.warn(s, err)
 		case ok:
-			q = append(q, merged{line, next})
+			q = append(q, merged{line, when(line), next})
 		}
 	}
 	heap.Init(&q)
@@ -102,7 +102,7 @@ func (l *logReader) merge(ctx context.Context, sources []source) error {
 		case !ok:
 			heap.Pop(&q)
 		default:
-			q[0].line = line
+			q[0].line, q[0].at = line, when(line)
 			heap.Fix(&q, 0)
 		}
 	}
@@ -114,6 +114,7 @@ type mergeQueue []merged
 
 type merged struct {
 	line logLine
+	at   time.Time // of the line
 	next func() (logLine, error, bool)
 }
 
@@ -121,7 +122,7 @@ type merged struct {
 func (q mergeQueue) Len() int { return len(q) }
 
 // Less implements heap.Interface.
-func (q mergeQueue) Less(i, j int) bool { return when(q[i].line).Before(when(q[j].line)) }
+func (q mergeQueue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
 
 // Swap implements heap.Interface.
 func (q mergeQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }

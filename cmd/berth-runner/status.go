@@ -178,6 +178,9 @@ func printContainers(w io.Writer, s deploy.Status) error {
 		for _, c := range service.Containers {
 			total += c.Weight
 		}
+		slices.SortFunc(service.Containers, func(a, b deploy.ContainerStatus) int {
+			return cmp.Or(cmp.Compare(b.Revision, a.Revision), strings.Compare(a.Name, b.Name))
+		})
 		for _, c := range service.Containers {
 			traffic, exit := "-", "-"
 			if c.Weight > 0 {

@@ -191,17 +191,22 @@ func (s *shop) rollback(t *testing.T) {
 
 func (s *shop) scaleAndLogs(t *testing.T) {
 	s.failsWith(t, s.command(t, "v2", "scale", "shop", "nothing=2"), 1, `nothing`)
-	scaled := false
-	stop := s.command(t, "v2", "logs", "shop", "web", "--follow").Service(func(log string) error {
-		n := strings.Count(log, "web: listening")
-		if n >= 2 && !scaled { // what comes then is followed, too
+	next := 0
+	stop := s.command(t, "v2", "logs", "shop", "--follow").Service(func(log string) error {
+		listen, works := strings.Count(log, "web: listening"), strings.Count(log, "works")
+		switch { // what comes later is followed, too: another container, and one that starts again
+		case next == 0 && listen == 2 && works == 1:
 			s.says(t, s.command(t, "v2", "scale", "shop", "web=3"), `^shop is scaled: revision 6$`)
-			scaled = true
+			next++
+		case next == 1 && listen == 3 && works == 1:
+			s.docker.Run("restart", "shop-worker-r1-1")
+			next++
+		case next == 2 && listen == 3 && works == 2:
+			return nil
+		case listen > 3 || works > 2:
+			t.Fatalf("a line is there twice:\n%s", log)
 		}
-		if n < 3 {
-			return errors.New("the logs of three containers are not there yet")
-		}
-		return nil
+		return errors.New("not all lines are there yet")
 	})
 	s.says(t, s.command(t, "v2", "status", "shop"), `^web .* 3/3 `)
 	out := s.says(t, s.command(t, "v2", "logs", "shop"), `^shop-worker-r1-1 +\| works$`)
