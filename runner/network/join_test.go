@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -455,5 +461,72 @@ func TestMacvlan(t *testing.T) {
 	req2 := network.CreateRequest{Name: "ip", Driver: driverIPvlan, Options: map[string]string{optParent: "up0"}}
 	if _, err := m.Create(t.Context(), req2); err == nil || !strings.Contains(err.Error(), "of driver macvlan is already using parent interface up0") {
 		t.Errorf("ipvlan beside macvlan: %v", err)
+	}
+}
+
+// Ports are reached, and nobody else gets them, while their container is connected
+// and disconnected, so that they lead to another address each time.
+func TestPortsAreNeverFreeWhileNetworksChange(t *testing.T) {
+	w := newWorld(t)
+	m := openManager(t, Options{})
+	create(t, m, "four")
+	create(t, m, "both", ipv6)
+	asked := ports(t, "8080>80/tcp", ">80/tcp", "8080>80/udp")
+	c := connectTo(t, m, "c", []string{"four"}, asked, 80)
+	given := c.Endpoint.Ports
+	any := given[port80][len(given[port80])-1].HostPort
+	if any == "8080" {
+		any = given[port80][0].HostPort
+	}
+	done, pace := make(chan struct{}), time.NewTicker(time.Millisecond)
+	defer pace.Stop()
+	var wg sync.WaitGroup
+	var asks, lost atomic.Int64
+	for from, addrs := range map[*os.File][]string{
+		nil:       {"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:" + any},
+		w.outside: {hostAddr4 + ":8080", "[" + hostAddr6 + "]:8080"},
+	} {
+		for _, addr := range addrs {
+			wg.Go(func() {
+				for !isDone(done) {
+					<-pace.C // the kernel is to get on with deleting interfaces
+					asks.Add(1)
+					// A connection by the interface that goes is lost; none is refused.
+					if _, _, err := ask(from, "tcp", addr, 300*time.Millisecond); errors.Is(err, unix.ECONNREFUSED) {
+						t.Errorf("%s: %v", addr, err)
+					} else if err != nil {
+						lost.Add(1)
+					}
+				}
+			})
+		}
+	}
+	wg.Go(func() {
+		for !isDone(done) {
+			<-pace.C
+			for _, addr := range []string{":8080", "127.0.0.1:8080", "[::]:" + any} {
+				if l, err := net.Listen("tcp", addr); err == nil {
+					t.Errorf("%s is free", l.Addr())
+					_ = l.Close()
+				}
+			}
+			if l, err := net.ListenPacket("udp", ":8080"); err == nil {
+				t.Errorf("udp %s is free", l.LocalAddr())
+				_ = l.Close()
+			}
+		}
+	})
+	for range 25 {
+		c.join(t, m, "both", &network.EndpointSettings{GwPriority: 1}, asked)
+		c.leave(t, m, "both", asked)
+		if !reflect.DeepEqual(c.Endpoint.Ports, given) {
+			t.Fatalf("ports are %v, were %v", c.Endpoint.Ports, given)
+		}
+	}
+	close(done)
+	wg.Wait()
+	t.Logf("%d connections, %d lost with the network", asks.Load(), lost.Load())
+	if lost.Load() > asks.Load()/10 {
+		t.Errorf("%d of %d connections are lost", lost.Load(), asks.Load())
 	}
 }

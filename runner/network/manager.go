@@ -67,10 +67,11 @@ type Manager struct {
 	stateDir string
 	changing sync.Mutex // held while a network is made or removed
 	// switching is held while services are set, or follow their backends.
-	switching sync.Mutex
-	carry     *carrier
-	bridge    *lan // the network bridge
-	names     *names.Server
+	switching  sync.Mutex
+	forgetting sync.Mutex // held while flows are forgotten
+	carry      *carrier
+	bridge     *lan // the network bridge
+	names      *names.Server
 
 	stop    context.CancelFunc // ends what runs in the background
 	stopped context.Context    //nolint:containedctx // the background's, not a request's

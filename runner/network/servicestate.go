@@ -46,6 +46,15 @@ func (m *Manager) saveServices(all map[string]*owned) error {
 
 // loadServices reads what is on disk. The ports are not reserved yet.
 func (m *Manager) loadServices() error {
+	unfinished, err := filepath.Glob(filepath.Join(m.stateDir, ".new-*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range unfinished {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
 	path := filepath.Join(m.stateDir, servicesFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
