@@ -64,6 +64,9 @@ func (s *Store) Follow(ctx context.Context, ref Ref, r Report) (Answer, error) {
 	if err := r.check(); err != nil {
 		return Answer{}, err
 	}
+	if a, ok, err := s.quick(ctx, ref, &r); ok || err != nil {
+		return a, err
+	}
 	out, err := s.evaluate(ctx, ref, &r, nil)
 	return out.Answer, err
 }

@@ -377,6 +377,34 @@ func TestReports(t *testing.T) {
 	}
 }
 
+// TestQuiet has a node that says the same again and again be there all the time, and be
+// told what it would be told if it said something else.
+func TestQuiet(t *testing.T) {
+	w := newWorld(t, kinds["mem"](t))
+	one := w.push("1", "")
+	r := report("a", one)
+	r.Labels, r.Since = map[string]string{"x": "y"}, time.Now()
+	first := w.follow(r)
+	for range 10 {
+		w.clock.Add(int64(40 * time.Second))
+		if a := w.follow(r); a != first {
+			t.Fatalf("%+v, then %+v", first, a)
+		}
+		if s := w.status(); s.Progress.Silent != 0 {
+			t.Fatalf("%+v", s)
+		}
+	}
+	other := r
+	other.Labels = map[string]string{"x": "z"}
+	if a := w.follow(other); a != first || w.status().Nodes[0].Labels["x"] != "z" {
+		t.Errorf("%+v", w.status())
+	}
+	w.push("2", "")
+	if a := w.follow(other); a.Digest == one {
+		t.Errorf("%+v", a)
+	}
+}
+
 // TestTooMany has no more nodes follow a tag than may, and makes room of those that are
 // gone.
 func TestTooMany(t *testing.T) {
