@@ -211,6 +211,58 @@ func TestOutlives(t *testing.T) {
 	}
 }
 
+// TestKilled kills the program at any moment while it is told routes: what was
+// acknowledged is there in the end.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t)
+	e := open(t, cfg)
+	serve(t, e, "first.test", "first")
+	stop := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for n := 1; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(n%7) * 30 * time.Millisecond):
+			}
+			if s, err := edge.NewClient(cfg.Control()).Status(t.Context()); err == nil {
+				_ = syscall.Kill(s.PID, syscall.SIGKILL) // it may have ended
+			}
+			if n == 4 {
+				return
+			}
+		}
+	})
+	const hosts = 40
+	for i := range hosts {
+		serve(t, e, fmt.Sprintf("h%d.test", i), fmt.Sprint(i))
+	}
+	close(stop)
+	killer.Wait()
+	c := newClient(t, true)
+	for i := range hosts {
+		eventually(t, "all is there", func() bool {
+			got, err := get(c, cfg.HTTP, fmt.Sprintf("h%d.test", i))
+			return err == nil && got == fmt.Sprint(i)
+		})
+	}
+	// A file that no crash leaves behind is put aside.
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	end(t, cfg)
+	if err := os.WriteFile(cfg.Routes(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, cfg)
+	if s := status(t, e); s.Owners != 0 {
+		t.Errorf("of a file that cannot be read: %+v", s)
+	}
+	serve(t, e, "again.test", "again")
+}
+
 // TestHandover replaces the program by another version while clients use it.
 func TestHandover(t *testing.T) {
 	t.Parallel()

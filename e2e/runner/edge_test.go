@@ -32,6 +32,9 @@ services:
 // rebooted. Only the kill of the edge and the reboot cost requests.
 func TestEdge(t *testing.T) {
 	t.Parallel()
+	if os.Getenv("BERTH_RUNNER_BIN") == "" {
+		berthtest.Binary(t, "berth-edge") // is built beside the runner, which finds it there
+	}
 	dir := t.TempDir()
 	config, file := filepath.Join(dir, "runner.yaml"), filepath.Join(dir, "compose.yaml")
 	for path, text := range map[string]string{config: "edge: {http: \":80\"}\n", file: edgeStack} {
