@@ -19,9 +19,12 @@ func TestImageCredentials(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", dir)
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	s := deploy.Stack{Services: []deploy.Service{
-		{Image: "localhost:5000/web:1"}, {Image: "localhost:5000/other"}, {Image: "nginx"},
+		{Image: "localhost:5000/web:1"},
+		{Image: "localhost:5000/other"},
+		{Image: "nginx"},
 		{Image: "helped.example.com/x@sha256:0123456789012345678901234567890123456789012345678901234567890123"},
-		{Image: "open.example.com/x"}, {Image: "No Image"},
+		{Image: "open.example.com/x"},
+		{Image: "No Image"},
 	}}
 	none, err := imageCredentials(t.Context(), s)
 	if err != nil || len(none) > 0 {

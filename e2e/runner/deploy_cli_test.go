@@ -223,7 +223,7 @@ func (s *shop) scaleAndLogs(t *testing.T) {
 // interrupt has a deployment go on when the command is interrupted, and be taken back.
 func (s *shop) interrupt(t *testing.T) {
 	stop := s.command(t, "v1", "deploy").Env("MONITOR=1m").Service(func(log string) error {
-		if !strings.Contains(log, "web") {
+		if !strings.Contains(log, "start shop-web-r7-") {
 			return errors.New("it has not begun yet")
 		}
 		return nil
