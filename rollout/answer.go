@@ -49,7 +49,7 @@ func (d *decision) waitsFor(n *Node) (reason string, waits bool) {
 	if open, until := d.open(); !open {
 		return "outside the window, which opens at " + until.In(d.policy.Window.Zone).Format(time.RFC3339), true
 	}
-	if most, taken := d.turns(); taken >= most && !n.busy(d.now) {
+	if most, taken := d.turns(); taken >= most && !d.busy(n, d.now) {
 		return fmt.Sprintf("not its turn: %d of %d %s", taken, most, deploy(most)), true
 	}
 	return "", false

@@ -33,6 +33,7 @@ func Decide(s State, r *Report, now time.Time) Outcome {
 	d.State = s
 	d.Nodes = slices.Clone(s.Nodes)
 	d.forget()
+	d.listen()
 	if r != nil || d.Rollout.Digest != "" { // else nobody follows it
 		d.follow()
 	}
@@ -84,6 +85,19 @@ func (d *decision) forget() {
 		}
 		return old
 	})
+}
+
+// listen forgives silence if no node is there at all: the registry was away, or the way
+// to it, and not all of them.
+func (d *decision) listen() {
+	for i := range d.Nodes {
+		if d.there(&d.Nodes[i], d.now) {
+			return
+		}
+	}
+	if len(d.Nodes) > 0 {
+		d.Rollout.Listen = d.now
+	}
 }
 
 // follow begins a rollout if the tag names something else. If that is what all nodes ran
@@ -186,9 +200,9 @@ func (d *decision) lapse() {
 		}
 		var cause string
 		switch {
-		case !n.alive(d.now):
+		case !d.there(n, d.now):
 			cause = "was not heard of while it deployed"
-		case d.now.Sub(n.Turn) > d.policy.Deadline:
+		case n.Heard.Sub(n.Turn) > d.policy.Deadline: // it has said since that it is not done
 			cause = fmt.Sprintf("was not done after %s", d.policy.Deadline)
 		default:
 			continue
@@ -235,9 +249,9 @@ func (d *decision) count() (failed, running, waiting int) {
 		case !d.chosen(n):
 		case n.Failed == d.Rollout.Digest:
 			failed++
-		case n.runs(d.Rollout.Digest) && n.alive(d.now):
+		case n.runs(d.Rollout.Digest) && d.there(n, d.now):
 			running++
-		case n.alive(d.now):
+		case d.there(n, d.now):
 			waiting++
 		}
 	}
@@ -263,10 +277,10 @@ func (d *decision) turns() (most, taken int) {
 	there := 0
 	for i := range d.Nodes {
 		n := &d.Nodes[i]
-		if n.alive(d.now) && d.chosen(n) {
+		if d.there(n, d.now) && d.chosen(n) {
 			there++
 		}
-		if n.busy(d.now) {
+		if d.busy(n, d.now) {
 			taken++
 		}
 	}
@@ -336,11 +350,11 @@ func (d *decision) next() (next time.Time) {
 	for i := range d.Nodes {
 		n := &d.Nodes[i]
 		if n.Slot != "" {
-			sooner(n.turnEnds(d.policy.Deadline))
+			sooner(d.turnEnds(n))
 		}
-		if r.State == Running && n.alive(d.now) && d.chosen(n) && !n.runs(r.Digest) {
+		if r.State == Running && d.there(n, d.now) && d.chosen(n) && !n.runs(r.Digest) {
 			waiting = true
-			sooner(n.Heard.Add(silence * n.Interval))
+			sooner(d.turnEnds(n))
 		}
 	}
 	if waiting {

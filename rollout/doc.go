@@ -9,9 +9,11 @@
 //
 // It promises that:
 //   - at most Policy.Parallel nodes have their turn at once. A turn is a lease: who does
-//     not report for three of its intervals, or is not done by the deadline, has lost it,
-//     and has failed;
+//     not report for three of its intervals, or reports after the deadline that it is not
+//     done, has lost it, and has failed;
 //   - a node that is not heard of holds nobody up, and is not waited for;
+//   - if no node at all was heard of, it was the registry that was away, and that counts
+//     against none of them;
 //   - after more failures than the policy tolerates nobody else deploys. The tag then moves
 //     back to what all nodes ran before, if the policy does not say otherwise, and they all
 //     return to it at once: no turns, no window;

@@ -63,7 +63,7 @@ func (c *crowd) say(r *robot) {
 	taken, fresh := 0, false
 	for i := range c.s.Nodes {
 		n := &c.s.Nodes[i]
-		if n.busy(c.now) {
+		if c.s.busy(n, c.now) {
 			taken++
 		}
 		fresh = fresh || n.Name == r.name && n.Slot != "" && before[n.Name] == "" && r.state != NodeDeploying

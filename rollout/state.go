@@ -37,7 +37,26 @@ type State struct {
 	Tag     Target
 	Rollout storage.Rollout // its Digest is empty if there is none
 	Nodes   []Node          // by name
+	Up      time.Time       // since when nodes can be heard: the start of the server
 }
+
+// heard is when a node was heard of, or when it could be heard of again: while the
+// registry is away, no node is silent.
+func (s *State) heard(n *Node) time.Time {
+	at := n.Heard
+	for _, t := range []time.Time{s.Up, s.Rollout.Listen} {
+		if t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// there says whether a node is there.
+func (s *State) there(n *Node, now time.Time) bool { return now.Sub(s.heard(n)) <= silence*n.Interval }
+
+// turnEnds is when a node loses its turn unless it is heard of.
+func (s *State) turnEnds(n *Node) time.Time { return s.heard(n).Add(silence * n.Interval) }
 
 // Node is a node that follows the tag.
 type Node struct {
@@ -45,17 +64,8 @@ type Node struct {
 	storage.Follower
 }
 
-// alive says whether the node is there.
+// alive says whether the node was heard of lately.
 func (n *Node) alive(now time.Time) bool { return now.Sub(n.Heard) <= silence*n.Interval }
-
-// turnEnds is when a node loses its turn unless it is heard of, or done.
-func (n *Node) turnEnds(deadline time.Duration) time.Time {
-	end, late := n.Heard.Add(silence*n.Interval), n.Turn.Add(deadline)
-	if late.Before(end) {
-		return late
-	}
-	return end
-}
 
 // runs says whether the node runs a digest, and deploys nothing: it may have failed to run
 // another one.
@@ -63,9 +73,9 @@ func (n *Node) runs(digest string) bool {
 	return n.Running == digest && (n.State == NodeRunning || n.State == NodeFailed && n.Target != digest)
 }
 
-// busy says whether the node deploys, or is about to.
-func (n *Node) busy(now time.Time) bool {
-	return n.Slot != "" || n.State == NodeDeploying && n.alive(now)
+// busy says whether a node deploys, or is about to.
+func (s *State) busy(n *Node, now time.Time) bool {
+	return n.Slot != "" || n.State == NodeDeploying && s.there(n, now)
 }
 
 // returns says whether the nodes return to the rollout's digest, all at once.

@@ -70,7 +70,7 @@ func (s *Store) Status(ctx context.Context, ref Ref) (st Status, err error) {
 	now := s.now()
 	err = s.meta.View(ctx, func(tx storage.Tx) error {
 		st = Status{Nodes: []NodeStatus{}}
-		d, err := look(tx, ref, now)
+		d, err := look(tx, ref, now, s.up)
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (s *Store) Status(ctx context.Context, ref Ref) (st Status, err error) {
 }
 
 // look reads a rollout as it is at a time, whether or not that is written already.
-func look(tx storage.Tx, ref Ref, now time.Time) (*decision, error) {
+func look(tx storage.Tx, ref Ref, now, up time.Time) (*decision, error) {
 	st, err := read(tx, ref, Target{})
 	unloaded := new(errUnloaded)
 	if err != nil && !errors.As(err, &unloaded) {
@@ -108,6 +108,7 @@ func look(tx storage.Tx, ref Ref, now time.Time) (*decision, error) {
 			return nil, err
 		}
 	}
+	st.Up = up
 	d := &decision{Outcome: Decide(st, nil, now), now: now}
 	d.Tag.Digest = names
 	return d, nil
@@ -130,7 +131,7 @@ func (d *decision) summary(ref Ref) Summary {
 }
 
 func (d *decision) progress(n *Node, p *Progress) {
-	if !n.alive(d.now) {
+	if !d.there(n, d.now) {
 		p.Silent++
 		return
 	}
@@ -141,7 +142,7 @@ func (d *decision) progress(n *Node, p *Progress) {
 	switch {
 	case n.runs(d.Rollout.Digest):
 		p.Done++
-	case n.busy(d.now):
+	case d.busy(n, d.now):
 		p.Deploying++
 	case n.Failed == d.Rollout.Digest:
 		p.Failed++
@@ -153,11 +154,11 @@ func (d *decision) progress(n *Node, p *Progress) {
 func (d *decision) nodeStatus(n *Node) NodeStatus {
 	s := NodeStatus{
 		Name: n.Name, Account: n.By, Labels: n.Labels, Running: n.Running, Target: n.Target, State: n.State, Chosen: d.chosen(n),
-		Silent: !n.alive(d.now), Failed: n.Failed != "" && n.Failed == d.Rollout.Digest, Error: cmp.Or(n.Cause, n.Error),
+		Silent: !d.there(n, d.now), Failed: n.Failed != "" && n.Failed == d.Rollout.Digest, Error: cmp.Or(n.Cause, n.Error),
 		Since: n.Since.UTC(), Heard: n.Heard.UTC(),
 	}
 	if n.Slot != "" {
-		until := n.turnEnds(d.policy.Deadline).UTC()
+		until := d.turnEnds(n).UTC()
 		s.Until = &until
 	}
 	if !s.Silent {
@@ -189,7 +190,7 @@ func (s *Store) List(ctx context.Context, may func(repo string) bool) (list []Su
 			if more = len(list) == MaxList; more {
 				break
 			}
-			d, err := look(tx, ref, now)
+			d, err := look(tx, ref, now, s.up)
 			if errors.Is(err, ErrUnknown) {
 				continue
 			}

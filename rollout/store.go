@@ -40,6 +40,7 @@ type Store struct {
 	tags Tags
 	as   func(context.Context) context.Context
 	now  func() time.Time
+	up   time.Time // when it was made
 	log  *slog.Logger
 }
 
@@ -55,6 +56,7 @@ func NewStore(meta storage.Meta, tags Tags, o Options) *Store {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.up = s.now()
 	return s
 }
 
@@ -166,6 +168,7 @@ func (s *Store) try(ctx context.Context, ref Ref, t Target, r *Report, steer fun
 				return st, err
 			}
 		}
+		st.Up = s.up
 		before := st
 		if steer != nil {
 			st.Nodes = append([]Node{}, st.Nodes...)

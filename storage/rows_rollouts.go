@@ -36,6 +36,7 @@ type (
 		Free     int       `cbor:"14,keyasint"`           // turns that are free
 		Next     time.Time `cbor:"15,keyasint"`           // when time alone may change something; zero for never
 		Updated  time.Time `cbor:"16,keyasint"`           // of Changed
+		Listen   time.Time `cbor:"18,keyasint"`           // who was not heard of before is not silent for that
 		Good     string    `cbor:"17,keyasint,omitempty"` // the last that they all ran
 	}
 	// Follower is a node that follows a tag, as it has reported.
