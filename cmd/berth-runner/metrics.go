@@ -38,8 +38,8 @@ type metrics struct {
 }
 
 // newMetrics makes the metrics of an engine, which is asked whenever somebody
-// scrapes.
-func newMetrics(e observed) *metrics {
+// scrapes, and of what else there is.
+func newMetrics(e observed, others ...prometheus.Collector) *metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "berth_runner_build_info", Help: "1, with the version that runs.", ConstLabels: prometheus.Labels{"version": version},
 	})
@@ -57,6 +57,7 @@ func newMetrics(e observed) *metrics {
 	r := prometheus.NewRegistry()
 	r.MustRegister(build, m.requests, m.durations, newInventory(e),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(others...)
 	m.Handler = promhttp.HandlerFor(r, promhttp.HandlerOpts{
 		Registry: r, MaxRequestsInFlight: scrapes,
 		// Names of interfaces are the containers' own: what they do to one metric is

@@ -117,7 +117,7 @@ func serve(ctx context.Context, load func() (runnerconfig.Config, error), stderr
 		return err
 	}
 	s := &server{cfg: cfg, load: load, level: level, log: log, failed: make(chan error, 8), reloaded: e.Reloaded, setTrust: e.SetTrust}
-	m := newMetrics(e)
+	m := newMetrics(e, edgeMetrics(front)...)
 	s.metrics = daemon.Operations(m, s.ready)
 	defer s.close()
 	docker := api.New(e, api.Options{Log: log, Version: version, Observe: m.observe})

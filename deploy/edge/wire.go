@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -28,6 +29,14 @@ type Status struct {
 	Owners  int // that have routes
 	// Requests are those that it serves now, those of streams and WebSockets included.
 	Requests int64
+	Services []ServiceStats
+}
+
+// ServiceStats are the requests of a service since the program began.
+type ServiceStats struct {
+	Owner, Service string
+	Answers        map[string]int64 // by the class of their status: 2xx, ...
+	Time           time.Duration    // that all of them took together
 }
 
 // Program tells one file of a program from another.

@@ -42,7 +42,7 @@ func TestEdge(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h := newHost(t, berthtest.MachineOptions{}, "--config", config)
+	h := newHost(t, berthtest.MachineOptions{}, "--config", config, "--metrics-addr", "127.0.0.1:5002")
 	f := &fronted{host: h, dir: dir}
 	for _, image := range []string{"web:v1", "web:v2"} {
 		h.docker.Run("pull", "-q", h.image(image))
@@ -53,6 +53,12 @@ func TestEdge(t *testing.T) {
 	}
 	if got, err := f.get("other.test"); !strings.HasPrefix(got, "404 ") || err != nil {
 		t.Errorf("a name that nobody has: %q, %v", got, err)
+	}
+
+	if err := eventually(func() error {
+		return f.counted(`berth_runner_edge_requests_total{owner="stack/shop",service="web",status="2xx"} 1`)
+	}); err != nil {
+		t.Error(err)
 	}
 
 	first := f.status(t)
@@ -134,6 +140,20 @@ func ask(c *http.Client, host string) (string, error) {
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	return fmt.Sprintf("%d %s", resp.StatusCode, strings.TrimSpace(string(text))), err
+}
+
+// counted says whether a line is in the metrics of the runner.
+func (f *fronted) counted(line string) error {
+	resp, err := f.Machine.Client().Get("http://127.0.0.1:5002/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && !strings.Contains(string(text), line+"\n") {
+		err = fmt.Errorf("not in the metrics: %s", line)
+	}
+	return err
 }
 
 func (f *fronted) serves(t *testing.T, when string) {

@@ -39,6 +39,14 @@ func TestWeights(t *testing.T) {
 			t.Errorf("with %d and %d: %v", tt.blue, tt.green, by)
 		}
 	}
+	eventually(t, "800 answers are counted", func() bool {
+		for _, s := range p.services() {
+			if s.Owner == "stack/weights" {
+				return s.Service == "web" && s.Answers["2xx"] == 800 && len(s.Answers) == 1 && s.Time > 0
+			}
+		}
+		return false
+	})
 	if p.Requests("blue") != 0 {
 		t.Error("a replica has requests that have ended")
 	}

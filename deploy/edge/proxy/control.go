@@ -56,6 +56,7 @@ func tell(ch chan<- struct{}) {
 func (c *control) getStatus(w http.ResponseWriter, _ *http.Request) {
 	s := c.status
 	s.Owners, s.Requests = len(c.proxy.Routes()), c.proxy.requests.Load()
+	s.Services = c.proxy.services()
 	reply(w, s, nil)
 }
 

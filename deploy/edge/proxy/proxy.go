@@ -38,6 +38,7 @@ type Proxy struct {
 	owners   map[string][]deploy.EdgeRoute
 	routes   map[string]*route // by their keys
 	replicas map[replicaKey]*replica
+	stats    map[serviceKey]*stats
 }
 
 type replicaKey struct {
@@ -48,7 +49,7 @@ type replicaKey struct {
 // openWith serves on listeners, which it closes in the end, with the routes that are on
 // disk.
 func openWith(o edge.Options, l listeners, lim limits) (*Proxy, error) {
-	p := &Proxy{o: o, limits: lim, listeners: l, routes: map[string]*route{}, replicas: map[replicaKey]*replica{}}
+	p := &Proxy{o: o, limits: lim, listeners: l, routes: map[string]*route{}, replicas: map[replicaKey]*replica{}, stats: map[serviceKey]*stats{}}
 	p.table.Store(&table{})
 	if o.HTTPS != "" {
 		_, port, err := net.SplitHostPort(l[secureName].Addr().String())
@@ -152,7 +153,7 @@ func (p *Proxy) build(owners map[string][]deploy.EdgeRoute) (*table, error) {
 			if err != nil {
 				return nil, err
 			}
-			e := &entry{route: made, pool: p.poolOf(made, r.Upstreams)}
+			e := &entry{route: made, pool: p.poolOf(made, r.Upstreams), stats: p.statsOf(owner, r.Service)}
 			for _, at := range places(r.Route) {
 				t.hosts[at.host] = append(t.hosts[at.host], match{at.path, e})
 			}
@@ -195,10 +196,11 @@ func (p *Proxy) poolOf(r *route, upstreams []deploy.Upstream) *pool {
 // sweep forgets handlers that no route has any more, and replicas that neither have a
 // route nor a request. Requests that a handler has go on.
 func (p *Proxy) sweep(owners map[string][]deploy.EdgeRoute) {
-	keys, present := map[string]bool{}, map[replicaKey]bool{}
+	keys, present, services := map[string]bool{}, map[replicaKey]bool{}, map[serviceKey]bool{}
 	for owner, routes := range owners {
 		for _, r := range routes {
 			keys[keyOf(owner, r)] = true
+			services[serviceKey{owner, r.Service}] = true
 			for _, u := range r.Upstreams {
 				present[replicaKey{u.ID, u.Addr}] = true
 			}
@@ -210,6 +212,7 @@ func (p *Proxy) sweep(owners map[string][]deploy.EdgeRoute) {
 			delete(p.routes, key)
 		}
 	}
+	maps.DeleteFunc(p.stats, func(key serviceKey, _ *stats) bool { return !services[key] })
 	maps.DeleteFunc(p.replicas, func(key replicaKey, r *replica) bool { return !present[key] && r.requests() == 0 })
 }
 

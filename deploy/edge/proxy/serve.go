@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -49,10 +50,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	if e.StripTo {
 		strip(r, prefix)
 	}
-	w = &writer{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	err := e.handler.ServeHTTP(w, r)
-	if err != nil {
-		p.failure(w, r, e, err)
+	begin, answered := time.Now(), &writer{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	defer func() { e.stats.count(answered.status, time.Since(begin)) }() // an answer that breaks off is a panic
+	if err := e.handler.ServeHTTP(answered, r); err != nil {
+		p.failure(answered, r, e, err)
 	}
 	return nil
 }
@@ -81,10 +82,12 @@ func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
 // clientGone is how Caddy says that a client has gone, or has stalled for too long.
 const clientGone = 499
 
-// writer ends the connection of a client that has stalled, for whose rest Caddy would
+// writer remembers the status of an answer. It ends the connection of a client that has stalled, for whose rest Caddy would
 // wait.
 type writer struct {
 	*caddyhttp.ResponseWriterWrapper
+
+	status int
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -95,6 +98,7 @@ func (w *writer) WriteHeader(status int) {
 	if status == http.StatusRequestTimeout {
 		w.Header().Set("Connection", "close")
 	}
+	w.status = status
 	w.ResponseWriterWrapper.WriteHeader(status)
 }
 

@@ -22,7 +22,8 @@ type match struct {
 type entry struct {
 	*route
 
-	pool *pool
+	pool  *pool
+	stats *stats // of its service
 }
 
 // find returns the entry of a request, and the prefix that its path has; nil if there
