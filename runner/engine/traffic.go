@@ -8,8 +8,8 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// SetTraffic implements deploy's Traffic. A backend that is no container there is is
-// runner.ErrNotFound.
+// SetTraffic implements deploy's Traffic. It returns runner.ErrNotFound for a backend
+// that is no container.
 func (e *Engine) SetTraffic(_ context.Context, owner string, services []runner.Service) (map[string]apinetwork.PortMap, error) {
 	for _, s := range services {
 		for _, b := range s.Backends {
@@ -68,4 +68,3 @@ func (e *Engine) ProbeContainer(ctx context.Context, ref string) (exitCode int, 
 	}
 	return result.ExitCode, result.Output, nil
 }
-

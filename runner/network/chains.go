@@ -34,9 +34,9 @@ func (r *rules) addTable() {
 	}
 	published := chain("published", "", nil, nil)
 	for _, f := range []familySets{t.v4, t.v6} {
-		published(f.dnat(f.binds, f.load(f.dst, reg1), f.loadPort(reg32_00+f.size/4)))
+		published(f.dnat(f.binds, f.load(f.dst), f.loadPort(reg32_00+f.size/4)))
 		published(f.dnat(f.ports, nil, f.loadPort(reg32_00)))
-		published(f.choose(f.serviceBinds, f.load(f.dst, reg1), f.loadPort(reg32_00+f.size/4)))
+		published(f.choose(f.serviceBinds, f.load(f.dst), f.loadPort(reg32_00+f.size/4)))
 		published(f.choose(f.services, nil, f.loadPort(reg32_00)))
 	}
 
@@ -47,7 +47,7 @@ func (r *rules) addTable() {
 	prerouting(toLocal(), verdict(expr.VerdictJump, "published"))
 
 	output := chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
-	output(t.v6.is(), t.v6.load(t.v6.dst, reg1), equals(append(make([]byte, 15), 1)), verdict(expr.VerdictAccept, ""))
+	output(t.v6.is(), t.v6.load(t.v6.dst), equals(append(make([]byte, 15), 1)), verdict(expr.VerdictAccept, ""))
 	output(toLocal(), verdict(expr.VerdictJump, "published"))
 
 	forward := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
@@ -118,8 +118,8 @@ func (f ipFamily) is() []expr.Any {
 }
 
 // load loads an address of the header.
-func (f ipFamily) load(offset, register uint32) []expr.Any {
-	return []expr.Any{&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}}
+func (f ipFamily) load(offset uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}}
 }
 
 // loadPort loads the transport protocol and the destination's port.
@@ -132,7 +132,7 @@ func (f ipFamily) loadPort(register uint32) []expr.Any {
 
 // from matches packets whose source is in a set of addresses.
 func (f familySets) from(set *nftables.Set) []expr.Any {
-	return rule(f.is(), f.load(f.src, reg1), []expr.Any{
+	return rule(f.is(), f.load(f.src), []expr.Any{
 		&expr.Lookup{SourceRegister: reg1, SetName: set.Name, SetID: set.ID},
 	})
 }

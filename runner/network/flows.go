@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forgetFlows makes the kernel forget UDP flows of published ports: those that lead
-// to a container that is gone, or those that do not lead to one that is new. To the
-// kernel a client that goes on sending is one flow, which stays with the address
-// that its first packet was sent to: with none, if that was before the port was
-// published, or with a container that is gone.
+// forgetFlows makes the kernel forget flows of published ports: those that lead to a
+// container that is gone, or those of UDP that do not lead to one that is new. To the
+// kernel a client of UDP that goes on sending is one flow, which stays with the
+// address that its first packet was sent to: with none, if that was before the port
+// was published, or with a container that is gone. So is a connection over TCP whose
+// client comes from the same port once more.
 func (m *Manager) forgetFlows(list []published, to target, gone bool) {
-	m.forget(list, func(addr netip.Addr) bool { return isOneOf(addr, []netip.Addr{to.v4, to.v6}) == gone })
+	m.forget(list, func(addr netip.Addr) bool { return isOneOf(addr, []netip.Addr{to.v4, to.v6}) == gone }, gone)
 }
 
-// forgetStrays makes the kernel forget UDP flows to ports of services that lead to no
+// forgetStrays makes the kernel forget flows to ports of services that lead to no
 // container that is there: to nobody, as the port led nowhere when they began, or to
 // one that is gone.
 func (m *Manager) forgetStrays() {
@@ -37,16 +38,16 @@ func (m *Manager) forgetStrays() {
 			}
 		}
 		return true
-	})
+	}, true)
 }
 
-// forget makes the kernel forget UDP flows from anybody to these ports of the host
-// that lead to the addresses chosen.
-func (m *Manager) forget(list []published, chosen func(to netip.Addr) bool) {
-	f := flows{ports: map[uint16]bool{}, local: map[netip.Addr]bool{}, chosen: chosen}
+// forget makes the kernel forget flows from anybody to these ports of the host that
+// lead to the addresses chosen: those of UDP, and of all protocols if that is said.
+func (m *Manager) forget(list []published, chosen func(to netip.Addr) bool, all bool) {
+	f := flows{ports: map[portKey]bool{}, local: map[netip.Addr]bool{}, chosen: chosen}
 	for _, r := range list {
-		if r.proto == unix.IPPROTO_UDP {
-			f.ports[r.host.Port()] = true
+		if all || r.proto == unix.IPPROTO_UDP {
+			f.ports[r.key()] = true
 		}
 	}
 	if len(f.ports) == 0 {
@@ -58,7 +59,7 @@ func (m *Manager) forget(list []published, chosen func(to netip.Addr) bool) {
 	defer m.forgetting.Unlock()
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		m.log.Warn("UDP flows of before may go astray", "error", err)
+		m.log.Warn("connections of before may go astray", "error", err)
 	}
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -67,26 +68,29 @@ func (m *Manager) forget(list []published, chosen func(to netip.Addr) bool) {
 	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
-			m.log.Warn("UDP flows of before may go astray", "error", err)
+			m.log.Warn("connections of before may go astray", "error", err)
 		}
 	}
 }
 
-// flows chooses UDP flows to published ports, and not those of containers to the
-// same port of other hosts.
+// flows chooses flows to published ports, and not those of containers to the same
+// port of other hosts.
 type flows struct {
-	ports  map[uint16]bool
+	ports  map[portKey]bool
 	local  map[netip.Addr]bool // addresses of the host
 	chosen func(to netip.Addr) bool
 }
 
 // MatchConntrackFlow is called by the package netlink.
 func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != unix.IPPROTO_UDP || !f.ports[flow.Forward.DstPort] {
+	if !f.ports[portKey{flow.Forward.Protocol, flow.Forward.DstPort}] {
 		return false
 	}
 	at, _ := netip.AddrFromSlice(flow.Forward.DstIP)
 	to, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	at = at.Unmap()
-	return (f.local[at] || at.IsLoopback()) && f.chosen(to.Unmap())
+	at, to = at.Unmap(), to.Unmap()
+	if at == to && flow.Forward.Protocol != unix.IPPROTO_UDP { // it is carried, or refused
+		return false
+	}
+	return (f.local[at] || at.IsLoopback()) && f.chosen(to)
 }

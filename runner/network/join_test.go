@@ -474,16 +474,16 @@ func TestPortsAreNeverFreeWhileNetworksChange(t *testing.T) {
 	asked := ports(t, "8080>80/tcp", ">80/tcp", "8080>80/udp")
 	c := connectTo(t, m, "c", []string{"four"}, asked, 80)
 	given := c.Endpoint.Ports
-	any := given[port80][len(given[port80])-1].HostPort
-	if any == "8080" {
-		any = given[port80][0].HostPort
+	chosen := given[port80][len(given[port80])-1].HostPort
+	if chosen == "8080" {
+		chosen = given[port80][0].HostPort
 	}
 	done, pace := make(chan struct{}), time.NewTicker(time.Millisecond)
 	defer pace.Stop()
 	var wg sync.WaitGroup
 	var asks, lost atomic.Int64
 	for from, addrs := range map[*os.File][]string{
-		nil:       {"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:" + any},
+		nil:       {"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:" + chosen},
 		w.outside: {hostAddr4 + ":8080", "[" + hostAddr6 + "]:8080"},
 	} {
 		for _, addr := range addrs {
@@ -504,7 +504,7 @@ func TestPortsAreNeverFreeWhileNetworksChange(t *testing.T) {
 	wg.Go(func() {
 		for !isDone(done) {
 			<-pace.C
-			for _, addr := range []string{":8080", "127.0.0.1:8080", "[::]:" + any} {
+			for _, addr := range []string{":8080", "127.0.0.1:8080", "[::]:" + chosen} {
 				if l, err := net.Listen("tcp", addr); err == nil {
 					t.Errorf("%s is free", l.Addr())
 					_ = l.Close()

@@ -108,7 +108,7 @@ func (m *Manager) finds(ep *endpoint, name string) []*endpoint {
 // service.
 func (m *Manager) named(n *lan, name string) []*endpoint {
 	own := n.names[name]
-	list := own[:len(own):len(own)]
+	list := slices.Clip(own)
 	for _, id := range m.aliases[n.Name][name] {
 		if ep := n.endpoints[id]; ep != nil && m.attached[id] != nil && !slices.Contains(own, ep) {
 			list = append(list, ep)

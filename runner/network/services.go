@@ -57,7 +57,7 @@ func (m *Manager) setServices(owner string, list []runner.Service) (map[string]n
 		return nil, conflictOf(err)
 	}
 	next := &owned{services: cloneServices(list), given: al.given}
-	if err := m.switchServices(owner, before, next, al); err != nil {
+	if err := m.switchServices(owner, next, al); err != nil {
 		al.undo()
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (m *Manager) setServices(owner string, list []runner.Service) (map[string]n
 }
 
 // switchServices puts what an owner is to have on disk, and then in force.
-func (m *Manager) switchServices(owner string, before, next *owned, al *allotment) error {
+func (m *Manager) switchServices(owner string, next *owned, al *allotment) error {
 	m.mu.Lock()
 	all := maps.Clone(m.services)
 	m.mu.Unlock()
@@ -170,7 +170,7 @@ func (m *Manager) leadsOf(o *owned, chosen func(runner.Service) bool) (list []re
 		var to []weighted
 		for _, b := range s.Backends {
 			if a := m.attached[b.Container]; a != nil {
-				to = append(to, weighted{a.target, uint32(b.Weight)}) //nolint:gosec // was checked
+				to = append(to, weighted{a.target, uint32(b.Weight)})
 			}
 		}
 		for _, p := range o.given[i].ports {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -468,7 +469,7 @@ func TestServicesRefused(t *testing.T) {
 		if got := nft(t, "list", "table", "inet", m.rules.name); got != rules {
 			t.Errorf("%s: the rules are\n%s\nwere\n%s", c.want, got, rules)
 		}
-		if got, err := os.ReadFile(saved); err != nil || string(got) != string(disk) {
+		if got, err := os.ReadFile(saved); err != nil || !bytes.Equal(got, disk) {
 			t.Errorf("%s: on disk is\n%s", c.want, got)
 		}
 		if got := m.Services(owner); !reflect.DeepEqual(got, []runner.Service{s}) {
