@@ -173,6 +173,9 @@ func (d *deployment) printLast(r deploy.Revision, left bool, err error) error {
 	if err == nil {
 		return enc.Encode(map[string]any{"result": r})
 	}
+	if left {
+		return d.explain(left, err) // there is no last line of what goes on
+	}
 	said := map[string]any{"message": err.Error()}
 	f, failed := errors.AsType[*deploy.Failure](err)
 	if failed {
@@ -204,6 +207,9 @@ func (d *deployment) explain(left bool, err error) error {
 	case errors.Is(err, runner.ErrUnavailable):
 		return fmt.Errorf("%s: %w: it goes on, or goes back, when the runner runs again: %s", d.stack, err, follow)
 	case errors.Is(err, runner.ErrConflict):
+		if s, e := d.client.Status(ctx, d.stack); e == nil && s.Deploying != 0 {
+			err = fmt.Errorf("%w: %s", err, follow)
+		}
 		return fmt.Errorf("%s: %w", d.stack, err)
 	}
 	return d.client.explain(ctx, err, d.stack)

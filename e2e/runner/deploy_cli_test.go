@@ -232,7 +232,7 @@ func (s *shop) interrupt(t *testing.T) {
 		t.Errorf("an interrupt ends it with %d", code)
 	}
 	s.says(t, s.command(t, "v1", "status"), `^shop .* deploying revision 7$`)
-	s.failsWith(t, s.command(t, "v2", "deploy"), 1, `shop`)
+	s.failsWith(t, s.command(t, "v2", "deploy"), 1, `^berth-runner: shop: .*: 'berth-runner status shop --wait' watches it, 'berth-runner cancel shop' takes it back$`)
 	s.says(t, s.command(t, "v1", "cancel", "shop"), `^shop: the deployment was taken back$`)
 	s.serves(t, "/", "seedtest web v2")
 	s.failsWith(t, s.command(t, "v1", "cancel", "shop"), 1, `shop`)
