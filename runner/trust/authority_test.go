@@ -37,7 +37,7 @@ import (
 // time is, and a transparency log.
 type authority struct {
 	tb           testing.TB
-	ca, tsa      *x509.Certificate
+	ca           *x509.Certificate
 	caKey        *ecdsa.PrivateKey
 	tsaLeaf      *x509.Certificate
 	tsaKey, log  *ecdsa.PrivateKey

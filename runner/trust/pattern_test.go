@@ -26,7 +26,7 @@ func TestGlob(t *testing.T) {
 			t.Errorf("%s: %v", tt.pattern, err)
 			continue
 		}
-		for _, s := range strings.Fields(tt.yes) {
+		for s := range strings.FieldsSeq(tt.yes) {
 			if !re.MatchString(s) {
 				t.Errorf("%s does not match %s", tt.pattern, s)
 			}
