@@ -43,7 +43,7 @@ func (d *deployment) bringAll(ctx context.Context) error {
 			err := d.bringAfter(ctx, c, m, all)
 			if err != nil && ctx.Err() == nil && d.optional(c.svc) {
 				d.say(EventWarning, c.svc.Name, "", "goes on without it: "+err.Error())
-				err = nil
+				c.lame, err = true, nil
 			}
 			if err != nil {
 				once.Do(func() { first = err })

@@ -11,6 +11,7 @@ type change struct {
 	have    []replica // of this version, running or stopped
 	missing []int     // numbers of replicas to create
 	old     []replica // of the version before that run and are not to
+	lame    bool      // it has failed, and all who need it can do without
 }
 
 type action int

@@ -41,10 +41,14 @@ type intent struct {
 }
 
 // put puts into service what is wanted, given the record of a stack that nobody else
-// changes.
+// changes: a repair that goes on is waited for.
 func (m *Manager) put(ctx context.Context, u *unit, what, by string, watch func(Event), want func(record) (*intent, error)) (Revision, error) {
 	opCtx, op, err := u.begin(what, by, watch != nil)
 	if err != nil {
+		return Revision{}, err
+	}
+	if err := u.takeTurn(opCtx); err != nil {
+		u.end(op, Revision{}, err)
 		return Revision{}, err
 	}
 	in, err := want(u.record())
@@ -53,11 +57,12 @@ func (m *Manager) put(ctx context.Context, u *unit, what, by string, watch func(
 		number, err = u.admit(in)
 	}
 	if err != nil {
+		<-u.turn
 		u.end(op, Revision{}, err)
 		u.discard()
 		return Revision{}, err
 	}
-	u.run(opCtx, op, func(ctx context.Context) (Revision, error) {
+	u.runNow(opCtx, op, func(ctx context.Context) (Revision, error) {
 		d := &deployment{u: u, op: op, in: in, number: number}
 		return d.run(ctx)
 	})

@@ -20,9 +20,44 @@
 //     Traffic has recorded decides which.
 //   - Containers of the version before are kept, stopped, so that a rollback only has
 //     to start them.
+//   - A service whose containers would be the same keeps them, whatever else of it
+//     changes: replicas, ports, routes, names, strategy. One that needs another with
+//     Restart is replaced with it.
+//   - What runs is repaired: replicas that are missing are created, those that have
+//     ended are started, those that are unhealthy get no traffic while there are
+//     others, and the edge is told of new addresses.
+//
+// # How a version comes into service
+//
+// Images are pulled and pinned by digest, networks and volumes made, and the services
+// brought up, each after what it needs. Services that are replaced side by side have
+// no traffic then; those that are rolled are in service batch by batch. When all have
+// held their gate, the steps of canaries are gone, and then one SetTraffic moves the
+// whole stack. The gate has to hold once more; then the version before is let go: its
+// containers are stopped when their connections by published ports have ended, at the
+// latest after the service's Drain. Requests of the HTTP edge are not counted: a
+// service with routes has its Drain in full.
+//
+// A service that the version before did not have is found by its name as soon as it
+// runs, since those that need it look for it, and by its ports from the switch on.
+//
+// A job runs once for each version, before those that need it, for as long as it
+// takes. What it has done is not taken back.
+//
+// A gate first waits for the health check to pass, at most for START_PERIOD + RETRIES
+// * (INTERVAL + TIMEOUT), not less than ten seconds nor more than an hour; or for the
+// ports to accept, at most for a minute. Then it watches for the service's Monitor. It
+// does not hold if the container ends or restarts, or the engine calls it unhealthy.
+//
+// A rollback to containers that are kept waits for no Monitor and takes no steps:
+// they have held their gate before. Its containers may still be stopping, if it comes
+// just after the switch: then it waits until they have ended.
 //
 // # What it does not do
 //
 // It knows nothing of Compose files, registries and proxies: deploy/stack,
-// deploy/fleet and deploy/edge do. It coordinates no hosts.
+// deploy/fleet and deploy/edge do. It coordinates no hosts. It does not change networks
+// and volumes that containers have. Connections that go by the name of a service, not
+// by a published port, are not counted when it is drained. A service that is rolled
+// with stop-first and one replica is away for a moment: that is what it asks for.
 package deploy

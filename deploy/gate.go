@@ -135,17 +135,19 @@ func addressOf(info container.InspectResponse) netip.Addr {
 // ready waits until a container passes its check for the first time, or its ports
 // accept; one that has neither is ready if it runs.
 func (w *watched) ready(ctx context.Context, tell func(string)) error {
-	begin, wait, limit := time.Now(), firstLook, w.limit()
-	ctx, cancel := context.WithTimeout(ctx, limit+lastLook)
+	begin, wait, limit, said := time.Now(), firstLook, w.limit(), ""
+	patient, cancel := context.WithTimeout(ctx, limit+lastLook)
 	defer cancel()
-	said := ""
 	for {
 		if err := w.lives(ctx); err != nil {
 			return err
 		}
-		why, err := w.try(ctx)
+		why, err := w.try(patient)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
-			return err
+			why = "health check: it does not end"
 		}
 		if why == "" {
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ func (m *Manager) watch(seq iter.Seq[events.Message]) {
 		for e := range seq {
 			if stack := e.Actor.Attributes[labelStack]; stack != "" && matters(e.Action) {
 				if u, err := m.unit(stack); err == nil {
+					if e.Action == events.ActionDie {
+						u.falls(e.Actor.ID)
+					}
 					m.poke(u)
 				}
 			}
@@ -134,15 +138,12 @@ func (u *unit) repair(ctx context.Context) (later bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	restarted, err := u.restart(ctx, v, rec.Current)
-	if err != nil {
-		return restarted, err
-	}
+	restarted, failed := u.restart(ctx, v, rec.Current)
 	pending, err := u.rebalance(ctx, v)
 	if err != nil {
-		return restarted || pending, err
+		return true, errors.Join(failed, err)
 	}
-	return restarted || pending, errors.Join(u.sweep(ctx, false), u.prune())
+	return restarted || pending, errors.Join(failed, u.sweep(ctx, false), u.prune())
 }
 
 // restart creates the replicas that are missing and starts those that have ended, and
@@ -152,6 +153,7 @@ func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later b
 	if err != nil {
 		return false, err
 	}
+	var errs []error // what one service cannot have does not keep another from it
 	for i := range v.Stack.Services {
 		svc := &v.Stack.Services[i]
 		if svc.Job {
@@ -161,7 +163,8 @@ func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later b
 		for _, n := range missing(list, svc.Replicas) {
 			r, err := u.create(ctx, svc, v.version(svc.Name), revision, n)
 			if err != nil {
-				return false, err
+				errs = append(errs, err)
+				break
 			}
 			list = append(list, r)
 		}
@@ -169,18 +172,26 @@ func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later b
 			if r.active() {
 				continue
 			}
-			wait := u.startAgain(r.ID)
-			later = later || wait
-			if wait {
+			u.falls(r.ID)
+			if u.startAgain(r.ID) {
+				later = true
 				continue
 			}
 			if err := u.start(ctx, &r); err != nil {
-				return true, err
+				errs = append(errs, err)
+				continue
 			}
 			u.m.log.InfoContext(ctx, "start a container again", "stack", u.name, "container", r.Name)
 		}
 	}
-	return later, nil
+	return later, errors.Join(errs...)
+}
+
+// falls notes that a container has ended: it gets traffic again when it is ready.
+func (u *unit) falls(id string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.fell[id] = true
 }
 
 // startAgain says whether the start of a container has to wait, because it was started
@@ -212,6 +223,11 @@ func (u *unit) rebalance(ctx context.Context, v *versioned) (pending bool, err e
 	}
 	u.mu.Lock()
 	told, known := u.told, u.told != nil
+	for id := range u.fell {
+		if !slices.ContainsFunc(found, func(r replica) bool { return r.ID == id }) {
+			delete(u.fell, id)
+		}
+	}
 	u.mu.Unlock()
 	if !known {
 		if told, err = u.m.engine.Traffic(ctx, Owner(u.name)); err != nil {
@@ -271,10 +287,16 @@ func (u *unit) weigh(ctx context.Context, svc *Service, list []replica, before m
 			backends[i].Weight = 0
 			continue
 		}
-		if before[r.ID] == 0 && r.Health != container.Healthy && !u.isReady(ctx, svc, r) {
+		u.mu.Lock()
+		again := u.fell[r.ID] || before[r.ID] == 0
+		u.mu.Unlock()
+		if again && r.Health != container.Healthy && !u.isReady(ctx, svc, r) {
 			backends[i].Weight, pending = 0, true
 			continue
 		}
+		u.mu.Lock()
+		delete(u.fell, r.ID)
+		u.mu.Unlock()
 		some = true
 	}
 	if !some {

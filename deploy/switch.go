@@ -18,7 +18,7 @@ func (d *deployment) canary(ctx context.Context) error {
 	var birds []*change
 	steps := 0
 	for _, c := range d.changes {
-		if c.action == actionReplace && c.svc.Strategy == Canary && len(c.old) > 0 && len(c.have) > 0 {
+		if !c.lame && c.action == actionReplace && c.svc.Strategy == Canary && len(c.old) > 0 && len(c.have) > 0 {
 			birds = append(birds, c)
 			steps = max(steps, len(c.svc.Steps))
 		}
@@ -71,7 +71,7 @@ func (d *deployment) gateAgain(ctx context.Context) error {
 		return nil
 	}
 	changed := slices.DeleteFunc(slices.Clone(d.changes), func(c *change) bool {
-		return c.action != actionAdd && c.action != actionReplace
+		return c.lame || c.action != actionAdd && c.action != actionReplace
 	})
 	return d.watchFor(ctx, changed, func(svc *Service) time.Duration { return svc.Update.Monitor })
 }

@@ -33,6 +33,7 @@ type unit struct {
 	routed bool
 	stacks map[int]*versioned  // what revisions are made of, as far as it was read
 	tries  map[string]*backoff // of containers that were started again, by ID
+	fell   map[string]bool     // containers that have ended, and have to be ready again
 	ails   string              // why the last repair failed
 	poked  bool                // a repair is to come
 }
@@ -40,7 +41,7 @@ type unit struct {
 func (m *Manager) newUnit(name string) *unit {
 	return &unit{
 		m: m, name: name, store: store{filepath.Join(m.dir, name)}, turn: make(chan struct{}, 1), rec: record{Name: name},
-		drains: map[string]*draining{}, tries: map[string]*backoff{}, stacks: map[int]*versioned{},
+		drains: map[string]*draining{}, tries: map[string]*backoff{}, stacks: map[int]*versioned{}, fell: map[string]bool{},
 	}
 }
 
@@ -151,6 +152,9 @@ func (u *unit) begin(what, by string, watched bool) (context.Context, *operation
 
 // end lets go of an operation before or after it has run.
 func (u *unit) end(op *operation, result Revision, err error) {
+	if errors.Is(err, errClosing) {
+		err = runner.Errorf(runner.ErrUnavailable, "stack %s: %w: it is gone on with when it starts again", u.name, errClosing)
+	}
 	op.mu.Lock()
 	op.result, op.err = result, err
 	op.mu.Unlock()
@@ -161,21 +165,34 @@ func (u *unit) end(op *operation, result Revision, err error) {
 	close(op.done)
 }
 
+// takeTurn waits until nobody else changes the stack, or a context ends.
+func (u *unit) takeTurn(ctx context.Context) error {
+	select {
+	case u.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // run runs an operation in the background, when a repair that goes on is over.
 func (u *unit) run(ctx context.Context, op *operation, do func(ctx context.Context) (Revision, error)) {
 	u.m.work.Go(func() {
 		var result Revision
-		var err error
-		select {
-		case u.turn <- struct{}{}:
+		err := u.takeTurn(u.m.lifetime())
+		if err == nil {
 			result, err = do(ctx)
 			<-u.turn
-		case <-u.m.lifetime().Done():
-			err = errClosing
 		}
-		if errors.Is(err, errClosing) {
-			err = runner.Errorf(runner.ErrUnavailable, "stack %s: %w: it is gone on with when it starts again", u.name, errClosing)
-		}
+		u.end(op, result, err)
+	})
+}
+
+// runNow is run for who has the turn.
+func (u *unit) runNow(ctx context.Context, op *operation, do func(ctx context.Context) (Revision, error)) {
+	u.m.work.Go(func() {
+		result, err := do(ctx)
+		<-u.turn
 		u.end(op, result, err)
 	})
 }
