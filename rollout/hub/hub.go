@@ -72,6 +72,7 @@ type Hub struct {
 
 	mu       sync.Mutex
 	closed   bool
+	telling  sync.WaitGroup // those that Close answers
 	refs     map[rollout.Ref]*watched
 	accounts map[string]int
 }
@@ -178,10 +179,12 @@ func (h *Hub) dropLocked(ref rollout.Ref, w *waiter) bool {
 	return true
 }
 
-// Close answers everybody, and whoever comes later, that the server stops.
+// Close answers everybody, and whoever comes later, that the server stops. It returns when
+// that is done.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	h.closed = true
+	h.telling.Add(1)
 	var all []answered
 	for ref, at := range h.refs {
 		for w := range at.waiters {
@@ -191,6 +194,8 @@ func (h *Hub) Close() {
 	}
 	h.mu.Unlock()
 	tell(all)
+	h.telling.Done()
+	h.telling.Wait() // somebody else may have begun to
 }
 
 // answered is a waiter that is told something.
