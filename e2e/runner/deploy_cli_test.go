@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -35,6 +36,7 @@ func TestDeployCommands(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"nothing yet", s.nothingYet},
+		{"private registry", s.privateRegistry},
 		{"first version", s.firstVersion},
 		{"status", s.status},
 		{"second version", s.secondVersion},
@@ -124,6 +126,31 @@ func (s *shop) nothingYet(t *testing.T) {
 	if ps := s.docker.Run("ps", "-aq"); ps != "" {
 		t.Errorf("a dry run makes containers:\n%s%s", out, ps)
 	}
+}
+
+// privateRegistry deploys an image of a registry that wants credentials: with those of
+// docker's configuration, and not without.
+func (s *shop) privateRegistry(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "htpasswd")
+	write := func(name, text string) {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(file, htpasswd)
+	private := berthtest.Start(t, berthtest.Options{
+		Machine: s.Machine, Config: "auth: {htpasswd: {file: " + file + "}}\npolicy: [{who: [authenticated], repos: ['**'], may: [pull, push]}]\n",
+	})
+	seed(t, s.Machine, private.Addr, "REGISTRY_USER=someone", "REGISTRY_PASS=correct horse")
+	image := private.Addr + "/seedtest/busybox"
+	write(filepath.Join(dir, "compose.yaml"), "name: private\nservices:\n  worker:\n    image: "+image+
+		"\n    command: [sleep, infinity]\n    stop_grace_period: 0s\n    deploy: {update_config: {monitor: 100ms}}\n")
+	s.failsWith(t, s.Berth(t, "deploy").Dir(dir), 1, `^berth-runner: .*(denied|unauthorized|authentication required|no basic auth)`)
+	write(filepath.Join(dir, "config.json"), `{"auths": {"`+private.Addr+`": {"auth": "`+base64.StdEncoding.EncodeToString([]byte("someone:correct horse"))+`"}}}`)
+	s.says(t, s.Berth(t, "deploy").Dir(dir).Env("DOCKER_CONFIG="+dir), `^private is deployed: revision \d$`)
+	s.says(t, s.Berth(t, "rm", "private", "--yes"))
+	s.docker.Run("rmi", image)
 }
 
 func (s *shop) firstVersion(t *testing.T) {
