@@ -39,9 +39,35 @@
 //     container. No process stands between, but for [::1]: the kernel has no
 //     route_localnet for IPv6, so connections to it are carried by this process,
 //     TCP and UDP only, and only while it runs. So is what comes over IPv6 to a
-//     container that has none, and the other way round.
+//     container that has none, and the other way round: to a service, if any of its
+//     backends has none.
+//   - While a container is connected to further networks, or disconnected, its ports
+//     lead to its new address in one transaction, and are never free. What goes by
+//     an interface that goes is lost.
 //   - Packets to 127.0.0.0/8 that arrive by an interface are dropped: bridges
 //     need route_localnet, which would let them in.
+//
+// # Services
+//
+// A published port may belong to a service (SetServices) rather than to a container:
+// it leads to the backends that have an address, chosen at random by their weights
+// for each new connection. Each such port has a chain, found by a map of verdicts,
+// with one rule for each backend: only the first packet of a connection meets them.
+// All services of an owner are switched in one transaction, which replaces the rules
+// of these chains and nothing else; established connections stay where they are. A
+// backend that ends leaves the balance when it is disconnected, and is back when it
+// is connected again, whether it listens by then or not. A port whose service has no
+// backend with an address refuses connections as a port does that nobody listens at;
+// to a port over UDP, packets are lost.
+//
+// A flow of UDP stays with its backend until that is disconnected.
+//
+// The aliases of a service mean its backends with a weight, in networks of users.
+// Backends that share another's namespace, or have the host's, have no address here.
+//
+// A rebuild of the whole table (at Restore, or when somebody damaged it) replaces one
+// table by another: a packet that is being looked up at that very instant, on another
+// CPU, may meet neither.
 //
 // A rule of somebody else that drops forwarded packets, such as Docker's policy of
 // the chain FORWARD, cannot be overruled from another table. Such chains are named
@@ -54,9 +80,10 @@
 //
 // # State
 //
-// On disk are the networks alone, written when they are made and removed: before
-// that is acknowledged, and before their interfaces are made or after they are
-// gone, so that there is none without a record. What is given to a
+// On disk are the networks, written when they are made and removed: before that is
+// acknowledged, and before their interfaces are made or after they are gone, so that
+// there is none without a record; and the services, written before they are in force:
+// what is there is what Restore puts in force. What is given to a
 // container (addresses, interface, ports) is kept in memory and returned to the
 // caller, who records it with the container and hands it back to Restore: to
 // start or to end a container writes nothing here. All that Restore is not told
@@ -67,7 +94,8 @@
 // that is left to the end of the namespace.
 //
 // While the Manager lives, each published port is also bound by a socket of this
-// process, so that no program of the host can take it; and the table is watched
+// process, so that no program of the host can take it, and which listens where
+// connections are carried; and the table is watched
 // and made again when somebody else flushes it.
 //
 // # What it does not do

@@ -22,6 +22,9 @@ import (
 //	map ports4    { type inet_proto . inet_service : ipv4_addr . inet_service }
 //	map binds4    { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
 //	map ports6, binds6 likewise
+//	map services4     { type inet_proto . inet_service : verdict }
+//	map servicebinds4 { type ipv4_addr . inet_proto . inet_service : verdict }
+//	map services6, servicebinds6 likewise
 //
 //	chain raw         { type filter hook prerouting priority raw
 //	                    iifname != "lo" ip daddr 127.0.0.0/8 drop }
@@ -32,7 +35,12 @@ import (
 //	                    fib daddr type local jump published }
 //	chain published   { dnat ip to ip daddr . meta l4proto . th dport map @binds4
 //	                    dnat ip to meta l4proto . th dport map @ports4
+//	                    ip daddr . meta l4proto . th dport vmap @servicebinds4
+//	                    meta l4proto . th dport vmap @services4
 //	                    and the same for ip6 }
+//	chain tcp4-8080   { numgen random mod 3 < 1 dnat ip to 172.17.0.2:80
+//	                    dnat ip to 172.17.0.3:80 }
+//	and one for each other port of a service
 //	chain forward     { type filter hook forward priority filter
 //	                    oifname != @bridges iifname != @internal accept
 //	                    ct state established,related accept
@@ -48,7 +56,8 @@ import (
 //	                    and the last two for ip6 }
 //
 // A network is an element of the sets, a published port one of a map: however
-// many there are, a packet is looked up once in each.
+// many there are, a packet is looked up once in each. The example's service has a
+// second backend of twice the weight of the first.
 type table struct {
 	*nftables.Table
 	bridges, inside, internal *nftables.Set
