@@ -70,7 +70,7 @@ func newFollowers(ctx context.Context, cfg runnerconfig.Config, e *engine.Engine
 	}
 	var all followers
 	for _, f := range cfg.Follow {
-		s, err := newFollowedStack(client, cfg, f)
+		s, err := newFollowedStack(client, cfg, f, log)
 		if err != nil {
 			return nil, fmt.Errorf("follow: %w", err)
 		}
@@ -90,14 +90,15 @@ type followedStack struct {
 	name   reference.NamedTagged
 	stack  string // name of the stack here
 	login  func() (*registry.AuthConfig, error)
+	log    *slog.Logger
 }
 
-func newFollowedStack(c *remote.Client, cfg runnerconfig.Config, f *runnerconfig.Follow) (*followedStack, error) {
+func newFollowedStack(c *remote.Client, cfg runnerconfig.Config, f *runnerconfig.Follow, log *slog.Logger) (*followedStack, error) {
 	name, err := taggedName(f.Stack)
 	if err != nil {
 		return nil, err
 	}
-	s := &followedStack{client: c, name: name, stack: f.StackName(), login: func() (*registry.AuthConfig, error) {
+	s := &followedStack{client: c, name: name, stack: f.StackName(), log: log, login: func() (*registry.AuthConfig, error) {
 		h := cfg.Registries[f.Host()]
 		if h == nil || h.Username == "" {
 			return nil, nil //nolint:nilnil // the registry asks nobody, or a certificate says who it is
@@ -134,6 +135,9 @@ func (f *followedStack) Stack(ctx context.Context, d digest.Digest) (deploy.Requ
 	l, err := loadBundle(ctx, b, f.name.String(), f.stack)
 	if err != nil {
 		return deploy.Request{}, err
+	}
+	for _, warning := range l.Warnings {
+		f.log.WarnContext(ctx, "what is to be known of a stack", "stack", f.stack, "digest", d, "warning", warning)
 	}
 	req := deploy.Request{Stack: l.Stack, Contents: l.Contents}
 	if login != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -116,7 +117,7 @@ func TestPublish(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := newFollowedStack(c, runnerconfig.Default(), &runnerconfig.Follow{Stack: ref, Name: "here"})
+		f, err := newFollowedStack(c, runnerconfig.Default(), &runnerconfig.Follow{Stack: ref, Name: "here"}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

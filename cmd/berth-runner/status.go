@@ -61,6 +61,9 @@ With --json: a list, or with STACK an object, of {"Name", "Revision", "Deploying
 			} else {
 				err = printStatus(cmd.OutOrStdout(), s, *containers)
 			}
+			if err == nil && !f.json {
+				err = printFollowing(cmd.Context(), cmd.OutOrStdout(), c, args[0])
+			}
 			return cmp.Or(err, last)
 		})
 	}
@@ -84,7 +87,10 @@ func (f *clientFlags) list(ctx context.Context, w io.Writer, c *runnerClient) er
 		}
 		rows = append(rows, []string{s.Name, orDash(s.Revision), strconv.Itoa(len(s.Services)), fmt.Sprintf("%d/%d", ready, wanted), stateOf(s)})
 	}
-	return table(w, rows)
+	if err := table(w, rows); err != nil {
+		return err
+	}
+	return printFollowing(ctx, w, c, "")
 }
 
 // stateOf is a stack's state in a few words.
