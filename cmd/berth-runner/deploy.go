@@ -144,11 +144,14 @@ func (d *deployment) run(do func(context.Context, func(deploy.Event)) (deploy.Re
 	if err != nil {
 		return d.explain(left, err)
 	}
-	if r.Number == 0 { // of no revision: it is removed
-		_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "%s is %s\n", d.stack, d.verb)
-		return err
+	said := fmt.Sprintf("%s is %s", d.stack, d.verb)
+	if r.Rollback != 0 {
+		said += fmt.Sprintf(" to revision %d", r.Rollback)
 	}
-	_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "%s is %s: revision %d\n", d.stack, d.verb, r.Number)
+	if r.Number != 0 { // or else it is removed
+		said += fmt.Sprintf(": revision %d", r.Number)
+	}
+	_, err = fmt.Fprintln(d.cmd.OutOrStdout(), said)
 	return err
 }
 

@@ -209,10 +209,10 @@ func (s *shop) brokenVersion(t *testing.T) {
 
 func (s *shop) rollback(t *testing.T) {
 	s.failsWith(t, s.command(t, "v2", "rollback", "shop", "--to", "17"), 1, `17`)
-	s.says(t, s.command(t, "v2", "rollback", "shop"), `^shop is rolled back: revision 4$`)
+	s.says(t, s.command(t, "v2", "rollback", "shop"), `^shop is rolled back to revision 1: revision 4$`)
 	s.serves(t, "/", "seedtest web v1")
 	s.serves(t, "/greeting", "hello")
-	s.says(t, s.command(t, "v2", "rollback", "shop", "--to", "2"), `^shop is rolled back: revision 5$`)
+	s.says(t, s.command(t, "v2", "rollback", "shop", "--to", "2"), `^shop is rolled back to revision 2: revision 5$`)
 	s.serves(t, "/", "seedtest web v2")
 }
 
