@@ -70,9 +70,10 @@ type Hub struct {
 	some    chan struct{} // has one when the first has come
 	waiting atomic.Int64
 
+	closing sync.Mutex // held while Close answers
+
 	mu       sync.Mutex
 	closed   bool
-	telling  sync.WaitGroup // those that Close answers
 	refs     map[rollout.Ref]*watched
 	accounts map[string]int
 }
@@ -182,9 +183,10 @@ func (h *Hub) dropLocked(ref rollout.Ref, w *waiter) bool {
 // Close answers everybody, and whoever comes later, that the server stops. It returns when
 // that is done.
 func (h *Hub) Close() {
+	h.closing.Lock()
+	defer h.closing.Unlock()
 	h.mu.Lock()
 	h.closed = true
-	h.telling.Add(1)
 	var all []answered
 	for ref, at := range h.refs {
 		for w := range at.waiters {
@@ -194,8 +196,6 @@ func (h *Hub) Close() {
 	}
 	h.mu.Unlock()
 	tell(all)
-	h.telling.Done()
-	h.telling.Wait() // somebody else may have begun to
 }
 
 // answered is a waiter that is told something.
