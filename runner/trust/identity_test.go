@@ -72,7 +72,7 @@ func TestOlderForm(t *testing.T) {
 	d := digest.FromString("image")
 	rule := Rule{Images: []string{"r.example.com/acme/**"}, Issuer: issuer, Subjects: []string{signer}, Root: a.root("log", "time")}
 	payload := simplePayload(repository, d)
-	foreign := simplePayload("r.example.com/other/app", d)
+	foreign, other := simplePayload("r.example.com/other/app", d), simplePayload(repository, digest.FromString("other"))
 	for what, tt := range map[string]struct {
 		payload []byte
 		signed  []byte
@@ -82,6 +82,7 @@ func TestOlderForm(t *testing.T) {
 		"signed":                  {payload, payload, nil, ""},
 		"for a repository beside": {simplePayload("r.example.com/acme/copy", d), simplePayload("r.example.com/acme/copy", d), nil, ""},
 		"for another repository":  {foreign, foreign, nil, "for the repository r.example.com/other/app"},
+		"of another image":        {other, other, nil, "it is a signature of sha256:"},
 		"other bytes":             {foreign, payload, nil, "none is"},
 		"no log":                  {payload, payload, func(a map[string]string) { delete(a, logAnnotation) }, "log"},
 		"no certificate":          {payload, payload, func(a map[string]string) { delete(a, certificateAnnotation) }, "none is"},
