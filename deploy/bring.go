@@ -4,14 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/moby/moby/api/types/container"
-
-	"github.com/berth-registry/berth/runner"
 )
 
 // marks are what others wait for of a service. They are closed, too, if it fails.
@@ -87,7 +82,7 @@ func (d *deployment) optional(svc *Service) bool {
 func (d *deployment) bringAfter(ctx context.Context, c *change, m *marks, all map[string]*marks) error {
 	for _, need := range c.svc.Needs {
 		other := all[need.Service]
-		if other == nil {
+		if other == nil || d.quick { // who is returned to finds those that have the traffic
 			continue
 		}
 		waits := map[Condition]chan struct{}{NeedHealthy: other.healthy, NeedCompleted: other.done}[need.Condition]
@@ -253,64 +248,4 @@ func (d *deployment) tolerate(svc *Service, err error) error {
 		return nil
 	}
 	return err
-}
-
-// job runs a container to its end.
-func (d *deployment) job(ctx context.Context, c *change) error {
-	for _, r := range c.have { // of a run that was cut short
-		if err := d.u.remove(ctx, r.ID); err != nil {
-			return err
-		}
-	}
-	c.have = nil
-	r, err := d.u.create(ctx, c.svc, c.version, d.number, 1)
-	if err != nil {
-		return err
-	}
-	d.say(EventStep, c.svc.Name, r.Name, "run job "+r.Name)
-	if err := d.u.start(ctx, &r); err != nil {
-		return &gateError{svc: c.svc, container: r, reason: "it does not start: " + err.Error(), exit: d.u.exitCode(ctx, r.ID)}
-	}
-	done, err := d.u.m.engine.WaitContainer(ctx, r.ID, container.WaitConditionNotRunning)
-	if err != nil {
-		return err
-	}
-	var resp container.WaitResponse
-	select {
-	case resp = <-done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if resp.StatusCode != 0 {
-		return &gateError{
-			svc: c.svc, container: r, exit: int(resp.StatusCode), log: d.u.lastLines(ctx, r.ID),
-			reason: fmt.Sprintf("the job ended with exit code %d", resp.StatusCode),
-		}
-	}
-	return d.u.update(func(rec *record) { rec.Jobs = append(rec.Jobs, c.svc.Name+"@"+c.version) })
-}
-
-// live is the traffic of a stack while it is deployed.
-type live struct {
-	u        *unit
-	mu       sync.Mutex
-	services []runner.Service
-}
-
-// set makes one service what the traffic has of it.
-func (l *live) set(ctx context.Context, s runner.Service) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	services := slices.Clone(l.services)
-	i := slices.IndexFunc(services, func(other runner.Service) bool { return other.Name == s.Name })
-	if i < 0 {
-		services = append(services, s)
-	} else {
-		services[i] = s
-	}
-	if err := l.u.setTraffic(ctx, services); err != nil {
-		return err
-	}
-	l.services = services
-	return nil
 }

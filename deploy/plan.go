@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -191,58 +190,4 @@ func (p *Plan) end(o observed, to *versioned, changes []*change, revision int) {
 			p.add(StepStop, c.svc.Name, "drained for "+max(c.svc.Drain, leastDrain).String()+" at most", namesOf(old)...)
 		}
 	}
-}
-
-// Plan returns what Deploy would do. Nothing is pulled for it: an image that is not on
-// the host counts as another one. Errors are those of Deploy before it begins.
-func (m *Manager) Plan(ctx context.Context, req Request) (Plan, error) {
-	if err := check(&req.Stack, m.edge != nil); err != nil {
-		return Plan{}, err
-	}
-	stack := copyOf(req.Stack)
-	o := observed{networks: map[string]bool{}, volumes: map[string]bool{}, images: map[string]string{}}
-	rec := record{Name: stack.Name}
-	if u, err := m.unit(stack.Name); err == nil {
-		rec = u.record()
-		if rec.Current != 0 {
-			if o.from, err = u.stack(rec.Current); err != nil {
-				return Plan{}, err
-			}
-		}
-	}
-	o.jobs = rec.Jobs
-	var err error
-	if o.found, err = m.find(ctx, stack.Name); err != nil {
-		return Plan{}, err
-	}
-	for _, n := range stack.Networks {
-		have, err := m.engine.InspectNetwork(ctx, n.Name)
-		if o.networks[n.Name] = err == nil; err == nil {
-			if err := sameConfig("network", n.Name, have.Labels, configOf(n.Request), n.External); err != nil {
-				return Plan{}, err
-			}
-		}
-	}
-	for _, v := range stack.Volumes {
-		have, err := m.engine.InspectVolume(ctx, v.Name)
-		if o.volumes[v.Name] = err == nil; err == nil {
-			if err := sameConfig("volume", v.Name, have.Labels, configOf(v.Request), v.External); err != nil {
-				return Plan{}, err
-			}
-		}
-	}
-	for i := range stack.Services {
-		svc := &stack.Services[i]
-		ref, d, err := m.pinned(ctx, svc)
-		if err != nil || svc.Pull == PullAlways && svc.Digest == "" {
-			continue // it is to be pulled
-		}
-		o.images[svc.Name] = ref
-		pin(svc, ref, d)
-	}
-	to := &versioned{Stack: &stack}
-	if to.Versions, err = versions(&stack); err != nil {
-		return Plan{}, err
-	}
-	return planOf(o, to, rec.next())
 }

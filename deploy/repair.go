@@ -3,120 +3,21 @@ package deploy
 import (
 	"context"
 	"errors"
-	"iter"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/events"
 
 	"github.com/berth-registry/berth/runner"
 )
 
-const (
-	repairSettles = 50 * time.Millisecond // what happens together is looked at once
-	repairAgain   = time.Second           // for replicas that are not ready yet
-	repairEvery   = time.Minute
-	probePatience = 5 * time.Second // that a repair has for one health check
-)
+const probePatience = 5 * time.Second // that a repair has for one health check
 
 // backoff is when a container may be started again that does not stay up.
 type backoff struct {
 	next time.Time
 	wait time.Duration
-}
-
-// listen begins to listen to what happens to containers.
-func (m *Manager) listen() iter.Seq[events.Message] {
-	return m.engine.Events(m.lifetime(), time.Time{}, time.Time{}, runner.Filters{"type": {string(events.ContainerEventType)}})
-}
-
-// watch repairs stacks when something happens to their containers, and every minute.
-func (m *Manager) watch(seq iter.Seq[events.Message]) {
-	m.work.Go(func() {
-		for pause(m.lifetime(), repairEvery) == nil {
-			m.pokeAll()
-		}
-	})
-	for {
-		for e := range seq {
-			if stack := e.Actor.Attributes[labelStack]; stack != "" && matters(e.Action) {
-				if u, err := m.unit(stack); err == nil {
-					if e.Action == events.ActionDie {
-						u.falls(e.Actor.ID)
-					}
-					m.poke(u)
-				}
-			}
-		}
-		if pause(m.lifetime(), repairAgain) != nil {
-			return
-		}
-		seq = m.listen() // it was too slow for the one before
-		m.pokeAll()
-	}
-}
-
-func matters(a events.Action) bool {
-	switch a {
-	case events.ActionDie, events.ActionStart, events.ActionDestroy, events.ActionUnPause:
-		return true
-	default:
-		return strings.HasPrefix(string(a), string(events.ActionHealthStatus))
-	}
-}
-
-func (m *Manager) pokeAll() {
-	for _, u := range m.all() {
-		m.poke(u)
-	}
-}
-
-// poke has a stack repaired soon, in its turn.
-func (m *Manager) poke(u *unit) { m.pokeIn(u, repairSettles) }
-
-func (m *Manager) pokeIn(u *unit, wait time.Duration) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.poked || m.lifetime().Err() != nil {
-		return
-	}
-	u.poked = true
-	m.work.Go(func() {
-		ctx := m.lifetime()
-		if pause(ctx, wait) != nil {
-			return
-		}
-		select {
-		case u.turn <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		u.mu.Lock()
-		u.poked = false
-		busy := u.op != nil || u.gone
-		u.mu.Unlock()
-		if busy { // what goes on pokes when it is over
-			<-u.turn
-			return
-		}
-		later, err := u.repair(ctx)
-		<-u.turn
-		u.mu.Lock()
-		u.ails = ""
-		if err != nil {
-			u.ails = err.Error()
-		}
-		u.mu.Unlock()
-		if err != nil && ctx.Err() == nil {
-			m.log.WarnContext(ctx, "repair a stack", "stack", u.name, "error", err)
-		}
-		if later || err != nil {
-			m.pokeIn(u, repairAgain)
-		}
-	})
 }
 
 // repair makes what runs what the revision in service says, and says whether it is to
@@ -226,6 +127,7 @@ func (u *unit) rebalance(ctx context.Context, v *versioned) (pending bool, err e
 	for id := range u.fell {
 		if !slices.ContainsFunc(found, func(r replica) bool { return r.ID == id }) {
 			delete(u.fell, id)
+			delete(u.tries, id)
 		}
 	}
 	u.mu.Unlock()

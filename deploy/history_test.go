@@ -1,0 +1,94 @@
+package deploy
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// What no revision needs is forgotten, with its files.
+func TestHistoryIsBounded(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.history = 3
+		file := File{Name: "key", Target: "/key", Mode: 0o400}
+		for i := range 6 {
+			text := fmt.Sprint("secret ", i)
+			file.Content = digestOf(text)
+			_, err := w.Deploy(t.Context(), Request{
+				Stack:    shop(web("app:1", 1, func(s *Service) { s.Files = []File{file} })),
+				Contents: Contents{file.Content: []byte(text)},
+			}, nil)
+			w.must(err)
+		}
+		w.settle()
+		h, err := w.History(t.Context(), "shop")
+		w.must(err)
+		if len(h) != 3 || h[0].Number != 6 || h[2].Number != 4 {
+			t.Errorf("history %+v", h)
+		}
+		for _, dir := range []string{"contents", "files", "[0-9]*.json"} {
+			pattern := filepath.Join(w.dir, "shop", dir)
+			if dir[0] != '[' {
+				pattern += "/*"
+			}
+			if left, _ := filepath.Glob(pattern); len(left) != 3 {
+				t.Errorf("%s: %q", dir, left)
+			}
+		}
+		if s, err := w.Stack(t.Context(), "shop", 4); err != nil || s.Services[0].Files[0].Content != digestOf("secret 3") {
+			t.Errorf("%+v, %v", s, err)
+		}
+		// The files of one that is remembered are still there.
+		if _, err := w.Rollback(t.Context(), "shop", 4, "", nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A rolling service is returned to in batches, without waiting.
+func TestRollbackOfRolling(t *testing.T) {
+	roll := func(s *Service) {
+		s.Name, s.Strategy, s.Update = "mixed", Rolling, Update{Parallelism: 1, Delay: time.Minute, Monitor: time.Minute}
+	}
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 2, roll)))
+		w.mustDeploy(shop(web("app:2", 2, roll)))
+		w.settle()
+		begin := time.Now()
+		_, err := w.Rollback(t.Context(), "shop", 0, "", nil)
+		w.must(err)
+		if d := time.Since(begin); d > 2*time.Second {
+			t.Errorf("it took %s", d)
+		}
+		w.is("running", w.running(), "mixed-r1-1 mixed-r1-2")
+	})
+}
+
+// What cannot be repaired is told, and tried again less and less often.
+func TestRepairFails(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 1)))
+		w.settle()
+		w.must(w.engine.change("", func() error {
+			c, err := w.engine.find("shop-web-r1-1")
+			if err == nil {
+				c.req.Labels[startFails] = "1"
+				w.engine.end(c, 1)
+			}
+			return err
+		}))
+		tries := 0
+		w.engine.fails = func(call string) error {
+			if call == "start" {
+				tries++
+			}
+			return nil
+		}
+		time.Sleep(10 * time.Minute)
+		st, err := w.Status(t.Context(), "shop")
+		if err != nil || len(st.Drift) != 2 || tries < 5 || tries > 30 {
+			t.Errorf("%d tries: %q, %v", tries, st.Drift, err)
+		}
+	})
+}

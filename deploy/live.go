@@ -1,0 +1,34 @@
+package deploy
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/berth-registry/berth/runner"
+)
+
+// live is the traffic of a stack while it is deployed.
+type live struct {
+	u        *unit
+	mu       sync.Mutex
+	services []runner.Service
+}
+
+// set makes one service what the traffic has of it.
+func (l *live) set(ctx context.Context, s runner.Service) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	services := slices.Clone(l.services)
+	i := slices.IndexFunc(services, func(other runner.Service) bool { return other.Name == s.Name })
+	if i < 0 {
+		services = append(services, s)
+	} else {
+		services[i] = s
+	}
+	if err := l.u.setTraffic(ctx, services); err != nil {
+		return err
+	}
+	l.services = services
+	return nil
+}
