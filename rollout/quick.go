@@ -57,7 +57,7 @@ func (s *Store) quick(ctx context.Context, ref Ref, r *Report) (a Answer, ok boo
 	return a, err == nil, err
 }
 
-// says says whether the node has reported the same before.
+// says tells whether the node has reported the same before.
 func (n *Node) says(r *Report) bool {
 	return n.By == r.By && n.Running == r.Running && n.Target == r.Target && n.State == r.State && n.Error == r.Error &&
 		n.Interval == time.Duration(r.Interval) && sameTime(n.Since, r.Since) && maps.Equal(n.Labels, r.Labels)
