@@ -303,7 +303,7 @@ func TestRestart(t *testing.T) {
 		_, stop = w.run()
 		after(10 * time.Second)
 		w.told("running", "deploying target a")
-		after(50 * time.Second)
+		after(41 * time.Second) // a second after its end
 		w.check("a")
 		w.told("deploying target a", "running has a")
 		w.move("b")
@@ -359,6 +359,14 @@ func TestKilled(t *testing.T) {
 		w.check("a", "deploy crash", "deploy crash", "deploy crash")
 		w.logged(1, "the runner did not live")
 		w.move("b")
+		for range 5 { // to be stopped is another thing
+			_, stop := w.run()
+			after(5 * time.Second)
+			stop()
+			close(w.undo)
+			after(time.Second)
+		}
+		w.check("a", "deploy b", "deploy b", "deploy b", "deploy b", "deploy b")
 		_, stop = w.run()
 		after(2 * time.Minute)
 		stop()

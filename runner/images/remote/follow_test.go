@@ -188,4 +188,6 @@ func TestFollowLogin(t *testing.T) {
 	given = "new"
 	watch(3, nil)
 	watch(3, nil)
+	given = "another" // though the token is still good
+	watch(3, runner.ErrUnauthorized)
 }
