@@ -159,3 +159,34 @@ func TestHeld(t *testing.T) {
 		t.Errorf("nobody is there: %d %s", status, body)
 	}
 }
+
+// TestSettles: a switch is done when nobody chooses any more among those who answered
+// before.
+func TestSettles(t *testing.T) {
+	t.Parallel()
+	const host = "settles.test"
+	p := open(t)
+	old, next := newBackend(t, "old"), newBackend(t, "next")
+	set(t, "stack/settles", routeTo(host, old.upstream(1)))
+	e, _ := p.table.Load().find(host, "/")
+	chooses := &attempt{host: host, path: "/", route: e.route}
+	if got := p.hold(chooses).choose("", nil); got.id != "old" {
+		t.Fatalf("chosen before the switch: %s", got.id)
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.Set("stack/settles", []edgeRoute{routeTo(host, next.upstream(1))}) }()
+	later := &attempt{host: host, path: "/", route: e.route}
+	eventually(t, "others choose among the new", func() bool {
+		defer later.release()
+		return p.hold(later).choose("", nil).id == "next"
+	})
+	select {
+	case err := <-done:
+		t.Errorf("the switch is done while somebody chooses: %v", err)
+	default:
+	}
+	chooses.release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
