@@ -182,7 +182,8 @@ func TestSettles(t *testing.T) {
 	})
 	select {
 	case err := <-done:
-		t.Errorf("the switch is done while somebody chooses: %v", err)
+		chooses.release()
+		t.Fatalf("the switch is done while somebody chooses: %v", err)
 	default:
 	}
 	chooses.release()
