@@ -1,7 +1,6 @@
 package berthtest
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -51,15 +50,17 @@ func (w *Wire) Plug(m *Machine) (address string) {
 		w.ports[m] = len(w.ports) + 1
 	}
 	address = fmt.Sprintf("192.168.214.%d", w.ports[m])
+	has := func() error { _, err := netlink.LinkByName(wireLink); return err }
+	end := netns.Do(m.network(), has)
 	err := netns.Do(w.ns, func() error {
 		link, err := netlink.LinkByName(w.port(m))
-		if _, out := errors.AsType[netlink.LinkNotFoundError](err); out {
-			return w.lay(m)
+		if err == nil && end == nil {
+			return netlink.LinkSetUp(link)
 		}
-		if err != nil {
-			return err
+		if err == nil { // its other end is of a machine that has lost its power, or goes with that
+			_ = netlink.LinkDel(link)
 		}
-		return netlink.LinkSetUp(link)
+		return w.lay(m)
 	})
 	if err == nil {
 		err = netns.Do(m.network(), func() error { return setAddress(address + "/24") })
