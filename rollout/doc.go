@@ -9,7 +9,7 @@
 //
 // It promises that:
 //   - at most Policy.Parallel nodes have their turn at once. A turn is a lease: who does
-//     not report for three of its intervals, or reports after the deadline that it is not
+//     not report for three of its intervals and 20 seconds, or reports after the deadline that it is not
 //     done, has lost it, and has failed;
 //   - a node that is not heard of holds nobody up, and is not waited for;
 //   - if no node at all was heard of, it was the registry that was away, and that counts

@@ -24,6 +24,13 @@ const KeepNodes = 7 * 24 * time.Hour
 // silence is how many of its intervals a node may say nothing before it is not there.
 const silence = 3
 
+// returning is how long it is given at least: a node that could not reach its registry
+// tries again after up to ten seconds.
+const returning = 20 * time.Second
+
+// patience is for how long a node may say nothing before it is not there.
+func (n *Node) patience() time.Duration { return max(silence*n.Interval, returning) }
+
 // Target is what a tag names; its zero value says that there is no such tag.
 type Target struct {
 	Digest string
@@ -53,10 +60,10 @@ func (s *State) heard(n *Node) time.Time {
 }
 
 // there says whether a node is there.
-func (s *State) there(n *Node, now time.Time) bool { return now.Sub(s.heard(n)) <= silence*n.Interval }
+func (s *State) there(n *Node, now time.Time) bool { return now.Sub(s.heard(n)) <= n.patience() }
 
 // turnEnds is when a node loses its turn unless it is heard of.
-func (s *State) turnEnds(n *Node) time.Time { return s.heard(n).Add(silence * n.Interval) }
+func (s *State) turnEnds(n *Node) time.Time { return s.heard(n).Add(n.patience()) }
 
 // Node is a node that follows the tag.
 type Node struct {
@@ -65,7 +72,7 @@ type Node struct {
 }
 
 // alive says whether the node was heard of lately.
-func (n *Node) alive(now time.Time) bool { return now.Sub(n.Heard) <= silence*n.Interval }
+func (n *Node) alive(now time.Time) bool { return now.Sub(n.Heard) <= n.patience() }
 
 // runs says whether the node runs a digest, and deploys nothing: it may have failed to run
 // another one.
