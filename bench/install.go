@@ -72,6 +72,7 @@ var packages = map[string]string{
 	"igzip":               "isal",
 	"ip":                  "iproute2",
 	"nft":                 "nftables",
+	"nsenter":             "util-linux",
 	nameNginx:             "nginx-light",
 	"setpriv":             "util-linux",
 	"unshare":             "util-linux",
@@ -94,11 +95,11 @@ func missing(works []work) []string {
 
 // install installs from Debian the peers that works need and that are missing.
 func install(ctx context.Context, works []work) error {
-	if len(partOf(works, partRunner)) > 0 && os.Geteuid() != 0 {
+	if needsRunner(works) && os.Geteuid() != 0 {
 		return fmt.Errorf("containers need root: run it as root, or with -only %s", partRegistry)
 	}
 	missing := missing(works)
-	for _, name := range []string{nameS3, nameBuildx} { // Debian has none
+	for _, name := range []string{nameS3, nameBuildx, nameComposeTool} { // Debian has none
 		at := slices.Index(missing, name)
 		if at < 0 {
 			continue

@@ -85,13 +85,14 @@ func freeSpace(dir string) (int64, error) {
 var peerPackages = map[string][]string{
 	partRegistry: {nameDockerRegistry, nameNginx},
 	partRunner:   {"conmon", "containerd", "crun", "docker.io", "isal", "podman", "runc"},
+	partDeploy:   {"containerd", "docker.io", "runc"},
 }
 
 // peerVersions says with which Debian packages berth was compared, or by which
 // it was driven.
 func peerVersions(ctx context.Context, part string) map[string]string {
 	versions := map[string]string{}
-	if part == partRunner {
+	if part != partRegistry {
 		out, err := exec.CommandContext(ctx, "docker", "version", "--format", "{{.Client.Version}}").Output()
 		if v := strings.TrimSpace(string(out)); v != "" { // it fails, as there is no server
 			versions["docker command"] = v

@@ -2,7 +2,7 @@
 // the machine can do at best, in one run on one machine, so that what it prints are
 // ratios.
 //
-//	go run ./bench [-quick|-full] [-only registry|runner|pull,push] [-runs 5] [-peer zot=http://localhost:5050] [-readme README.md]
+//	go run ./bench [-quick|-full] [-only registry|runner|deploy|pull,push] [-runs 5] [-peer zot=http://localhost:5050] [-readme README.md]
 //
 // It builds them from the tree and takes the peers, docker-registry and nginx,
 // Docker and podman, from Debian. The engines run on a host of their own, see
@@ -94,7 +94,7 @@ func run(ctx context.Context, args []string) error {
 	if o.binary, err = program(ctx, o.binary, nameBerth, dir); err != nil {
 		return err
 	}
-	if len(partOf(works, partRunner)) > 0 {
+	if needsRunner(works) {
 		if o.runner, err = program(ctx, o.runner, nameRunner, dir); err != nil {
 			return err
 		}
@@ -138,7 +138,7 @@ func measure(ctx context.Context, o options, part string, works []work, dir stri
 			return nil, err
 		}
 		do := w.run
-		if part == partRunner {
+		if part != partRegistry {
 			do = onHost
 		}
 		figures, err := do(ctx, b)

@@ -36,8 +36,9 @@ type engine struct {
 	http   *http.Client
 }
 
-// startEngine starts one of the engines with no image and no container.
-func (b *bench) startEngine(ctx context.Context, name string) (*engine, error) {
+// startEngine starts one of the engines with no image and no container, and with
+// more arguments.
+func (b *bench) startEngine(ctx context.Context, name string, more ...string) (*engine, error) {
 	e := &engine{server: &server{name: name, dir: filepath.Join(b.dir, name)}, socket: filepath.Join(runDir, name+".sock")}
 	var d net.Dialer
 	e.http = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -61,7 +62,7 @@ func (b *bench) startEngine(ctx context.Context, name string) (*engine, error) {
 		program, args = namePodman, append(e.podman(), "system", "service", "--time", "0", "unix://"+e.socket)
 	}
 	var err error
-	if e.proc, err = startProcess(e.dir, program, args...); err != nil {
+	if e.proc, err = startProcess(e.dir, program, append(args, more...)...); err != nil {
 		return nil, err
 	}
 	b.servers = append(b.servers, e.server)

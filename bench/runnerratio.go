@@ -157,17 +157,16 @@ func (b *bench) networkRatio(ctx context.Context, e *engine, r *images) (*figure
 		return nil, err
 	}
 	bridged := c.NetworkSettings.Networks["bridge"].IPAddress
-	plain, err := b.plainServer()
-	if err != nil {
+	if _, err := plainHost("iperf3", "--server"); err != nil {
 		return nil, err
 	}
 	f := &figure{Name: "iperf3, host to container", Unit: "Mbit/s"}
-	if err := errors.Join(b.awaitIperf(ctx, bridged), b.awaitIperf(ctx, plain)); err != nil {
+	if err := errors.Join(b.awaitIperf(ctx, bridged), b.awaitIperf(ctx, plainThere)); err != nil {
 		return nil, err
 	}
 	inside, outside := b.alternate(
 		func() (float64, error) { return b.iperf(ctx, bridged) },
-		func() (float64, error) { return b.iperf(ctx, plain) })
+		func() (float64, error) { return b.iperf(ctx, plainThere) })
 	if err := b.interleave(ctx, f, turn{nameContainer, e.server, inside}, turn{nameVeth, nil, outside}); err != nil {
 		return nil, err
 	}
@@ -175,45 +174,50 @@ func (b *bench) networkRatio(ctx context.Context, e *engine, r *images) (*figure
 	return f, nil
 }
 
-// plainServer starts an iperf3 in a network namespace that a pair of interfaces
-// leads to, and returns its address.
-func (b *bench) plainServer() (string, error) {
-	const here, there = "192.0.2.1/30", "192.0.2.2/30"
+// The addresses of the two ends of a pair of interfaces.
+const (
+	plainHere  = "192.0.2.1"
+	plainThere = "192.0.2.2"
+)
+
+// plainHost starts a program in a network namespace that a pair of interfaces leads
+// to, and returns its process.
+func plainHost(command ...string) (pid int, err error) {
 	// It waits for its interface.
-	cmd := exec.Command("sh", "-c", "read -r _ && exec iperf3 --server")
+	cmd := exec.Command("sh", append([]string{"-c", `read -r _ && exec "$@"`, "sh"}, command...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	if err := cmd.Start(); err != nil { // it ends with the host
-		return "", err
+		return 0, err
 	}
 	ns, err := netns.GetFromPid(cmd.Process.Pid)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer ns.Close()
 	inside, err := netlink.NewHandleAt(ns)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer inside.Close()
 	outside, err := netlink.NewHandle()
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer outside.Close()
 	pair := netlink.NewVeth(netlink.LinkAttrs{Name: "plain"})
 	pair.PeerName, pair.PeerNamespace = "plain0", netlink.NsFd(ns)
 	if err := outside.LinkAdd(pair); err != nil {
-		return "", err
+		return 0, err
 	}
-	if err := errors.Join(address(outside, "plain", here), address(inside, "plain0", there)); err != nil {
-		return "", err
+	if err := errors.Join(address(outside, "plain", plainHere+"/30"), address(inside, "plain0", plainThere+"/30")); err != nil {
+		return 0, err
 	}
 	_, err = stdin.Write([]byte("go\n"))
-	return "192.0.2.2", err
+	return cmd.Process.Pid, err
 }
 
 // address gives an interface an address and turns it on.

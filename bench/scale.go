@@ -41,6 +41,10 @@ type scale struct {
 	trySeconds int           // how long each takes
 	written    int64         // bytes written in it
 	mirrored   int64         // bytes of an image in another registry
+	moves      int           // of a tag, or of a stack to the version before, for a value
+	updates    int           // of a service
+	nodes      int           // that follow a tag
+	followed   time.Duration // how long they do so
 
 	mirroredByMany int64 // of one that many clients pull
 }
@@ -86,6 +90,10 @@ func newScale(o options) scale {
 		trySeconds: 2,
 		written:    1024 * mb,
 		mirrored:   1024 * mb,
+		moves:      10,
+		updates:    5,
+		nodes:      100,
+		followed:   30 * time.Second, // each node reports once
 
 		mirroredByMany: 64 * mb,
 	}
@@ -128,6 +136,10 @@ func newScale(o options) scale {
 		s.trySeconds = 1
 		s.written = 1 * mb
 		s.mirrored = 4 * mb
+		s.moves = 1
+		s.updates = 1
+		s.nodes = 3
+		s.followed = time.Second
 		s.mirroredByMany = 1 * mb
 	}
 	if o.memorySize > 0 {

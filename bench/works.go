@@ -14,9 +14,10 @@ import (
 const (
 	partRegistry = "registry"
 	partRunner   = "runner"
+	partDeploy   = "deploy"
 )
 
-var parts = []string{partRegistry, partRunner}
+var parts = []string{partRegistry, partRunner, partDeploy}
 
 // work is one line of what berth promises, measured.
 type work struct {
@@ -56,6 +57,11 @@ var works = []work{
 	{partRunner, "build", "an image built, cold and cached", append([]string{nameBuildx, "runc"}, engineTools...), buildImage},
 	{partRunner, "host", "a container beside its host", append([]string{"iperf3", "sysbench"}, engineTools...), hostRatios},
 	{partRunner, "unpack", "an image pulled and unpacked", append([]string{"curl", "igzip"}, engineTools...), unpack},
+	{partDeploy, "switch", "what the switch costs the data path", append([]string{"nsenter"}, engineTools...), switched},
+	{partDeploy, "follow", "from a tag's move to traffic on the new version", engineTools, follow},
+	{partDeploy, "rollback", "back to the version before", engineTools, rollback},
+	{partDeploy, "update", "requests that fail during an update", append([]string{nameComposeTool}, engineTools...), updates},
+	{partDeploy, "watch", "nodes that follow a tag", nil, watching},
 }
 
 func workNames() []string {
@@ -89,6 +95,11 @@ func choose(names []string) ([]work, error) {
 // partOf returns those of the works that measure a part.
 func partOf(works []work, part string) []work {
 	return slices.DeleteFunc(slices.Clone(works), func(w work) bool { return w.part != part })
+}
+
+// needsRunner says whether works take berth-runner, and so root.
+func needsRunner(works []work) bool {
+	return len(partOf(works, partRegistry)) < len(works)
 }
 
 // turn is one server's part of a figure: it measures once.
