@@ -34,9 +34,8 @@
 // no traffic then; those that are rolled are in service batch by batch. When all have
 // held their gate, the steps of canaries are gone, and then one SetTraffic moves the
 // whole stack. The gate has to hold once more; then the version before is let go: its
-// containers are stopped when their connections by published ports have ended, at the
-// latest after the service's Drain. Requests of the HTTP edge are not counted: a
-// service with routes has its Drain in full.
+// containers are stopped when their connections by published ports and their requests
+// of the HTTP edge have ended, at the latest after the service's Drain.
 //
 // A service that the version before did not have is found by its name as soon as it
 // runs, since those that need it look for it, and by its ports from the switch on.

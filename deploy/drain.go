@@ -25,28 +25,44 @@ func drainOf(svc *Service, r replica) drain {
 	now := time.Now().UTC()
 	return drain{
 		ID: r.ID, Name: r.Name, Service: r.Service, Since: now, Until: now.Add(max(svc.Drain, leastDrain)),
-		Grace: svc.StopGrace, Edge: len(svc.Routes) > 0 && svc.Drain > 0,
+		Grace: svc.StopGrace, Edge: len(svc.Routes) > 0,
 	}
 }
 
-// awaitQuiet waits until a container has no connections by published ports, or its
-// time is over.
+// awaitQuiet waits until a container has no connections by published ports and no
+// requests of the HTTP edge, or its time is over.
 func (u *unit) awaitQuiet(ctx context.Context, dr drain, least time.Duration) error {
 	begin := time.Now()
 	for {
 		if !time.Now().Before(dr.Until) {
 			return nil
 		}
-		if time.Since(begin) >= least && !dr.Edge {
-			n, err := u.m.engine.Connections(ctx, dr.ID)
-			if errors.Is(err, runner.ErrNotFound) || err == nil && n == 0 {
-				return nil
-			}
+		if time.Since(begin) >= least && u.quiet(ctx, dr) {
+			return nil
 		}
 		if err := pause(ctx, min(drainLook, max(time.Until(dr.Until), time.Millisecond))); err != nil {
 			return err
 		}
 	}
+}
+
+// quiet says whether a container has nothing more to do, as far as can be known.
+func (u *unit) quiet(ctx context.Context, dr drain) bool {
+	n, err := u.m.engine.Connections(ctx, dr.ID)
+	switch {
+	case errors.Is(err, runner.ErrNotFound):
+		return true
+	case err != nil || n > 0:
+		return false
+	case !dr.Edge:
+		return true
+	case u.m.edge == nil: // an edge that this daemon does not know may serve still
+		return false
+	}
+	ctx, cancel := context.WithDeadline(ctx, dr.Until)
+	defer cancel()
+	n, err = u.m.edge.Requests(ctx, dr.ID)
+	return err == nil && n == 0
 }
 
 // drainAll drains what the record says in the background.

@@ -10,6 +10,9 @@ type Edge interface {
 	// SetRoutes replaces what an owner has, at once; an empty list lets go of all. It
 	// fails with runner.ErrConflict if another owner has the same host and path.
 	SetRoutes(ctx context.Context, owner string, routes []EdgeRoute) error
+	// Requests counts the requests that a container has now by way of the edge. Once
+	// SetRoutes has returned without it, no more are added.
+	Requests(ctx context.Context, containerID string) (int, error)
 }
 
 // EdgeRoute is a route with those who answer.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,25 @@ type fakeEdge struct {
 	routes map[string][]EdgeRoute
 	err    error
 	sets   int
+
+	mu       sync.Mutex
+	requests map[string]int
+}
+
+func (e *fakeEdge) Requests(_ context.Context, id string) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.requests[id], nil
+}
+
+// has says how many requests a container has.
+func (e *fakeEdge) has(id string, n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.requests == nil {
+		e.requests = map[string]int{}
+	}
+	e.requests[id] = n
 }
 
 func (e *fakeEdge) SetRoutes(_ context.Context, owner string, routes []EdgeRoute) error {
@@ -212,6 +232,24 @@ func TestBlueGreen(t *testing.T) {
 		if len(h) != 3 || h[0].Number != 3 || !h[1].Kept || h[2].Kept {
 			t.Errorf("history %+v", h)
 		}
+	})
+}
+
+// A service with routes is stopped when its requests have ended, not before and not
+// much later.
+func TestRequestsOfTheEdgeEnd(t *testing.T) {
+	routed := func(s *Service) { s.Routes, s.Drain = []Route{{Port: 80}}, time.Minute }
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 1, routed)))
+		id := w.engine.traffic["stack/shop"][0].Backends[0].Container
+		w.edge.has(id, 1)
+		w.mustDeploy(shop(web("app:2", 1, routed)))
+		time.Sleep(30 * time.Second)
+		w.is("running, with a request", w.running(), "web-r1-1 web-r2-1")
+		w.edge.has(id, 0)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.is("running, without", w.running(), "web-r2-1")
 	})
 }
 

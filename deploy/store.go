@@ -58,7 +58,7 @@ type drain struct {
 	ID, Name, Service string
 	Since, Until      time.Time
 	Grace             time.Duration // from the stop signal to SIGKILL
-	Edge              bool          // connections of the HTTP edge are not counted: the time is waited for
+	Edge              bool          // it may have requests of the HTTP edge
 }
 
 func (r *record) revision(number int) *Revision {

@@ -60,7 +60,7 @@ func (e *Edge) SetRoutes(ctx context.Context, owner string, routes []deploy.Edge
 	return e.serving(ctx, func(ctx context.Context) error { return e.client.SetRoutes(ctx, owner, routes) })
 }
 
-// Requests counts the requests that a container has now by way of the edge.
+// Requests implements deploy.Edge.
 func (e *Edge) Requests(ctx context.Context, containerID string) (n int, err error) {
 	err = e.serving(ctx, func(ctx context.Context) error {
 		n, err = e.client.Requests(ctx, containerID)
