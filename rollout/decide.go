@@ -107,6 +107,7 @@ func (d *decision) follow() {
 	if t.Digest == "" || t.Digest == r.Digest {
 		return
 	}
+	d.finish()
 	began := t.Moved
 	if began.IsZero() {
 		began = d.now
@@ -129,6 +130,19 @@ func (d *decision) follow() {
 		r.PausedBy = ""
 	}
 	d.begin()
+}
+
+// finish has a rollout done that is so for as long as nobody has asked: who was waited
+// for is not there any more. What comes in its place is to return to it.
+func (d *decision) finish() {
+	r := &d.Rollout
+	d.policy, d.broken = ParsePolicy([]byte(r.Policy))
+	if r.State != Running || d.broken != nil {
+		return
+	}
+	if failed, running, waiting := d.count(); failed <= d.policy.MaxFailures && running > 0 && waiting == 0 {
+		r.Good = r.Digest
+	}
 }
 
 // begin has what failed before not count any more.

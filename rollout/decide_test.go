@@ -132,6 +132,7 @@ func TestDecide(t *testing.T) {
 		"undo":         {"tag 1", "a: running 1 -> 1", "b: running 1 -> 1", "tag 2", "a: running 1 -> 2", "a: running 2 -> 2", "b: running 1 -> 2", "undo", "is undone", "a: running 2 -> 1", "b: deploying 1 2 -> 1", "b: running 1 -> 1", "tag 2", "a: running 1 -> 2", "b: running 1 -> 1, " + turn1, "is running"},
 		"by hand":      {"tag 1", "a: running 1 -> 1", "tag 2", "a: running 1 -> 2", "a: running 2 -> 2", "is done", "tag 1", "a: running 2 -> 1", "is undone"},
 		"never done":   {"tag 1", "a: running 1 -> 1", "b: running 1 -> 1", "tag 2", "a: running 1 -> 2", "a: running 2 -> 2", "tag 3", "a: running 2 -> 3", "a: failed 2 3 -> 1", "is failed stopped after 1 failure"},
+		"done unasked": {"tag 1", "a: running 1 -> 1", "b: running 1 -> 1", "tag 2", "a: running 1 -> 2", "a: running 2 -> 2", "+50s", "a: running 2 -> 2", "is running", "+45s", "tag 3", "a: running 2 -> 3", "a: failed 2 3 -> 2", "is failed stopped after 1 failure"},
 		"once more":    {"tag 1", "a: running 1 -> 1", "tag 2", "a: running 1 -> 2", "a: failed 1 2 -> 1", "tag 2", "+1s", "a: running 1 -> 2", "is running"},
 		"deleted":      {"tag 1", "a: running 1 -> 1", "untag", "a: running 1 -> 1, the tag was deleted", "b: running - -> -, the tag was deleted", "tag 1", "b: running - -> 1"},
 		"away":         {"tag 1", "a: running 1 -> 1", "b: running 1 -> 1", "tag 2 " + both, "a: running 1 -> 2", "b: running 1 -> 2", "+1h", "tick", "is running", "a: running 2 -> 2", "+80s", "b: running 2 -> 2", "is done"},
