@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ type crew struct {
 	registry *berthtest.Server
 	docker   string // configuration, with the login of who publishes
 	dir      string // of the stack
+	parallel int    // nodes at a time
 	nodes    []*member
 }
 
@@ -37,7 +39,7 @@ type member struct {
 // pusher push and node pull.
 func newCrew(t *testing.T) *crew {
 	t.Helper()
-	c := &crew{t: t, wire: berthtest.NewWire(t), hub: berthtest.NewMachine(t, berthtest.MachineOptions{}), docker: t.TempDir(), dir: t.TempDir()}
+	c := &crew{t: t, wire: berthtest.NewWire(t), hub: berthtest.NewMachine(t, berthtest.MachineOptions{}), docker: t.TempDir(), dir: t.TempDir(), parallel: 1}
 	c.registry = berthtest.Start(t, berthtest.Options{Machine: c.hub, Addr: c.wire.Plug(c.hub) + ":5000", Env: []string{"BERTH_LOG_ACCESS=false"}, Config: `
 policy:
 - {who: [pusher], repos: ["**"], may: [pull, push]}
@@ -100,13 +102,14 @@ services:
     command: %s
     deploy: {update_config: {monitor: 300ms}}
     stop_grace_period: 1s
+x-berth: {rollout: {parallel: %d}}
 `
 
 // publish publishes a version of the stack, and returns its digest.
 func (c *crew) publish(version, command string) string {
 	c.t.Helper()
 	file := filepath.Join(c.dir, "compose.yaml")
-	c.write(file, fmt.Sprintf(fleetStack, c.registry.Addr, version, command))
+	c.write(file, fmt.Sprintf(fleetStack, c.registry.Addr, version, command, c.parallel))
 	said := c.nodes[0].Berth(c.t, "publish", "--json", "-f", file, c.ref()).On(c.hub).Env("DOCKER_CONFIG=" + c.docker).Run()
 	var out struct{ Digest string }
 	if err := json.Unmarshal([]byte(said), &out); err != nil {
@@ -125,38 +128,65 @@ type rolled struct {
 	}
 }
 
-func (c *crew) rollout(args ...string) rolled {
-	c.t.Helper()
-	args = append(append([]string{"rollout"}, args...), "--json", "--plain-http", c.ref())
-	said := c.registry.Berth(args...).Env("DOCKER_CONFIG=" + c.docker).Run()
-	var r rolled
-	if err := json.Unmarshal([]byte(said), &r); err != nil {
-		c.t.Fatalf("rollout says %s: %v", said, err)
+// rollout is how the rollout is, or why there is none to be told of.
+func (c *crew) rollout() (r rolled, err error) {
+	said, why, err := c.registry.Berth("rollout", "status", "--json", "--plain-http", c.ref()).Env("DOCKER_CONFIG=" + c.docker).Try()
+	if err != nil {
+		return r, fmt.Errorf("%w: %s", err, why)
 	}
-	return r
+	return r, json.Unmarshal([]byte(said), &r)
 }
 
-// converges waits until all nodes run a digest and serve a version of it, and the
-// registry knows.
-func (c *crew) converges(d, version string) {
+// rolls waits until the rollout is as is says, which is asked again and again.
+func (c *crew) rolls(is func(rolled) bool) {
 	c.t.Helper()
-	err := eventually(func() error {
-		r := c.rollout("status")
-		for _, n := range r.Nodes {
-			if n.Running != d || n.State != "running" {
-				return fmt.Errorf("%s is not at %s: %+v", n.Name, d, r)
-			}
+	const patience = time.Minute // for twenty nodes on two processors
+	var r rolled
+	err := within(patience, func() (err error) {
+		if r, err = c.rollout(); err == nil && !is(r) {
+			err = fmt.Errorf("the rollout is %+v", r)
 		}
-		for _, n := range c.nodes {
-			if got := n.serves(); len(r.Nodes) != len(c.nodes) || got != "seedtest web "+version {
-				return fmt.Errorf("%s serves %q: %+v", n.name, got, r)
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// converges waits until all nodes run a digest and serve a version of it, and the
+// registry knows; but for those that are dead.
+func (c *crew) converges(d, version string, dead ...string) {
+	c.t.Helper()
+	c.rolls(func(r rolled) bool {
+		for _, n := range r.Nodes {
+			if !slices.Contains(dead, n.Name) && (n.Running != d || n.State != "running") {
+				return false
+			}
+		}
+		return len(r.Nodes) == len(c.nodes)
+	})
+	for _, n := range c.nodes {
+		if got := n.serves(); !slices.Contains(dead, n.name) && got != "seedtest web "+version {
+			c.t.Errorf("%s serves %q, want version %s", n.name, got, version)
+		}
+	}
+}
+
+// returns waits until a digest that fails has been given up, for the one before.
+func (c *crew) returns(bad, before string) {
+	c.t.Helper()
+	c.rolls(func(r rolled) bool { return r.Bad == bad && r.Digest == before })
+}
+
+// deployed returns the nodes that have deployed a digest, whatever came of it.
+func (c *crew) deployed(d string) (list []*member) {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		if history := n.Berth(c.t, "history", "shop").Run(); strings.Contains(history, d[len("sha256:"):][:12]) {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // TestFleet has nodes follow a tag: through a version that fails, while the registry is
@@ -177,28 +207,16 @@ func TestFleet(t *testing.T) {
 
 	// One that fails stops at the first, and they all return.
 	bad := c.publish("v1", `[sh, -c, "echo there is no database >&2; exit 3"]`)
-	var r rolled
-	err := eventually(func() error {
-		if r = c.rollout("status"); r.Bad != bad || r.Digest != second {
-			return fmt.Errorf("the rollout is %+v", r)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c.returns(bad, second)
 	c.converges(second, "v2")
-	deployed := 0
-	for _, n := range c.nodes {
-		if history := n.Berth(t, "history", "shop").Run(); strings.Contains(history, bad[len("sha256:"):][:12]) {
-			deployed++
-			if log := n.Log(); !strings.Contains(log, "the version has failed") || !strings.Contains(log, "ended with 3") && !strings.Contains(log, "exit") {
-				t.Errorf("%s logs %s", n.name, log)
-			}
-		}
+	tried := c.deployed(bad)
+	if len(tried) != 1 {
+		t.Errorf("%d nodes have deployed what fails", len(tried))
 	}
-	if deployed != 1 {
-		t.Errorf("%d nodes have deployed what fails", deployed)
+	for _, n := range tried {
+		if log := n.Log(); !strings.Contains(log, "the version has failed") || !strings.Contains(log, "ended with 3") && !strings.Contains(log, "exit") {
+			t.Errorf("%s logs %s", n.name, log)
+		}
 	}
 
 	// Without the registry all goes on; whoever restarts serves again what it had.
@@ -216,7 +234,7 @@ func TestFleet(t *testing.T) {
 	if third != first {
 		t.Errorf("the first stack is %s now, and was %s", third, first)
 	}
-	err = eventually(func() error {
+	err := eventually(func() error {
 		if got := one.serves(); got != "seedtest web v1" {
 			return fmt.Errorf("one serves %q", got)
 		}

@@ -176,8 +176,11 @@ func fetch(m *berthtest.Machine, url, want string) error {
 
 // eventually calls fn until it succeeds, and returns its last error if it does
 // not in a while.
-func eventually(fn func() error) error {
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+func eventually(fn func() error) error { return within(15*time.Second, fn) }
+
+// within is eventually with another patience.
+func within(patience time.Duration, fn func() error) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		err := fn()
 		if err == nil || time.Now().After(deadline) {
 			return err
