@@ -29,8 +29,11 @@ run: build ## start registry and runner on this host
 tools: ## install what the tests and the linter need
 	hack/install-tools.sh
 
+# What has daemons, containers and networks on all processors is tested one package
+# at a time, the rest, which waits much of its time, two at a time.
 test: tools lint build ## check the code, run all tests
-	$(GO_TEST) -count=1 -p 1 -timeout 25m $(TESTFLAGS) ./...
+	$(GO_TEST) -count=1 -p 2 -timeout 25m $(TESTFLAGS) $$(go list ./... | grep -v -E '/(e2e|runner|deploy)(/|$$)')
+	$(GO_TEST) -count=1 -p 1 -timeout 25m $(TESTFLAGS) $$(go list ./... | grep -E '/(e2e|runner|deploy)(/|$$)')
 
 lint: ## check the code
 	hack/install-tools.sh golangci-lint

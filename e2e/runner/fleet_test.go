@@ -134,7 +134,8 @@ func (c *crew) rollout() (r rolled, err error) {
 	if err != nil {
 		return r, fmt.Errorf("%w: %s", err, why)
 	}
-	return r, json.Unmarshal([]byte(said), &r)
+	err = json.Unmarshal([]byte(said), &r)
+	return r, err
 }
 
 // rolls waits until the rollout is as is says, which is asked again and again.
