@@ -62,8 +62,9 @@
 //
 // A flow of UDP stays with its backend until that is disconnected.
 //
-// The aliases of a service mean its backends with a weight, in networks of users.
-// Backends that share another's namespace, or have the host's, have no address here.
+// The aliases of a service mean its backends with a weight, in networks of users; who
+// asks is told to keep the answer for a second only. Backends that share another's
+// namespace, or have the host's, have no address here.
 //
 // A rebuild of the whole table (at Restore, or when somebody damaged it) replaces one
 // table by another: a packet that is being looked up at that very instant, on another

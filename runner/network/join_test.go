@@ -180,15 +180,15 @@ func TestLookup(t *testing.T) {
 	s1, s2 := alias("s1"), alias("s2")
 	find := func(from *box, name string, want ...*box) {
 		t.Helper()
-		v4, v6, found := m.Lookup(from.ContainerID, name)
+		got, found := m.Lookup(from.ContainerID, name)
 		var list, list6 []netip.Addr
 		for _, b := range want {
 			list = append(list, b.Endpoint.Networks["n1"].IPAddress)
 			list6 = append(list6, b.Endpoint.Networks["n1"].GlobalIPv6Address)
 		}
-		slices.SortFunc(v4, netip.Addr.Compare)
-		if found != (len(want) > 0) || !slices.Equal(v4, list) || !slices.Equal(v6, list6) {
-			t.Errorf("%s is for %s %v, %v, %v, want %v, %v", name, from.Name, v4, v6, found, list, list6)
+		slices.SortFunc(got.V4, netip.Addr.Compare)
+		if found != (len(want) > 0) || !slices.Equal(got.V4, list) || !slices.Equal(got.V6, list6) || got.Moves {
+			t.Errorf("%s is for %s %+v, %v, want %v, %v", name, from.Name, got, found, list, list6)
 		}
 	}
 	find(asker, "web", web)
@@ -207,8 +207,8 @@ func TestLookup(t *testing.T) {
 	find(plain, "web")
 	find(closed, "web")
 	find(&box{Attached: Attached{ContainerID: "none"}}, "web")
-	if v4, _, found := m.Lookup(far.ContainerID, "web"); !found || v4[0] != web.Endpoint.Networks["n2"].IPAddress {
-		t.Errorf("web is for far %v, %v", v4, found)
+	if got, found := m.Lookup(far.ContainerID, "web"); !found || got.V4[0] != web.Endpoint.Networks["n2"].IPAddress {
+		t.Errorf("web is for far %v, %v", got, found)
 	}
 	for _, r := range []struct {
 		from *box
@@ -274,8 +274,8 @@ func TestRestoreOfNetworks(t *testing.T) {
 		{"half joined", nil, "", half.in("nb", 80), ""},
 		{"half joined, the other", nil, "", half.in("na", 80), "half"},
 	})
-	if v4, _, found := next.Lookup(d.ContainerID, "c"); !found || v4[0] != c.Endpoint.Networks["na"].IPAddress {
-		t.Errorf("c is %v, %v", v4, found)
+	if got, found := next.Lookup(d.ContainerID, "c"); !found || got.V4[0] != c.Endpoint.Networks["na"].IPAddress {
+		t.Errorf("c is %v, %v", got, found)
 	}
 	if got := countLinks(t, next); got != 4 {
 		t.Errorf("%d interfaces, want 4", got)

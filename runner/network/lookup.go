@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/berth-registry/berth/runner/network/names"
 )
 
 // nameTable finds the endpoints of a network that have a name, in lower case.
@@ -41,31 +43,29 @@ func dnsNames(a *attachment, aliases []string) []string {
 	return list
 }
 
-// Lookup returns the addresses that a name has for a container: those of the
+// Lookup returns what a name means for a container: the addresses of the
 // containers of that name, alias or short ID in a network of a user that it is on
 // itself, and in it of what the endpoint links to. Of several networks the first
 // that knows the name answers, in the order in which they would be its gateway.
 // NAME.NETWORK asks one of them. Names are found in any case.
-func (m *Manager) Lookup(containerID, name string) (v4, v6 []netip.Addr, found bool) {
+func (m *Manager) Lookup(containerID, name string) (a names.Answer, found bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	own := m.ordered(containerID)
 	for _, ep := range own {
-		if list := m.finds(ep, name); len(list) > 0 {
-			v4, v6 = addressesOf(list)
-			return v4, v6, true
+		if list, moves := m.finds(ep, name); len(list) > 0 {
+			return answerOf(list, moves), true
 		}
 	}
 	for _, ep := range own {
 		if inner, ok := strings.CutSuffix(name, "."+strings.ToLower(ep.lan.Name)); ok {
-			if list := m.finds(ep, inner); len(list) > 0 {
-				v4, v6 = addressesOf(list)
-				return v4, v6, true
+			if list, moves := m.finds(ep, inner); len(list) > 0 {
+				return answerOf(list, moves), true
 			}
 		}
 	}
-	return nil, nil, false
+	return names.Answer{}, false
 }
 
 // ordered returns a container's endpoints in networks of users, the likelier
@@ -85,8 +85,9 @@ func (m *Manager) ordered(containerID string) []*endpoint {
 	return list
 }
 
-// finds returns the endpoints that a name means in the network of one.
-func (m *Manager) finds(ep *endpoint, name string) []*endpoint {
+// finds returns the endpoints that a name means in the network of one, and whether
+// they are those of a service.
+func (m *Manager) finds(ep *endpoint, name string) (list []*endpoint, moves bool) {
 	for _, l := range ep.settings.Links {
 		target, alias, ok := strings.Cut(l, ":")
 		if !ok {
@@ -96,40 +97,42 @@ func (m *Manager) finds(ep *endpoint, name string) []*endpoint {
 			continue
 		}
 		target = strings.ToLower(strings.TrimPrefix(target, "/"))
-		if list := m.named(ep.lan, target); len(list) > 0 {
-			return list
+		if list, moves = m.named(ep.lan, target); len(list) > 0 {
+			return list, moves
 		}
-		return ep.lan.names[target[:min(12, len(target))]] // a whole ID
+		return ep.lan.names[target[:min(12, len(target))]], false // a whole ID
 	}
 	return m.named(ep.lan, name)
 }
 
 // named returns the endpoints that have a name in a network: of themselves, or by a
-// service.
-func (m *Manager) named(n *lan, name string) []*endpoint {
+// service, which moves says.
+func (m *Manager) named(n *lan, name string) (list []*endpoint, moves bool) {
 	own := n.names[name]
-	list := slices.Clip(own)
-	for _, id := range m.aliases[n.Name][name] {
+	list = slices.Clip(own)
+	behind := m.aliases[n.Name][name]
+	for _, id := range behind {
 		if ep := n.endpoints[id]; ep != nil && m.attached[id] != nil && !slices.Contains(own, ep) {
 			list = append(list, ep)
 		}
 	}
-	return list
+	return list, len(behind) > 0
 }
 
-func addressesOf(list []*endpoint) (v4, v6 []netip.Addr) {
+func answerOf(list []*endpoint, moves bool) names.Answer {
+	a := names.Answer{Moves: moves}
 	for _, ep := range list {
 		if ep.link == nil {
 			continue
 		}
 		if ep.link.v4.IsValid() {
-			v4 = append(v4, ep.link.v4)
+			a.V4 = append(a.V4, ep.link.v4)
 		}
 		if ep.link.v6.IsValid() {
-			v6 = append(v6, ep.link.v6)
+			a.V6 = append(a.V6, ep.link.v6)
 		}
 	}
-	return v4, v6
+	return a
 }
 
 // Reverse returns the name of the container that has an address in a network of a

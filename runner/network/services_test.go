@@ -611,18 +611,19 @@ func TestAliasesOfServices(t *testing.T) {
 	must(t, err)
 	s := behind("web", nil, boxes...)
 	s.Aliases = map[string][]string{"net": {"Web", "shop"}, "other": {"elsewhere"}}
+	moves := false
 	lookup := func(name string, want ...*box) {
 		t.Helper()
-		v4, v6, found := m.Lookup(client.ContainerID, name)
+		got, found := m.Lookup(client.ContainerID, name)
 		var want4, want6 []netip.Addr
 		for _, b := range want {
 			want4, want6 = append(want4, b.Endpoint.Networks["net"].IPAddress), append(want6, b.Endpoint.Networks["net"].GlobalIPv6Address)
 		}
-		for _, list := range [][]netip.Addr{v4, v6, want4, want6} {
+		for _, list := range [][]netip.Addr{got.V4, got.V6, want4, want6} {
 			slices.SortFunc(list, netip.Addr.Compare)
 		}
-		if found != (len(want) > 0) || !slices.Equal(v4, want4) || !slices.Equal(v6, want6) {
-			t.Errorf("%s: %v %v, want %v %v", name, v4, v6, want4, want6)
+		if found != (len(want) > 0) || !slices.Equal(got.V4, want4) || !slices.Equal(got.V6, want6) || got.Moves != moves {
+			t.Errorf("%s: %+v, want %v %v, which moves: %v", name, got, want4, want6, moves)
 		}
 	}
 	withAlias := &box{Attached: Attached{Endpoint: own}}
@@ -630,17 +631,21 @@ func TestAliasesOfServices(t *testing.T) {
 	lookup("shop")
 	s.Backends[2].Weight = 0
 	setServices(t, m, s)
+	moves = true
 	lookup("web", withAlias, boxes[0], boxes[1])
 	lookup("WEB.net.", withAlias, boxes[0], boxes[1])
 	lookup("shop", boxes[0], boxes[1])
-	lookup("a", boxes[0])
-	lookup("elsewhere")
 	must(t, m.Disconnect(t.Context(), boxes[0].ContainerID))
 	lookup("shop", boxes[1])
+	moves = false
+	lookup("b", boxes[1])
+	lookup("elsewhere")
+	moves = true
 	s.Backends[1].Weight, s.Backends[2].Weight = 0, 1
 	setServices(t, m, s)
 	lookup("shop", boxes[2])
 	setServices(t, m)
+	moves = false
 	lookup("shop")
 	lookup("web", withAlias)
 }

@@ -8,8 +8,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// timeToLive is what answers have, in seconds, as Docker's do.
-const timeToLive = 600
+// What answers have, in seconds.
+const (
+	timeToLive  = 600 // as Docker's do
+	timeToLeave = 1   // the name of a service: who keeps it notices a switch
+)
 
 const headerLen = 12 // bytes of a message before its first question
 
@@ -92,8 +95,9 @@ func answers(r Resolver, containerID string, q *question) (records []dns.RR, kno
 	if q.class != dns.ClassINET && q.class != dns.ClassANY {
 		return nil, false
 	}
+	ttl := uint32(timeToLive)
 	header := func(rrtype uint16) dns.RR_Header {
-		return dns.RR_Header{Name: q.name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: timeToLive}
+		return dns.RR_Header{Name: q.name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
 	}
 	if addr, ok := reversed(q.name); ok {
 		name, found := r.Reverse(containerID, addr)
@@ -102,15 +106,18 @@ func answers(r Resolver, containerID string, q *question) (records []dns.RR, kno
 		}
 		return records, found
 	}
-	v4, v6, found := r.Lookup(containerID, strings.ToLower(strings.TrimSuffix(q.name, ".")))
+	a, found := r.Lookup(containerID, strings.ToLower(strings.TrimSuffix(q.name, ".")))
+	if a.Moves {
+		ttl = timeToLeave
+	}
 	if q.qtype == dns.TypeA || q.qtype == dns.TypeANY {
-		for _, i := range rand.Perm(len(v4)) { //nolint:gosec // G404: an order is no secret
-			records = append(records, &dns.A{Hdr: header(dns.TypeA), A: v4[i].AsSlice()})
+		for _, i := range rand.Perm(len(a.V4)) { //nolint:gosec // G404: an order is no secret
+			records = append(records, &dns.A{Hdr: header(dns.TypeA), A: a.V4[i].AsSlice()})
 		}
 	}
 	if q.qtype == dns.TypeAAAA || q.qtype == dns.TypeANY {
-		for _, i := range rand.Perm(len(v6)) { //nolint:gosec // G404: as above
-			records = append(records, &dns.AAAA{Hdr: header(dns.TypeAAAA), AAAA: v6[i].AsSlice()})
+		for _, i := range rand.Perm(len(a.V6)) { //nolint:gosec // G404: as above
+			records = append(records, &dns.AAAA{Hdr: header(dns.TypeAAAA), AAAA: a.V6[i].AsSlice()})
 		}
 	}
 	return records, found

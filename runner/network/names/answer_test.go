@@ -18,6 +18,7 @@ func TestAnswers(t *testing.T) {
 		"v4.only 10.0.0.3",
 		"both 10.0.0.4 10.0.0.5 fd00::4 fd00::5",
 		"none",
+		"service 10.0.0.6 fd00::6",
 	), up.Upstream)
 	for _, c := range []struct {
 		name  string
@@ -33,6 +34,7 @@ func TestAnswers(t *testing.T) {
 		{"both.", dns.TypeAAAA, "fd00::4 fd00::5"},
 		{"both.", dns.TypeANY, "10.0.0.4 10.0.0.5 fd00::4 fd00::5"},
 		{"none.", dns.TypeA, ""},
+		{"service.", dns.TypeANY, "10.0.0.6 fd00::6"},
 		{"web.", dns.TypeMX, ""},
 		{"web.", dns.TypeTXT, ""},
 		{"web.", dns.TypeHTTPS, ""},
@@ -46,8 +48,12 @@ func TestAnswers(t *testing.T) {
 			if brief(got) != c.want || !got.RecursionAvailable || len(got.Question) != 1 || got.Question[0].Name != c.name {
 				t.Errorf("%s %s over %s: got %s, want %q", c.name, dns.TypeToString[c.qtype], proto, got, c.want)
 			}
+			ttl := uint32(600)
+			if c.name == "service." {
+				ttl = 1
+			}
 			for _, rr := range got.Answer {
-				if h := rr.Header(); h.Ttl != 600 || h.Name != c.name {
+				if h := rr.Header(); h.Ttl != ttl || h.Name != c.name {
 					t.Errorf("%s: got the header %v", c.name, h)
 				}
 			}

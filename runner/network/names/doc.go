@@ -17,8 +17,8 @@
 // # What it answers
 //
 //   - A and AAAA for names that the Resolver knows, several addresses in random
-//     order, with a time to live of 600 s. Other types of such a name have no
-//     data, and are not asked of anybody else.
+//     order, with a time to live of 600 s, or of 1 s if the name is a service's.
+//     Other types of such a name have no data, and are not asked of anybody else.
 //   - PTR for addresses that the Resolver knows.
 //   - All else is passed to the upstreams, one after the other, and their answer
 //     back, byte by byte but for the ID: over UDP, with TCP if it is truncated, or

@@ -26,18 +26,20 @@ type book struct {
 	internal bool
 }
 
-func (b *book) Lookup(_, name string) (v4, v6 []netip.Addr, found bool) {
+// Lookup finds names that begin with service to be those of services.
+func (b *book) Lookup(_, name string) (a Answer, found bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	list, found := b.addrs[name]
-	for _, a := range list {
-		if a.Is4() {
-			v4 = append(v4, a)
+	for _, addr := range list {
+		if addr.Is4() {
+			a.V4 = append(a.V4, addr)
 		} else {
-			v6 = append(v6, a)
+			a.V6 = append(a.V6, addr)
 		}
 	}
-	return v4, v6, found
+	a.Moves = strings.HasPrefix(name, "service")
+	return a, found
 }
 
 func (b *book) Reverse(_ string, addr netip.Addr) (string, bool) {

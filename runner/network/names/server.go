@@ -19,13 +19,21 @@ func Address() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 11}) }
 // the networks that it is on. All methods are called for each query, and
 // concurrently.
 type Resolver interface {
-	// Lookup returns the addresses of a name, which is in lower case and without
-	// a final dot. A name can be found and have no address.
-	Lookup(containerID, name string) (v4, v6 []netip.Addr, found bool)
+	// Lookup returns what a name means, which is in lower case and without a final
+	// dot. A name can be found and have no address.
+	Lookup(containerID, name string) (a Answer, found bool)
 	// Reverse returns the name that an address has.
 	Reverse(containerID string, addr netip.Addr) (name string, found bool)
 	// External says whether the container reaches what is outside its networks.
 	External(containerID string) bool
+}
+
+// Answer is what a name means.
+type Answer struct {
+	V4, V6 []netip.Addr
+	// Moves says that the name is that of a service, which means other containers from
+	// one moment to the next: nobody should keep the answer.
+	Moves bool
 }
 
 // Upstream is a server that is asked for what the Resolver does not know.
