@@ -60,6 +60,11 @@ func (c *call) follow() (int, any, error) {
 	if err := decodeMost(c.w, c.r, &r, rollout.MaxReport); err != nil {
 		return 0, nil, err
 	}
+	if c.r.ProtoMajor == 1 {
+		// It reports again after its interval: a connection that is kept until then costs
+		// more memory than all the rest of a node.
+		c.w.Header().Set("Connection", "close")
+	}
 	r.By, r.Any = c.who.id.Account, c.who.admin
 	answer, err := c.Rollouts.Follow(c.r.Context(), ref, r)
 	return http.StatusOK, answer, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -203,5 +204,27 @@ func TestFollowIsWrong(t *testing.T) {
 		if w := serve(h, request("POST", admin.Prefix+"follow/team%2Fapp:v1", text)); w.Code != want {
 			t.Errorf("%.100s: %d %s, want %d", text, w.Code, w.Body, want)
 		}
+	}
+}
+
+// A node that has reported does not keep its connection until the next report.
+func TestFollowEndsConnection(t *testing.T) {
+	s, _ := newRolling(t)
+	s.options.Authority = nil
+	s.handler = admin.New(s.options)
+	for _, two := range []bool{false, true} {
+		server := httptest.NewUnstartedServer(s.handler)
+		server.EnableHTTP2 = two
+		server.StartTLS()
+		resp, err := server.Client().Post(server.URL+admin.Prefix+"follow/team%2Fapp:v1", "application/json",
+			strings.NewReader(`{"node":"n","state":"running","running":"","target":"","interval":"30s"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close() // nothing was written
+		if resp.StatusCode != http.StatusOK || resp.Close == two || resp.ProtoMajor == 2 != two {
+			t.Errorf("%s: %s, ends the connection: %v", resp.Proto, resp.Status, resp.Close)
+		}
+		server.Close()
 	}
 }
