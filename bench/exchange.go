@@ -128,7 +128,7 @@ const (
 // exchangeLoad is a helper: clients load a server for a while. It writes the rate.
 func exchangeLoad(ctx context.Context, args []string) error {
 	if len(args) != 4 {
-		return fmt.Errorf("%w: want a kind of load, an address, a number of clients and a duration", errUsage)
+		return fmt.Errorf("%w: want a kind of load, addresses with commas, a number of clients and a duration", errUsage)
 	}
 	clients, err1 := strconv.Atoi(args[2])
 	window, err2 := time.ParseDuration(args[3])
@@ -139,11 +139,12 @@ func exchangeLoad(ctx context.Context, args []string) error {
 	if load == nil {
 		return fmt.Errorf("%w: no load %q", errUsage, args[0])
 	}
+	addrs := strings.Split(args[1], ",")
 	sums, errs := make([]float64, clients), make([]error, clients)
 	var done sync.WaitGroup
 	start := time.Now()
 	for i := range clients {
-		done.Go(func() { sums[i], errs[i] = load(ctx, args[1], start.Add(window)) })
+		done.Go(func() { sums[i], errs[i] = load(ctx, addrs[i%len(addrs)], start.Add(window)) })
 	}
 	done.Wait()
 	took := time.Since(start).Seconds()

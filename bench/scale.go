@@ -41,6 +41,7 @@ type scale struct {
 	trySeconds int           // how long each takes
 	written    int64         // bytes written in it
 	mirrored   int64         // bytes of an image in another registry
+	neighbour  int           // turns of two that follow each other, for a value
 	moves      int           // of a tag, or of a stack to the version before, for a value
 	updates    int           // of a service
 	nodes      int           // that follow a tag
@@ -90,6 +91,7 @@ func newScale(o options) scale {
 		trySeconds: 2,
 		written:    1024 * mb,
 		mirrored:   1024 * mb,
+		neighbour:  20,
 		moves:      10,
 		updates:    5,
 		nodes:      100,
@@ -136,6 +138,7 @@ func newScale(o options) scale {
 		s.trySeconds = 1
 		s.written = 1 * mb
 		s.mirrored = 4 * mb
+		s.neighbour = 2
 		s.moves = 1
 		s.updates = 1
 		s.nodes = 3

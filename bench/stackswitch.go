@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,18 +14,19 @@ import (
 
 // What connections from another host come by.
 const (
-	namePublished = "docker run --publish"
-	nameOne       = "one replica"
-	nameTwo       = "two replicas"
+	namePort  = "one port of docker run"
+	namePorts = "two ports of docker run"
+	nameOne   = "one replica"
+	nameTwo   = "two replicas"
 )
 
 // loadClients are the clients of the other host.
 const loadClients = 4
 
 // switched measures what the switch costs the data path: the same server in a
-// container whose port is published by docker run, and in stacks of one and of two
-// replicas that were deployed over a version before. The clients are on a host of
-// their own beside it.
+// container whose port is published by docker run, or in two of them, and in stacks of
+// one and of two replicas that were deployed over a version before. The clients are on
+// a host of their own beside it.
 func switched(ctx context.Context, b *bench) ([]*figure, error) {
 	engines, err := b.startShopEngines(ctx, nameRunner)
 	if err != nil {
@@ -43,20 +45,26 @@ func switched(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	direct := shop{port: 7003, version: "direct"}
-	if err := runQuietly(e.command(ctx, "run", "--detach", "--publish", fmt.Sprint(direct.port, ":", exchangePort), "--volume", "/usr:/usr:ro", "--volume", self+":/bench:ro",
-		b.images.tools(), "/bench", helperServeName, direct.version)); err != nil {
-		return nil, err
+	var direct []int
+	for i := range 2 {
+		d := shop{port: 7003 + i, version: "direct"}
+		if err := runQuietly(e.command(ctx, "run", "--detach", "--publish", fmt.Sprint(d.port, ":", exchangePort), "--volume", "/usr:/usr:ro", "--volume", self+":/bench:ro",
+			b.images.tools(), "/bench", helperServeName, d.version)); err != nil {
+			return nil, err
+		}
+		if err := d.awaitVersion(ctx, d.version); err != nil {
+			return nil, err
+		}
+		direct = append(direct, d.port)
 	}
-	if err := errors.Join(one.awaitVersion(ctx, "v2"), two.awaitVersion(ctx, "v2"), direct.awaitVersion(ctx, direct.version),
-		e.awaitRest(ctx, one.name), e.awaitRest(ctx, two.name)); err != nil {
+	if err := errors.Join(one.awaitVersion(ctx, "v2"), two.awaitVersion(ctx, "v2"), e.awaitRest(ctx, one.name), e.awaitRest(ctx, two.name)); err != nil {
 		return nil, err
 	}
 	pid, err := plainHost("sleep", "infinity")
 	if err != nil {
 		return nil, err
 	}
-	places := []place{{nameOne, one.port}, {nameTwo, two.port}, {namePublished, direct.port}}
+	places := []place{{nameOne, []int{one.port}}, {namePort, direct[:1]}, {nameTwo, []int{two.port}}, {namePorts, direct}}
 	streams, err := b.loadPlaces(ctx, pid, loadStreams, "MB/s", places)
 	if err != nil {
 		return nil, err
@@ -65,43 +73,80 @@ func switched(ctx context.Context, b *bench) ([]*figure, error) {
 	return []*figure{streams, connections}, err
 }
 
-// place is a port of this host.
+// place is one or more ports of this host, among which clients are shared out.
 type place struct {
-	name string
-	port int
+	name  string
+	ports []int
 }
 
-// loadPlaces compares places under a load from the network namespace of a process.
+// loadPlaces compares each of the places with the one that follows it, in pairs, under
+// a load from the network namespace of a process.
 func (b *bench) loadPlaces(ctx context.Context, pid int, load, unit string, places []place) (*figure, error) {
 	f := &figure{Name: fmt.Sprintf("%s, %s from another host", map[string]string{
 		loadStreams: "TCP throughput", loadConnect: "new connections, an answer each",
 	}[load], plural(loadClients, "client")), Unit: unit}
-	var turns []turn
-	for _, p := range places {
-		measure := func() (float64, error) { return loadFrom(ctx, pid, load, p.port, b.glance) }
-		if _, err := measure(); err != nil { // warms up
-			return nil, fmt.Errorf("%s: %w", p.name, err)
+	for pair := range slices.Chunk(places, 2) {
+		var measures []func() (float64, error)
+		for _, p := range pair {
+			measure := func() (float64, error) { return loadFrom(ctx, pid, load, p.ports, b.glance/2) }
+			if _, err := measure(); err != nil { // warms up
+				return nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			measures = append(measures, measure)
 		}
-		turns = append(turns, turn{p.name, nil, measure})
-	}
-	if err := b.shortTurns(ctx, f, turns...); err != nil {
-		return nil, err
-	}
-	last := len(places) - 1
-	for _, p := range places[:last] {
-		f.ratio(p.name, places[last].name, atLeast(0.97))
+		var ratios []float64
+		for run := range b.runs {
+			progress("  %s, run %d of %d:", f.Name, run+1, b.runs)
+			found, ratio, err := b.neighbours(measures[0], measures[1])
+			if err := errors.Join(err, ctx.Err()); err != nil {
+				return nil, err
+			}
+			for i, p := range pair {
+				progress(" %s %s", p.name, format(found[i]))
+				f.add(p.name, found[i])
+			}
+			progress(" %s, ratio %s\n", f.Unit, format(ratio))
+			ratios = append(ratios, ratio)
+		}
+		f.judge(pair[0].name, pair[1].name, atLeast(0.97), ratios)
 	}
 	return f, nil
 }
 
+// neighbours has two measurements follow each other many times, each of them first
+// every other time, and returns the median of each, and of the ratios of neighbours:
+// what disturbs the machine for longer than a turn disturbs both.
+func (b *bench) neighbours(measures ...func() (float64, error)) (found []float64, ratio float64, err error) {
+	values, ratios := make([][]float64, 2), []float64(nil)
+	for n := range b.neighbour {
+		var pair [2]float64
+		for i := range pair {
+			i = (i + n) % 2
+			if pair[i], err = measures[i](); err != nil {
+				return nil, 0, err
+			}
+			values[i] = append(values[i], pair[i])
+		}
+		ratios = append(ratios, pair[0]/pair[1])
+	}
+	for _, v := range values {
+		found = append(found, summarize(v).Median)
+	}
+	return found, summarize(ratios).Median, nil
+}
+
 // loadFrom returns the rate of a load from the network namespace of a process.
-func loadFrom(ctx context.Context, pid int, load string, port int, window time.Duration) (float64, error) {
+func loadFrom(ctx context.Context, pid int, load string, ports []int, window time.Duration) (float64, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err
 	}
+	var addrs []string
+	for _, port := range ports {
+		addrs = append(addrs, fmt.Sprint(plainHere, ":", port))
+	}
 	out, err := output(exec.CommandContext(ctx, "nsenter", fmt.Sprint("--net=/proc/", pid, "/ns/net"), self,
-		helperExchangeLoad, load, fmt.Sprint(plainHere, ":", port), strconv.Itoa(loadClients), window.String()))
+		helperExchangeLoad, load, strings.Join(addrs, ","), strconv.Itoa(loadClients), window.String()))
 	if err != nil {
 		return 0, err
 	}
