@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
@@ -135,7 +136,7 @@ func exchangeLoad(ctx context.Context, args []string) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	load := map[string]func(context.Context, string, time.Time) (float64, error){loadStreams: stream, loadConnect: connect}[args[0]]
+	load := map[string]func(context.Context, []string, time.Time) (float64, error){loadStreams: stream, loadConnect: connect}[args[0]]
 	if load == nil {
 		return fmt.Errorf("%w: no load %q", errUsage, args[0])
 	}
@@ -144,7 +145,7 @@ func exchangeLoad(ctx context.Context, args []string) error {
 	var done sync.WaitGroup
 	start := time.Now()
 	for i := range clients {
-		done.Go(func() { sums[i], errs[i] = load(ctx, addrs[i%len(addrs)], start.Add(window)) })
+		done.Go(func() { sums[i], errs[i] = load(ctx, addrs, start.Add(window)) })
 	}
 	done.Wait()
 	took := time.Since(start).Seconds()
@@ -160,9 +161,9 @@ func exchangeLoad(ctx context.Context, args []string) error {
 }
 
 // stream sends until a time, and returns the MB that have arrived.
-func stream(ctx context.Context, addr string, end time.Time) (float64, error) {
+func stream(ctx context.Context, addrs []string, end time.Time) (float64, error) {
 	b := make([]byte, exchangePiece)
-	_, got, err := exchange(ctx, addr, math.MaxInt64, func(c *net.TCPConn) error {
+	_, got, err := exchange(ctx, anyOf(addrs), math.MaxInt64, func(c *net.TCPConn) error {
 		for time.Now().Before(end) {
 			if _, err := c.Write(b); err != nil {
 				return err
@@ -174,12 +175,15 @@ func stream(ctx context.Context, addr string, end time.Time) (float64, error) {
 }
 
 // connect makes one connection after the other until a time, and counts them.
-func connect(ctx context.Context, addr string, end time.Time) (n float64, err error) {
+func connect(ctx context.Context, addrs []string, end time.Time) (n float64, err error) {
 	for ; err == nil && time.Now().Before(end); n++ {
-		_, _, err = exchange(ctx, addr, 0, nil)
+		_, _, err = exchange(ctx, anyOf(addrs), 0, nil)
 	}
 	return n, err
 }
+
+// anyOf chooses as the switch does between replicas.
+func anyOf(addrs []string) string { return addrs[rand.IntN(len(addrs))] }
 
 // asked is what clients that go on all the time have met.
 type asked struct {

@@ -73,7 +73,7 @@ func switched(ctx context.Context, b *bench) ([]*figure, error) {
 	return []*figure{streams, connections}, err
 }
 
-// place is one or more ports of this host, among which clients are shared out.
+// place is one or more ports of this host, of which each connection goes to any.
 type place struct {
 	name  string
 	ports []int
@@ -88,7 +88,7 @@ func (b *bench) loadPlaces(ctx context.Context, pid int, load, unit string, plac
 	for pair := range slices.Chunk(places, 2) {
 		var measures []func() (float64, error)
 		for _, p := range pair {
-			measure := func() (float64, error) { return loadFrom(ctx, pid, load, p.ports, b.glance/2) }
+			measure := func() (float64, error) { return loadFrom(ctx, pid, load, p.ports, b.glance/5) }
 			if _, err := measure(); err != nil { // warms up
 				return nil, fmt.Errorf("%s: %w", p.name, err)
 			}
