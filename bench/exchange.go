@@ -38,6 +38,11 @@ func serveName(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	return answerAll(ctx, l, args[0])
+}
+
+// answerAll answers connections until ctx ends.
+func answerAll(ctx context.Context, l net.Listener, name string) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var open sync.WaitGroup
 	defer open.Wait()
@@ -51,7 +56,7 @@ func serveName(ctx context.Context, args []string) error {
 		}
 		open.Go(func() {
 			defer c.Close()
-			answerName(c, args[0])
+			answerName(c, name)
 		})
 	}
 }
