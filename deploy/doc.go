@@ -24,8 +24,9 @@
 //     changes: replicas, ports, routes, names, strategy. One that needs another with
 //     Restart is replaced with it.
 //   - What runs is repaired: replicas that are missing are created, those that have
-//     ended are started, those that are unhealthy get no traffic while there are
-//     others, and the edge is told of new addresses.
+//     ended are started, those that are unhealthy, or have ended and are not ready
+//     again, get no traffic while there are others, and the edge is told of new
+//     addresses.
 //
 // # How a version comes into service
 //

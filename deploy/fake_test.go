@@ -158,6 +158,9 @@ func (f *fake) StartContainer(_ context.Context, ref string) error {
 		if c.req.Labels[startFails] != "" {
 			return runner.Errorf(runner.ErrInvalid, "exec: not found")
 		}
+		if f.leads(c.id) && f.others(c.id) {
+			f.broken = append(f.broken, "a container is started that has traffic already: "+c.name)
+		}
 		c.state, c.started = container.StateRunning, time.Now()
 		c.run++
 		if checks(c.req.Healthcheck) {
@@ -202,6 +205,23 @@ func (f *fake) leads(id string) bool {
 		for _, s := range services {
 			if slices.ContainsFunc(s.Backends, func(b runner.Backend) bool { return b.Container == id && b.Weight > 0 }) {
 				return true
+			}
+		}
+	}
+	return false
+}
+
+// others says whether others that are ready have the traffic of a container's service.
+func (f *fake) others(id string) bool {
+	for _, services := range f.traffic {
+		for _, s := range services {
+			if !slices.ContainsFunc(s.Backends, func(b runner.Backend) bool { return b.Container == id }) {
+				continue
+			}
+			for _, b := range s.Backends {
+				if c := f.containers[b.Container]; b.Container != id && b.Weight > 0 && c != nil && f.ready(c) {
+					return true
+				}
 			}
 		}
 	}
@@ -313,11 +333,16 @@ func (f *fake) ProbeContainer(_ context.Context, ref string) (int, string, error
 	if !checks(c.req.Healthcheck) {
 		return 0, "", runner.Errorf(runner.ErrNotFound, "no health check")
 	}
-	after, err := time.ParseDuration(c.req.Labels[readyAfter])
-	if err == nil && c.state == container.StateRunning && time.Since(c.started) >= after {
+	if f.ready(c) {
 		return 0, "", nil
 	}
 	return 1, "not yet", nil
+}
+
+// ready says whether the check of a container passes.
+func (f *fake) ready(c *fakeContainer) bool {
+	after, err := time.ParseDuration(c.req.Labels[readyAfter])
+	return err == nil && c.state == container.StateRunning && time.Since(c.started) >= after
 }
 
 // setHealth is what the engine's own checks find.
@@ -337,33 +362,42 @@ func (f *fake) SetTraffic(_ context.Context, owner string, services []runner.Ser
 	return ports, f.change("traffic", func() error {
 		for _, s := range services {
 			ports[s.Name] = s.Ports
-			f.checkBackends(s)
+			f.checkBackends(owner, s)
 		}
 		f.traffic[owner] = slices.Clone(services)
 		return nil
 	})
 }
 
-// checkBackends notes a service with ports whose backends do not run, or are of two
-// versions.
-func (f *fake) checkBackends(s runner.Service) {
-	versions, running := map[string]bool{}, 0
+// checkBackends notes a service with ports whose backends do not run, unless it had
+// none before, or are of two versions.
+func (f *fake) checkBackends(owner string, s runner.Service) {
+	versions := map[string]bool{}
 	for _, b := range s.Backends {
-		c := f.containers[b.Container]
-		if b.Weight == 0 || c == nil {
-			continue
-		}
-		versions[c.req.Labels[labelVersion]] = true
-		if c.state == container.StateRunning {
-			running++
+		if c := f.containers[b.Container]; b.Weight > 0 && c != nil {
+			versions[c.req.Labels[labelVersion]] = true
 		}
 	}
-	if len(s.Ports) > 0 && running == 0 {
+	had := true
+	for _, before := range f.traffic[owner] {
+		if before.Name == s.Name && len(before.Ports) > 0 {
+			had = f.runs(before)
+		}
+	}
+	if len(s.Ports) > 0 && had && !f.runs(s) {
 		f.broken = append(f.broken, "no running container has the traffic of "+s.Name)
 	}
 	if len(versions) > 1 && !strings.HasPrefix(s.Name, "mixed") {
 		f.broken = append(f.broken, "two versions have the traffic of "+s.Name)
 	}
+}
+
+// runs says whether a backend with traffic runs.
+func (f *fake) runs(s runner.Service) bool {
+	return slices.ContainsFunc(s.Backends, func(b runner.Backend) bool {
+		c := f.containers[b.Container]
+		return b.Weight > 0 && c != nil && c.state == container.StateRunning
+	})
 }
 
 func (f *fake) Traffic(_ context.Context, owner string) ([]runner.Service, error) {

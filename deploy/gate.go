@@ -47,7 +47,8 @@ type watched struct {
 	u   *unit
 	svc *Service
 	replica
-	started  string // of the run that is watched
+	fall     int    // before the run that is watched
+	started  string // of that run
 	restarts int
 	check    *container.HealthConfig // nil: none
 	ports    []netip.AddrPort        // that are to accept, if there is no check
@@ -57,7 +58,7 @@ type watched struct {
 
 // look begins to watch the run of a container.
 func (u *unit) look(ctx context.Context, svc *Service, r replica) (*watched, error) {
-	w := &watched{u: u, svc: svc, replica: r}
+	w := &watched{u: u, svc: svc, replica: r, fall: u.fallOf(r.ID)}
 	ctx, w.cancel = context.WithCancel(ctx)
 	var err error
 	if w.exited, err = u.m.engine.WaitContainer(ctx, r.ID, container.WaitConditionNextExit); err != nil {
@@ -146,6 +147,7 @@ func (w *watched) ready(ctx context.Context, tell func(string)) error {
 			why = "health check: it does not end"
 		}
 		if why == "" {
+			w.u.stands(w.ID, w.fall)
 			return nil
 		}
 		if why != said {

@@ -239,7 +239,7 @@ func TestBlueGreen(t *testing.T) {
 // much later.
 func TestRequestsOfTheEdgeEnd(t *testing.T) {
 	routed := func(s *Service) { s.Routes, s.Drain = []Route{{Port: 80}}, time.Minute }
-	in(t, func(t *testing.T, w *world) {
+	in(t, func(_ *testing.T, w *world) {
 		w.mustDeploy(shop(web("app:1", 1, routed)))
 		id := w.engine.traffic["stack/shop"][0].Backends[0].Container
 		w.edge.has(id, 1)

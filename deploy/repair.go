@@ -78,6 +78,9 @@ func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later b
 				later = true
 				continue
 			}
+			if err := u.adjust(ctx); err != nil {
+				errs = append(errs, err)
+			}
 			if err := u.start(ctx, &r); err != nil {
 				errs = append(errs, err)
 				continue
@@ -86,13 +89,6 @@ func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later b
 		}
 	}
 	return later, errors.Join(errs...)
-}
-
-// falls notes that a container has ended: it gets traffic again when it is ready.
-func (u *unit) falls(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.fell[id] = true
 }
 
 // startAgain says whether the start of a container has to wait, because it was started
@@ -189,16 +185,13 @@ func (u *unit) weigh(ctx context.Context, svc *Service, list []replica, before m
 			backends[i].Weight = 0
 			continue
 		}
-		u.mu.Lock()
-		again := u.fell[r.ID] || before[r.ID] == 0
-		u.mu.Unlock()
-		if again && r.Health != container.Healthy && !u.isReady(ctx, svc, r) {
+		fall := u.fallOf(r.ID)
+		// What was found may be of before a fall: its health, too.
+		if again := fall != 0 || before[r.ID] == 0 && r.Health != container.Healthy; again && !u.isReady(ctx, svc, r) {
 			backends[i].Weight, pending = 0, true
 			continue
 		}
-		u.mu.Lock()
-		delete(u.fell, r.ID)
-		u.mu.Unlock()
+		u.stands(r.ID, fall)
 		some = true
 	}
 	if !some {

@@ -206,6 +206,60 @@ func TestInvalid(t *testing.T) {
 	})
 }
 
+// A replica that ends is out of the balance at once, whoever starts it again and
+// whatever goes on, and is back when it is ready.
+func TestFall(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 2)))
+		w.settle()
+		ends := func(name string) {
+			w.engine.mu.Lock()
+			defer w.engine.mu.Unlock()
+			c, err := w.engine.find(name)
+			w.must(err)
+			w.engine.end(c, 1)
+		}
+		fall := func() {
+			t.Helper()
+			ends("shop-web-r1-1")
+			synctest.Wait()
+			w.is("fallen", w.weights("web"), "r1-1:0 r1-2:1")
+			w.must(w.engine.StartContainer(t.Context(), "shop-web-r1-1")) // as its policy does
+			time.Sleep(250 * time.Millisecond)
+			w.is("not ready", w.weights("web"), "r1-1:0 r1-2:1")
+			time.Sleep(500 * time.Millisecond)
+			synctest.Wait()
+			w.is("ready again", w.weights("web"), "r1-1:1 r1-2:1")
+		}
+		fall()
+		done := make(chan error)
+		go func() {
+			_, err := w.deploy(shop(web("app:2", 2, labels(readyAfter, "8s"))))
+			done <- err
+		}()
+		time.Sleep(2 * time.Second)
+		fall()
+		fall()
+		w.must(<-done)
+		w.settle()
+		// If all are gone there is nobody else.
+		ends("shop-web-r2-1")
+		ends("shop-web-r2-2")
+		synctest.Wait()
+		w.is("all fallen", w.weights("web"), "r2-1:1 r2-2:1")
+		w.must(w.engine.StartContainer(t.Context(), "shop-web-r2-2"))
+		time.Sleep(4 * time.Second)
+		ends("shop-web-r2-1") // it was started as well
+		time.Sleep(5 * time.Second)
+		w.is("one is ready", w.weights("web"), "r2-1:0 r2-2:1")
+		w.settle()
+		w.is("both are", w.weights("web"), "r2-1:1 r2-2:1")
+		if len(w.unitOrNew("shop").rising) > 0 {
+			t.Error("one is still waited for")
+		}
+	})
+}
+
 func TestRepair(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.mustDeploy(shop(web("app:1", 2, func(s *Service) { s.Routes = []Route{{Port: 80}} })))

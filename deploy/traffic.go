@@ -13,13 +13,21 @@ import (
 
 // setTraffic makes services what the traffic has of a stack.
 func (u *unit) setTraffic(ctx context.Context, services []runner.Service) error {
-	ports, err := u.m.engine.SetTraffic(ctx, Owner(u.name), services)
+	u.traffic.Lock()
+	defer u.traffic.Unlock()
+	return u.sendTraffic(ctx, services)
+}
+
+// sendTraffic must be called with traffic locked.
+func (u *unit) sendTraffic(ctx context.Context, services []runner.Service) error {
+	told := u.standing(services)
+	ports, err := u.m.engine.SetTraffic(ctx, Owner(u.name), told)
 	if err != nil {
 		return err
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.told, u.ports = services, ports
+	u.wanted, u.told, u.ports = services, told, ports
 	return nil
 }
 

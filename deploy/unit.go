@@ -18,19 +18,25 @@ type unit struct {
 	// repair.
 	turn chan struct{}
 
+	traffic sync.Mutex // held while the traffic is set
+
 	mu     sync.Mutex
 	rec    record     // as it is on disk
 	op     *operation // that goes on; nil: none
 	gone   bool       // it was removed: who comes now takes another
 	drains map[string]*draining
-	// What the traffic and the edge were told last, once they were.
+	// What the traffic and the edge were told last, once they were: wanted is that of
+	// the traffic if no replica had ended.
+	wanted   []runner.Service
 	told     []runner.Service
 	ports    map[string]network.PortMap
 	routes   []EdgeRoute
 	routed   bool
 	stacks   map[int]*versioned  // what revisions are made of, as far as it was read
 	tries    map[string]*backoff // of containers that were started again, by ID
-	fell     map[string]bool     // containers that have ended, and have to be ready again
+	fell     map[string]int      // containers that have ended, and have to be ready again
+	falling  int                 // how many have
+	rising   map[string]bool     // containers that are waited for
 	failures int                 // repairs in a row that have failed
 	ails     string              // why the last repair failed
 	poked    bool                // a repair is to come
@@ -39,7 +45,7 @@ type unit struct {
 func (m *Manager) newUnit(name string) *unit {
 	return &unit{
 		m: m, name: name, store: store{filepath.Join(m.dir, name)}, turn: make(chan struct{}, 1), rec: record{Name: name},
-		drains: map[string]*draining{}, tries: map[string]*backoff{}, stacks: map[int]*versioned{}, fell: map[string]bool{},
+		drains: map[string]*draining{}, tries: map[string]*backoff{}, stacks: map[int]*versioned{}, fell: map[string]int{}, rising: map[string]bool{},
 	}
 }
 
