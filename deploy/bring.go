@@ -144,6 +144,7 @@ func (d *deployment) beside(ctx context.Context, c *change, m *marks) error {
 	if err != nil || d.quick {
 		return nil
 	}
+	d.sayWatched(c.svc, held)
 	return d.tolerate(c.svc, d.steadyAll(ctx, held, c.svc.Update.Monitor))
 }
 
@@ -220,6 +221,22 @@ func (d *deployment) readyAll(ctx context.Context, held []*watched) error {
 	return eachHeld(ctx, held, func(ctx context.Context, w *watched) error {
 		return w.ready(ctx, func(why string) { d.say(EventDetail, w.svc.Name, w.Name, why) })
 	})
+}
+
+// sayWatched tells that the containers of a service hold their gate, and for how long
+// they have to.
+func (d *deployment) sayWatched(svc *Service, held []*watched) {
+	if svc.Update.Monitor <= 0 || len(held) == 0 {
+		return
+	}
+	state := "up"
+	switch {
+	case held[0].check != nil:
+		state = "healthy"
+	case len(held[0].ports) > 0:
+		state = "accepts connections"
+	}
+	d.say(EventStep, svc.Name, "", state+"; watched for "+svc.Update.Monitor.String())
 }
 
 func (d *deployment) steadyAll(ctx context.Context, held []*watched, span time.Duration) error {

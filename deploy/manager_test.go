@@ -208,6 +208,13 @@ func TestBlueGreen(t *testing.T) {
 		if rev.Number != 1 || rev.Outcome != Deployed || rev.By != "me" || rev.Images["web"] != digestOf("app:1") {
 			t.Errorf("revision %+v", rev)
 		}
+		var said []string
+		for _, e := range w.events {
+			said = append(said, strings.TrimSpace(e.Service+" "+e.Message))
+		}
+		if all := strings.Join(said, ", "); !strings.Contains(all, "web healthy; watched for 2s, switch the traffic to revision 1, revision 1 has the traffic; watched for 2s") {
+			t.Errorf("told: %s", all)
+		}
 		w.is("running", w.running(), "web-r1-1 web-r1-2")
 		w.is("serving", w.serving(), "web-r1-1 web-r1-2")
 		s := w.engine.traffic["stack/shop"][0]

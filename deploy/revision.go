@@ -65,8 +65,9 @@ type ServiceStatus struct {
 	Image    string
 	Digest   digest.Digest
 	Strategy Strategy
-	Replicas int // wanted
-	Ready    int // that run, and whose health check holds
+	Job      bool // it is run to its end: Ready is 1 when that was done for its version
+	Replicas int  // wanted
+	Ready    int  // that run, and whose health check holds
 	Ports    network.PortMap
 	Hosts    []string // names that the HTTP edge serves it under
 	// Containers are those of the revision in service, of the one that is deployed, and

@@ -77,6 +77,7 @@ func (d *deployment) hold(ctx context.Context, svc *Service, list []replica) err
 	if err != nil || d.quick {
 		return err
 	}
+	d.sayWatched(svc, held)
 	return d.steadyAll(ctx, held, svc.Update.Monitor)
 }
 

@@ -124,6 +124,9 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 	for i := range v.Stack.Services {
 		svc := &v.Stack.Services[i]
 		one := u.serviceStatus(ctx, v, svc, found, weightsOf(services, svc.Name))
+		if svc.Job {
+			one.Ready = b2i(slices.Contains(rec.Jobs, svc.Name+"@"+v.version(svc.Name)))
+		}
 		if p, ok := ports[svc.Name]; ok {
 			one.Ports = p
 		}
@@ -144,7 +147,7 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 func (u *unit) serviceStatus(ctx context.Context, v *versioned, svc *Service, found []replica, weights map[string]int) ServiceStatus {
 	one := ServiceStatus{
 		Name: svc.Name, Image: svc.Image, Digest: imagesOf(v.Stack)[svc.Name], Strategy: svc.Strategy,
-		Replicas: svc.Replicas, Ports: network.PortMap{}, Containers: []ContainerStatus{},
+		Job: svc.Job, Replicas: replicasOf(svc), Ports: network.PortMap{}, Containers: []ContainerStatus{},
 	}
 	for _, route := range svc.Routes {
 		one.Hosts = append(one.Hosts, route.Hosts...)
@@ -167,6 +170,13 @@ func (u *unit) serviceStatus(ctx context.Context, v *versioned, svc *Service, fo
 		one.Containers = append(one.Containers, c)
 	}
 	return one
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // drift says what is not as it should be of a service.

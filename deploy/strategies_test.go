@@ -138,10 +138,15 @@ func TestNeeds(t *testing.T) {
 			}
 		}
 		w.is("order", strings.Join(started, ", "), "db 0s, migrate 3s, web 5s")
+		st, err := w.Status(t.Context(), "shop")
+		w.must(err)
+		if job := st.Services[1]; !job.Job || job.Ready != 1 || job.Replicas != 1 || len(st.Drift) > 0 {
+			t.Errorf("a job that was done: %+v, %q", job, st.Drift)
+		}
 		// The same version does not run its job again.
 		w.mustDeploy(stack("1", "0"))
 		w.is("job containers", w.stopped(), "migrate-r1-1")
-		_, err := w.deploy(stack("2", "9"))
+		_, err = w.deploy(stack("2", "9"))
 		var f *Failure
 		if !errors.As(err, &f) || f.Service != "migrate" || f.ExitCode != 9 || len(f.Log) != 2 {
 			t.Errorf("%+v", f)

@@ -73,6 +73,13 @@ func (d *deployment) gateAgain(ctx context.Context) error {
 	changed := slices.DeleteFunc(slices.Clone(d.changes), func(c *change) bool {
 		return c.lame || c.action != actionAdd && c.action != actionReplace
 	})
+	var span time.Duration
+	for _, c := range changed {
+		span = max(span, c.svc.Update.Monitor)
+	}
+	if span > 0 {
+		d.say(EventStep, "", "", fmt.Sprintf("revision %d has the traffic; watched for %s", d.number, span))
+	}
 	return d.watchFor(ctx, changed, func(svc *Service) time.Duration { return svc.Update.Monitor })
 }
 

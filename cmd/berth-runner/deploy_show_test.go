@@ -114,3 +114,18 @@ func TestLineDisplay(t *testing.T) {
 		}
 	})
 }
+
+func TestReadyOf(t *testing.T) {
+	t.Parallel()
+	running := []deploy.ContainerStatus{{State: "running"}}
+	for want, s := range map[string]deploy.ServiceStatus{
+		"1/2":      {Ready: 1, Replicas: 2, Containers: running},
+		"done":     {Job: true, Ready: 1, Replicas: 1},
+		"running":  {Job: true, Replicas: 1, Containers: running},
+		"not done": {Job: true, Replicas: 1, Containers: []deploy.ContainerStatus{{State: "exited", Exit: 1}}},
+	} {
+		if got := readyOf(s); got != want {
+			t.Errorf("%+v is %q, want %q", s, got, want)
+		}
+	}
+}

@@ -155,7 +155,7 @@ func printStatus(w io.Writer, s deploy.Status, containers bool) error {
 		reached := append(portsOf(service.Ports), service.Hosts...)
 		rows = append(rows, []string{
 			service.Name, pinned(service.Image, service.Digest), dash(string(service.Strategy)),
-			fmt.Sprintf("%d/%d", service.Ready, service.Replicas), dash(strings.Join(reached, ", ")), revisionsOf(service),
+			readyOf(service), dash(strings.Join(reached, ", ")), revisionsOf(service),
 		})
 	}
 	if err := table(w, rows); err != nil {
@@ -175,6 +175,19 @@ func printStatus(w io.Writer, s deploy.Status, containers bool) error {
 		}
 	}
 	return nil
+}
+
+// readyOf is how many replicas of a service are ready, or how a job is.
+func readyOf(s deploy.ServiceStatus) string {
+	switch {
+	case !s.Job:
+		return fmt.Sprintf("%d/%d", s.Ready, s.Replicas)
+	case s.Ready > 0:
+		return "done"
+	case slices.ContainsFunc(s.Containers, func(c deploy.ContainerStatus) bool { return c.State == "running" }):
+		return "running"
+	}
+	return "not done"
 }
 
 func printContainers(w io.Writer, s deploy.Status) error {
