@@ -174,25 +174,46 @@ func (s *loaded) killed() {
 	const kills = 10
 	serving := "v19"
 	for i := range kills {
-		next := fmt.Sprintf("k%d", i)
-		s.command(next, "", "100ms", "deploy", "--detach").Run()
-		time.Sleep(rand.N(800 * time.Millisecond)) // anywhere in the deployment
-		s.Kill()
-		s.Restart()
-		var st deploy.Status
-		if err := eventually(func() error {
-			if st = s.status(); st.Deploying != 0 || len(st.Drift) > 0 {
-				return fmt.Errorf("it does not come to rest: %+v", st)
-			}
-			return nil
-		}); err != nil {
-			s.t.Fatal(err)
-		}
-		if got := s.ask(s.Machine.Client(), "8080"); got == next {
-			serving = next
-		}
-		s.serves(serving)
+		serving = s.cutShort(fmt.Sprintf("k%d", i), serving, func() {
+			s.Kill()
+			s.Restart()
+		})
 	}
+}
+
+// TestDeployReboot takes the power from a host while versions are deployed: each time
+// one of the two versions has all the traffic in the end.
+func TestDeployReboot(t *testing.T) {
+	t.Parallel()
+	s := newLoaded(t)
+	s.deploy("v0")
+	serving := "v0"
+	const reboots = 4
+	for i := range reboots {
+		serving = s.cutShort(fmt.Sprintf("b%d", i), serving, s.reboot)
+	}
+}
+
+// cutShort has something happen anywhere in the deployment of a version, and returns
+// which of the two serves then.
+func (s *loaded) cutShort(next, serving string, happens func()) string {
+	s.t.Helper()
+	s.command(next, "", "100ms", "deploy", "--detach").Run()
+	time.Sleep(rand.N(800 * time.Millisecond))
+	happens()
+	if err := eventually(func() error {
+		if st := s.status(); st.Deploying != 0 || len(st.Drift) > 0 {
+			return fmt.Errorf("it does not come to rest: %+v", st)
+		}
+		return nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	if got := s.ask(s.Machine.Client(), "8080"); got == next {
+		serving = next
+	}
+	s.serves(serving)
+	return serving
 }
 
 // ask returns the version that answers at a port of the machine.
