@@ -161,6 +161,36 @@ func TestRatio(t *testing.T) {
 	}
 }
 
+// TestAdopt does one work of a part again.
+func TestAdopt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "results.json")
+	day := func(date string, works ...string) *report {
+		r := &report{part: partDeploy, Date: date + "T00:00:00Z"}
+		for _, w := range works {
+			r.Figures = append(r.Figures, &figure{Work: w, Name: "of " + date})
+		}
+		if err := r.writeJSON(path); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	day("2026-01-01", "switch", "follow", "watch", "gone")
+	day("2026-01-02", "watch")
+	r := day("2026-01-03", "follow")
+	var found []string
+	for _, f := range r.Figures {
+		found = append(found, f.Work+" "+f.Name)
+	}
+	if want := []string{"switch of 2026-01-01", "follow of 2026-01-03", "watch of 2026-01-02"}; !slices.Equal(found, want) {
+		t.Errorf("figures: %q, want %q", found, want)
+	}
+	for _, want := range []string{"Measured on 2026-01-03", "of switch are those of an earlier run, on 2026-01-01.", "of watch are those of an earlier run, on 2026-01-02."} {
+		if text := r.Markdown(); !strings.Contains(text, want) {
+			t.Errorf("the table does not say %q: %s", want, text)
+		}
+	}
+}
+
 func TestFormat(t *testing.T) {
 	for x, want := range map[float64]string{0: "0.000", 0.0123: "0.012", 1.234: "1.23", 12.34: "12.3", 999.6: "1,000", 1234567: "1,234,567", -1234: "-1,234"} {
 		if got := format(x); got != want {

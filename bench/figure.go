@@ -14,6 +14,7 @@ type figure struct {
 	Series   []series  `json:"series"`
 	Verdicts []verdict `json:"verdicts"`
 	Growth   bool      `json:"growth,omitempty"` // its series are sizes of the registry, shown in columns
+	Date     string    `json:"date,omitempty"`   // of its run, if that is not the report's
 }
 
 // series are the values of one server or state, one of each run.

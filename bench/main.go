@@ -116,12 +116,12 @@ func run(ctx context.Context, args []string) error {
 }
 
 // publish shows the report and writes it where it is wanted. What was found of
-// other parts stays as it is.
+// other parts, and of works that were not done, stays as it is.
 func (r *report) publish(o options) error {
-	fmt.Println(r.Markdown())
 	if err := r.writeJSON(o.json); err != nil {
 		return err
 	}
+	fmt.Println(r.Markdown())
 	if o.readme == "" {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // busy is the load of a core from which it is said that a machine had other work
@@ -29,6 +30,7 @@ func (r *report) Markdown() string {
 	if m.Load > busy*float64(m.Cores) {
 		fmt.Fprintf(&b, "\nThe machine was busy with other work (load %s): it disturbs these figures.\n", format(m.Load))
 	}
+	r.earlier(&b)
 	if r.Quick {
 		b.WriteString("\nA smoke test with tiny sizes: these figures mean nothing.\n")
 	}
@@ -42,6 +44,22 @@ func (r *report) Markdown() string {
 	}
 	r.growth(&b)
 	return b.String()
+}
+
+// earlier says of which works the figures are those of an earlier run.
+func (r *report) earlier(b *strings.Builder) {
+	days := map[string][]string{}
+	for _, f := range r.Figures {
+		if f.Date == "" {
+			continue
+		}
+		if day := f.Date[:len(time.DateOnly)]; !slices.Contains(days[day], f.Work) {
+			days[day] = append(days[day], f.Work)
+		}
+	}
+	for _, day := range slices.Sorted(maps.Keys(days)) {
+		fmt.Fprintf(b, "\nThe figures of %s are those of an earlier run, on %s.\n", strings.Join(days[day], ", "), day)
+	}
 }
 
 func (f *figure) row(b *strings.Builder, v verdict) {

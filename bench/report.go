@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -52,12 +54,34 @@ func (r *report) writeJSON(path string) error {
 			return fmt.Errorf("%s does not hold results: %w", path, err)
 		}
 	}
+	if old := all[r.part]; old != nil && r.Quick == old.Quick {
+		r.adopt(old)
+	}
 	all[r.part] = r
 	b, err := json.MarshalIndent(all, "", "\t")
 	if err != nil {
 		return err
 	}
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, append(b, '\n'), 0o644))
+}
+
+// adopt keeps of a report before the figures of works that this one has not done.
+func (r *report) adopt(old *report) {
+	place := map[string]int{}
+	for i, w := range partOf(works, r.part) {
+		place[w.name] = i
+	}
+	done := map[string]bool{}
+	for _, f := range r.Figures {
+		done[f.Work] = true
+	}
+	for _, f := range old.Figures {
+		if _, known := place[f.Work]; known && !done[f.Work] {
+			f.Date = cmp.Or(f.Date, old.Date)
+			r.Figures = append(r.Figures, f)
+		}
+	}
+	slices.SortStableFunc(r.Figures, func(a, b *figure) int { return place[a.Work] - place[b.Work] })
 }
 
 // The lines between which a file has the table of a part.

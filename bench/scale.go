@@ -91,7 +91,7 @@ func newScale(o options) scale {
 		trySeconds: 2,
 		written:    1024 * mb,
 		mirrored:   1024 * mb,
-		neighbour:  50,
+		neighbour:  30,
 		moves:      10,
 		updates:    5,
 		nodes:      100,

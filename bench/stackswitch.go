@@ -14,6 +14,7 @@ import (
 
 // What connections from another host come by.
 const (
+	nameOther = "another port of docker run"
 	namePort  = "one port of docker run"
 	namePorts = "two ports of docker run"
 	nameOne   = "one replica"
@@ -64,7 +65,7 @@ func switched(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	places := []place{{nameOne, []int{one.port}}, {namePort, direct[:1]}, {nameTwo, []int{two.port}}, {namePorts, direct}}
+	places := []place{{nameOther, direct[1:]}, {namePort, direct[:1]}, {nameOne, []int{one.port}}, {namePort, direct[:1]}, {nameTwo, []int{two.port}}, {namePorts, direct}}
 	streams, err := b.loadPlaces(ctx, pid, loadStreams, "MB/s", places)
 	if err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func (b *bench) loadPlaces(ctx context.Context, pid int, load, unit string, plac
 	for pair := range slices.Chunk(places, 2) {
 		var measures []func() (float64, error)
 		for _, p := range pair {
-			measure := func() (float64, error) { return loadFrom(ctx, pid, load, p.ports, b.glance/5) }
+			measure := func() (float64, error) { return loadFrom(ctx, pid, load, p.ports, b.glance/2) }
 			if _, err := measure(); err != nil { // warms up
 				return nil, fmt.Errorf("%s: %w", p.name, err)
 			}
@@ -108,7 +109,11 @@ func (b *bench) loadPlaces(ctx context.Context, pid int, load, unit string, plac
 			progress(" %s, ratio %s\n", f.Unit, format(ratio))
 			ratios = append(ratios, ratio)
 		}
-		f.judge(pair[0].name, pair[1].name, atLeast(0.97), ratios)
+		goal := atLeast(0.97)
+		if pair[0].name == nameOther {
+			goal = bound{} // this is how exactly it can be measured here
+		}
+		f.judge(pair[0].name, pair[1].name, goal, ratios)
 	}
 	return f, nil
 }
