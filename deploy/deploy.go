@@ -117,7 +117,8 @@ type deployment struct {
 	from    *versioned // in service; nil: none
 	to      *versioned
 	changes []*change
-	// quick says that all containers are there, and have held their gate before.
+	// quick says that all containers are there, and have held their gate before; those
+	// that are just being stopped have others like them created beside.
 	quick bool
 	live  *live
 }
@@ -136,7 +137,7 @@ func (d *deployment) run(ctx context.Context) (Revision, error) {
 
 func (d *deployment) forward(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.pin, d.objects, d.compare, d.bringAll, d.canary, d.switchOver, d.gateAgain,
+		d.pin, d.objects, d.compare, d.reserve, d.bringAll, d.canary, d.switchOver, d.gateAgain,
 	} {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -191,13 +192,14 @@ func (d *deployment) compare(ctx context.Context) error {
 	for i := range d.to.Stack.Services {
 		wanted = append(wanted, ids(d.to.target(found, &d.to.Stack.Services[i]))...)
 	}
-	if err := d.u.undrain(ctx, wanted); err != nil {
+	late, err := d.u.undrain(ctx, wanted, stopPatience)
+	if err != nil {
 		return err
 	}
 	if found, err = d.u.m.find(ctx, d.u.name); err != nil {
 		return err
 	}
-	d.changes, err = changesOf(d.from, d.to, found, func(service, version string) bool {
+	d.changes, err = changesOf(d.from, d.to, d.u.free(found), func(service, version string) bool {
 		return slices.Contains(rec.Jobs, service+"@"+version)
 	})
 	if err != nil {
@@ -205,7 +207,11 @@ func (d *deployment) compare(ctx context.Context) error {
 	}
 	d.quick = d.in.rollback != 0
 	for _, c := range d.changes {
-		d.quick = d.quick && len(c.missing) == 0 && c.action != actionJob
+		d.quick = d.quick && c.action != actionJob && !slices.ContainsFunc(c.missing, func(n int) bool {
+			return !slices.ContainsFunc(found, func(r replica) bool {
+				return r.Service == c.svc.Name && r.Number == n && slices.Contains(late, r.ID)
+			})
+		})
 	}
 	services, err := d.u.m.engine.Traffic(ctx, Owner(d.u.name))
 	d.live = &live{u: d.u, services: services}

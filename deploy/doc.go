@@ -30,8 +30,9 @@
 //
 // # How a version comes into service
 //
-// Images are pulled and pinned by digest, networks and volumes made, and the services
-// brought up, each after what it needs. Services that are replaced side by side have
+// Images are pulled and pinned by digest, networks and volumes made, ports of the host
+// reserved that the stack did not have, and the services brought up, each after what it
+// needs. Services that are replaced side by side have
 // no traffic then; those that are rolled are in service batch by batch. When all have
 // held their gate, the steps of canaries are gone, and then one SetTraffic moves the
 // whole stack. The gate has to hold once more; then the version before is let go: its
@@ -50,8 +51,8 @@
 // does not hold if the container ends or restarts, or the engine calls it unhealthy.
 //
 // A rollback to containers that are kept waits for no Monitor and takes no steps:
-// they have held their gate before. Its containers may still be stopping, if it comes
-// just after the switch: then it waits until they have ended.
+// they have held their gate before. For those that are just being stopped, others like
+// them are created.
 //
 // # What it does not do
 //

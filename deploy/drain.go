@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -10,14 +11,16 @@ import (
 )
 
 const (
+	forever    = math.MaxInt64          // longer than anything takes
 	leastDrain = time.Second            // what was connected just before is counted by then
 	drainLook  = 250 * time.Millisecond // how often connections are counted
 )
 
 // draining is a container that is being drained.
 type draining struct {
-	cancel context.CancelFunc
-	over   chan struct{}
+	cancel   context.CancelFunc
+	over     chan struct{}
+	stopping bool // there is no way back
 }
 
 // drainOf is how a replica of a service is let go of, from now on.
@@ -80,20 +83,27 @@ func (u *unit) drainAll() {
 		u.m.work.Go(func() {
 			defer close(d.over)
 			defer cancel()
-			u.drain(ctx, dr)
+			u.drain(ctx, dr, d)
 		})
 	}
 }
 
 // drain waits for the end of a container's connections, and stops it.
-func (u *unit) drain(ctx context.Context, dr drain) {
+func (u *unit) drain(ctx context.Context, dr drain, d *draining) {
 	defer func() {
 		u.mu.Lock()
 		delete(u.drains, dr.ID)
 		u.mu.Unlock()
 	}()
 	if u.awaitQuiet(ctx, dr, leastDrain) != nil {
-		return // it is wanted again, or the daemon ends
+		return // the daemon ends
+	}
+	u.mu.Lock()
+	wanted := ctx.Err() != nil
+	d.stopping = !wanted
+	u.mu.Unlock()
+	if wanted {
+		return
 	}
 	for {
 		err := u.stop(ctx, dr.ID, &Service{StopGrace: dr.Grace})
@@ -120,32 +130,59 @@ func (u *unit) forgetDrain(ids []string) error {
 	})
 }
 
-// undrain takes containers back that are wanted again. One that is being stopped
-// already is waited for.
-func (u *unit) undrain(ctx context.Context, wanted []string) error {
-	rec := u.record()
+// stopPatience is how long a deployment that wants a container back waits for its stop.
+const stopPatience = 200 * time.Millisecond
+
+// undrain takes containers back that are wanted again. Those that are being stopped
+// already are waited for; it returns those whose stop is not over in time, which do not
+// come back.
+func (u *unit) undrain(ctx context.Context, wanted []string, patience time.Duration) (late []string, err error) {
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	var back []string
-	for _, dr := range rec.Draining {
-		if slices.Contains(wanted, dr.ID) {
+	for _, dr := range u.record().Draining {
+		if !slices.Contains(wanted, dr.ID) {
+			continue
+		}
+		over := u.takeBack(dr.ID)
+		select {
+		case <-over:
 			back = append(back, dr.ID)
+		case <-soon.Done():
+			late = append(late, dr.ID)
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 	}
 	if len(back) == 0 {
-		return nil
+		return late, nil
 	}
-	for _, id := range back {
-		u.mu.Lock()
-		d := u.drains[id]
-		u.mu.Unlock()
-		if d == nil {
-			continue
-		}
+	return late, u.forgetDrain(back)
+}
+
+// takeBack ends the draining of a container, unless it is being stopped. It returns
+// what is closed when nobody drains it any more.
+func (u *unit) takeBack(id string) (over <-chan struct{}) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	d := u.drains[id]
+	switch {
+	case d == nil:
+		nobody := make(chan struct{})
+		close(nobody)
+		return nobody
+	case !d.stopping:
 		d.cancel()
-		select {
-		case <-d.over:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
 	}
-	return u.forgetDrain(back)
+	return d.over
+}
+
+// free are the containers found that are not being drained: one that is does not serve
+// again.
+func (u *unit) free(found []replica) []replica {
+	rec := u.record()
+	return slices.DeleteFunc(slices.Clone(found), func(r replica) bool {
+		return slices.ContainsFunc(rec.Draining, func(d drain) bool { return d.ID == r.ID })
+	})
 }

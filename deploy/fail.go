@@ -121,7 +121,7 @@ func (u *unit) restore(ctx context.Context, op *operation, v *versioned, revisio
 				return nil
 			}
 			var err error
-			lists[i], err = u.revive(ctx, op, v, svc, revision, found)
+			lists[i], err = u.revive(ctx, op, v, svc, revision, u.free(found))
 			return err
 		})
 		if err != nil {

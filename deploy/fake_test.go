@@ -32,6 +32,7 @@ type fake struct {
 	conns      map[string]int
 	pulled     []string
 	n          int
+	taken      string // port of the host that somebody else has
 	listeners  []chan events.Message
 	step       func(call string) // called, unlocked, before and after each change
 	broken     []string          // rules that were broken
@@ -55,6 +56,7 @@ const (
 	exitAfter  = "exit-after"  // it ends by itself
 	exitCode   = "exit-code"
 	startFails = "start-fails"
+	stopTakes  = "stop-takes"
 )
 
 func newFake() *fake {
@@ -228,7 +230,18 @@ func (f *fake) others(id string) bool {
 	return false
 }
 
-func (f *fake) StopContainer(_ context.Context, ref string, _ runner.StopOptions) error {
+func (f *fake) StopContainer(ctx context.Context, ref string, _ runner.StopOptions) error {
+	f.mu.Lock()
+	if c, err := f.find(ref); err == nil && c.state == container.StateRunning {
+		if d, err := time.ParseDuration(c.req.Labels[stopTakes]); err == nil {
+			f.mu.Unlock()
+			if err := pause(ctx, d); err != nil {
+				return err
+			}
+			f.mu.Lock()
+		}
+	}
+	f.mu.Unlock()
 	return f.change("stop", func() error {
 		c, err := f.find(ref)
 		if err != nil {
@@ -361,6 +374,11 @@ func (f *fake) SetTraffic(_ context.Context, owner string, services []runner.Ser
 	ports := map[string]network.PortMap{}
 	return ports, f.change("traffic", func() error {
 		for _, s := range services {
+			for _, bindings := range s.Ports {
+				if slices.ContainsFunc(bindings, func(b network.PortBinding) bool { return f.taken != "" && b.HostPort == f.taken }) {
+					return runner.Errorf(runner.ErrConflict, "port %s is taken", f.taken)
+				}
+			}
 			ports[s.Name] = s.Ports
 			f.checkBackends(owner, s)
 		}
@@ -384,7 +402,7 @@ func (f *fake) checkBackends(owner string, s runner.Service) {
 			had = f.runs(before)
 		}
 	}
-	if len(s.Ports) > 0 && had && !f.runs(s) {
+	if len(s.Ports) > 0 && len(s.Backends) > 0 && had && !f.runs(s) {
 		f.broken = append(f.broken, "no running container has the traffic of "+s.Name)
 	}
 	if len(versions) > 1 && !strings.HasPrefix(s.Name, "mixed") {

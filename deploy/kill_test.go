@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"github.com/berth-registry/berth/runner"
 )
@@ -83,6 +84,19 @@ func TestKilledAtEveryStep(t *testing.T) {
 			w.mustDeploy(second)
 			w.settle()
 			_, err := w.Rollback(w.t.Context(), "shop", 1, "", nil)
+			return err
+		}},
+		"rollback within a stop": {before: shop(web("app:1", 2, labels(stopTakes, "20s"))), does: func(w *world) error {
+			w.mustDeploy(shop(web("app:2", 2)))
+			time.Sleep(3 * time.Second)
+			_, err := w.Rollback(w.t.Context(), "shop", 1, "", nil)
+			return err
+		}},
+		"ports": {before: first, does: func(w *world) error {
+			more := shop(web("app:2", 2), web("new:1", 1, named("new"), func(s *Service) {
+				s.Ports = network.PortMap{network.MustParsePort("80"): {{HostPort: "9090"}}}
+			}))
+			_, err := w.deploy(more)
 			return err
 		}},
 		"scale": {before: first, does: func(w *world) error {

@@ -260,6 +260,44 @@ func TestRequestsOfTheEdgeEnd(t *testing.T) {
 	})
 }
 
+// A port that is taken is found before any container is started.
+func TestTakenPort(t *testing.T) {
+	more := func(s *Service) {
+		s.Ports = network.PortMap{
+			network.MustParsePort("80"): {{HostPort: "8080"}, {HostPort: "9090"}},
+			network.MustParsePort("81"): {{}, {HostPort: "7000-7010"}}, // any that is free
+		}
+	}
+	in(t, func(t *testing.T, w *world) {
+		w.engine.taken = "8080"
+		if rev, err := w.deploy(shop(web("app:1", 1))); err == nil || rev.Outcome != Failed || w.engine.n > 0 {
+			t.Errorf("the first: %v, %s, %d containers", err, rev.Outcome, w.engine.n)
+		}
+		w.engine.taken = "9090"
+		w.mustDeploy(shop(web("app:1", 1)))
+		n := w.engine.n
+		rev, err := w.deploy(shop(web("app:2", 1, more)))
+		if err == nil || !strings.Contains(rev.Reason, "port 9090 is taken") || rev.Outcome != RolledBack || w.engine.n > n {
+			t.Errorf("%v, %s, %d containers more", err, rev.Outcome, w.engine.n-n)
+		}
+		w.is("serving", w.serving(), "web-r2-1")
+		w.engine.taken = ""
+		w.mustDeploy(shop(web("app:2", 1, more)))
+		if all := w.engine.traffic["stack/shop"]; len(all) != 1 || len(all[0].Ports) != 2 {
+			t.Errorf("the traffic is %+v", all)
+		}
+		// One that fails gives up what it has reserved.
+		if _, err := w.deploy(shop(web("app:3", 1, labels(readyAfter, "never")), web("app:3", 1, func(s *Service) {
+			s.Name, s.Ports = "other", network.PortMap{network.MustParsePort("80"): {{HostPort: "9999"}}}
+		}))); err == nil {
+			t.Error("it is taken")
+		}
+		if all := w.engine.traffic["stack/shop"]; len(all) != 1 || len(all[0].Ports) != 2 {
+			t.Errorf("the traffic is %+v", all)
+		}
+	})
+}
+
 func TestNothingChanged(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.mustDeploy(shop(web("app:1", 2), web("db:1", 1, named("db"))))
@@ -395,6 +433,33 @@ func TestRollback(t *testing.T) {
 			if _, err = w.Rollback(t.Context(), "shop", to, "me", nil); !errors.Is(err, kind) {
 				t.Errorf("to %d: %v", to, err)
 			}
+		}
+	})
+}
+
+// A rollback to containers that are just being stopped does not wait for them.
+func TestRollbackWithinAStop(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 2, labels(stopTakes, "20s"))))
+		w.mustDeploy(shop(web("app:2", 2)))
+		time.Sleep(3 * time.Second) // both have got the signal
+		begin := time.Now()
+		rev, err := w.Rollback(t.Context(), "shop", 0, "me", nil)
+		if d := time.Since(begin); err != nil || d > time.Second {
+			t.Errorf("%+v, %v after %s", rev, err, d)
+		}
+		w.is("serving", w.serving(), "web-r3-1 web-r3-2")
+		w.settle()
+		w.is("running", w.running(), "web-r3-1 web-r3-2")
+		w.is("kept", w.stopped(), "web-r2-1 web-r2-2")
+		// Removing waits for all.
+		w.mustDeploy(shop(web("app:2", 2)))
+		time.Sleep(3 * time.Second)
+		w.must(w.Remove(t.Context(), "shop", true, nil))
+		w.is("left", w.running()+w.stopped(), "")
+		w.settle()
+		if left, _ := filepath.Glob(w.dir + "/shop*"); len(left) > 0 {
+			t.Errorf("left: %q", left)
 		}
 	})
 }

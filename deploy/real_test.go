@@ -214,6 +214,7 @@ func TestRealStack(t *testing.T) {
 	_, err := h.deploy(deploy.Request{Stack: h.stack("one")})
 	h.must(err)
 	h.answers("one")
+	h.taken()
 	stop := h.load()
 
 	_, err = h.deploy(deploy.Request{Stack: h.stack("two")})
@@ -272,6 +273,33 @@ func TestRealStack(t *testing.T) {
 		return err == nil && st.Services[0].Ready == 2 && len(st.Drift) == 0
 	})
 	h.answers("four")
+}
+
+// taken deploys a version with a port that another process has: it is found before any
+// container is there. Others are told who has a port of the stack.
+func (h *host) taken() {
+	h.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	h.must(err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	h.must(err)
+	http := network.MustParsePort("80/tcp")
+	rev, err := h.Deploy(h.t.Context(), deploy.Request{Stack: h.stack("two", func(s *deploy.Service) {
+		s.Ports[http] = append(s.Ports[http], network.PortBinding{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: port})
+	})}, func(e deploy.Event) {
+		if strings.HasPrefix(e.Message, "start") {
+			h.t.Errorf("before the port is found to be taken: %s", e.Message)
+		}
+	})
+	if err == nil || !strings.Contains(rev.Reason, "address already in use") {
+		h.t.Errorf("a port that is taken: %v: %+v", err, rev)
+	}
+	h.answers("one")
+	other := runner.Service{Name: "web", Ports: network.PortMap{http: {{HostPort: h.port}}}}
+	if _, err := h.engine.SetTraffic(h.t.Context(), "other", []runner.Service{other}); !errors.Is(err, runner.ErrConflict) || !strings.Contains(err.Error(), "by service web of stack/shop") {
+		h.t.Errorf("a port of the stack: %v", err)
+	}
 }
 
 func (h *host) eventually(what string, holds func() bool) {

@@ -41,7 +41,7 @@ func (u *unit) removeAll(ctx context.Context, op *operation, volumes bool) error
 	for _, dr := range rec.Draining {
 		drained = append(drained, dr.ID)
 	}
-	if err := u.undrain(ctx, drained); err != nil {
+	if _, err := u.undrain(ctx, drained, forever); err != nil {
 		return err
 	}
 	if err := u.tellRoutes(ctx, nil); err != nil {

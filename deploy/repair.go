@@ -60,7 +60,7 @@ func (u *unit) restart(ctx context.Context, v *versioned, revision int) (later b
 		if svc.Job {
 			continue
 		}
-		list := v.target(found, svc)
+		list := v.target(u.free(found), svc)
 		for _, n := range missing(list, svc.Replicas) {
 			r, err := u.create(ctx, svc, v.version(svc.Name), revision, n)
 			if err != nil {
@@ -138,7 +138,7 @@ func (u *unit) rebalance(ctx context.Context, v *versioned) (pending bool, err e
 		if svc.Job {
 			continue
 		}
-		backends, wait := u.weigh(ctx, svc, v.target(found, svc), weightsOf(told, svc.Name))
+		backends, wait := u.weigh(ctx, svc, v.target(u.free(found), svc), weightsOf(told, svc.Name))
 		services = append(services, entry(svc, backends))
 		pending = pending || wait
 	}

@@ -100,7 +100,7 @@ func (u *unit) endedMeanwhile(ctx context.Context, from, to *versioned) error {
 		if svc.Job || from.version(svc.Name) == to.version(svc.Name) || svc.Update.FailureAction == OnFailureContinue {
 			continue
 		}
-		for _, r := range to.target(found, svc) {
+		for _, r := range to.target(u.free(found), svc) {
 			if r.State == container.StateExited {
 				w := &watched{u: u, svc: svc, replica: r}
 				return w.ended(ctx, u.exitCode(ctx, r.ID))
@@ -122,6 +122,6 @@ func (u *unit) holdAgain(ctx context.Context, op *operation, from, to *versioned
 		if svc.Job || from.version(svc.Name) == to.version(svc.Name) {
 			return nil
 		}
-		return d.tolerate(svc, d.hold(ctx, svc, to.target(found, svc)))
+		return d.tolerate(svc, d.hold(ctx, svc, to.target(u.free(found), svc)))
 	})
 }

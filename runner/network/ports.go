@@ -215,7 +215,9 @@ func (t *portTable) grantPort(w wish, port uint16, a *allotment, p publisher) (l
 	for _, addr := range w.addrs {
 		at := portAt{w.proto, netip.AddrPortFrom(addr, port)}
 		r := a.keeps(at)
-		if r == nil {
+		if r != nil {
+			r.holder = p.holder // another service of the owner may have had it
+		} else {
 			if r, err = t.reserve(at, w.port.Num(), a.gone, p); err == nil {
 				a.fresh = append(a.fresh, r)
 			}
