@@ -24,9 +24,10 @@ func newRolloutStatusCmd() *cobra.Command {
 		Long: `Show how far the nodes have come that follow a tag, and what is wrong with those that
 failed.
 
-With --watch it goes on until all nodes run the version, and says what changes; if they
-return to the one before, until they all have, or if the rollout is stopped, the exit code
-is 1.
+With --watch it goes on until all nodes run what the tag names, and says what changes; if
+they return to the version before, until they all have, or if the rollout is stopped, the
+exit code is 1. It may be started right after 'berth-runner publish': if no node follows the
+tag yet, it waits half a minute for one.
 
 With --json: {"repository", "tag", "names", "digest", "previous", "bad", "state", "reason",
 "policy", "started", "by", "paused_by", "updated", "attempt", "progress": {"nodes",
@@ -73,7 +74,7 @@ func (f *clientFlags) rolloutStatus(ctx context.Context, n name, what string) (s
 // lookPause is how long it is between two looks at a rollout.
 const lookPause = time.Second
 
-// maxMissed is how many looks may fail, one after the other.
+// maxMissed is how many looks may fail, one after the other, or find no node at first.
 const maxMissed = 30
 
 // watchRollout shows a rollout until it has come to an end, which is an error if it is
@@ -85,10 +86,12 @@ func (f *clientFlags) watchRollout(ctx context.Context, n name, what string, w i
 		switch {
 		case err == nil:
 			missed = 0
-		case last.State == "" || missed >= maxMissed || ctx.Err() != nil:
+		case missed >= maxMissed || ctx.Err() != nil:
+			return err
+		case last.State == "" && !errors.Is(err, admin.ErrRolloutUnknown):
 			return err
 		default:
-			missed++ // the registry may be away for a while
+			missed++ // the registry may be away for a while; nodes hear of a new tag in a moment
 		}
 		if err == nil && !sameRollout(last, s.Summary) {
 			last = s.Summary
@@ -125,10 +128,13 @@ func sameRollout(a, b rollout.Summary) bool {
 
 // ended says whether a rollout has come to an end, and whether it is not the good one.
 func ended(s rollout.Summary) (end, failed bool) {
+	if s.Names != "" && s.Names != s.Digest {
+		return false, false // no node has asked since the tag was moved
+	}
 	p := s.Progress
 	switch s.State {
 	case rollout.Done:
-		return s.Names == s.Digest, false // else no node has asked since the tag was moved
+		return true, false
 	case rollout.Failed, rollout.Undone:
 		end = p.Deploying == 0 && (s.Bad == "" || p.Waiting == 0)
 		return end, end
@@ -151,7 +157,11 @@ func (f *clientFlags) printChange(w io.Writer, s rollout.Status) error {
 	if f.json {
 		return printJSON(w, s)
 	}
-	_, err := fmt.Fprintf(w, "%s  %s  %s: %s\n", time.Now().Format(time.TimeOnly), stateText(s.Summary), shortDigest(s.Digest), progressText(s.Progress))
+	moved := ""
+	if s.Names != "" && s.Names != s.Digest {
+		moved = "; the tag was moved to " + shortDigest(s.Names)
+	}
+	_, err := fmt.Fprintf(w, "%s  %s  %s: %s%s\n", time.Now().Format(time.TimeOnly), stateText(s.Summary), shortDigest(s.Digest), progressText(s.Progress), moved)
 	return err
 }
 

@@ -75,7 +75,7 @@ func usageErrors(cmd *cobra.Command) {
 			if _, ok := errors.AsType[usageError](err); err == nil || ok {
 				return err
 			}
-			return Usage(err)
+			return Usage(fmt.Errorf("%w; want: %s", err, strings.TrimSuffix(cmd.UseLine(), " [flags]")))
 		}
 	}
 	for _, sub := range cmd.Commands() {
