@@ -3,6 +3,8 @@ package stack
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,6 +76,9 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 		return nil, err
 	}
 	details, err := opts.ReadConfigFiles(ctx, dir, opts)
+	if missing, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, runner.Errorf(runner.ErrInvalid, "%s: %w", display(missing.Path), missing.Err)
+	}
 	if err != nil {
 		return nil, runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
