@@ -57,6 +57,7 @@ In another terminal:
   docker push $registry/mongo
   export DOCKER_HOST=unix://$socket
   docker run -d --name mongo -p 27017:27017 $registry/mongo
+  bin/berth-runner deploy -f compose.yaml
 
 Ctrl-C stops both; containers go on running, and are there again at the next start.
 
