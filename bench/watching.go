@@ -35,8 +35,8 @@ const (
 
 // watching measures what nodes cost a registry that follow a tag which does not move:
 // each reports as often as by default, and has the registry hold a watch in between.
-// They are the followers of berth-runner, each with connections of its own, without
-// the engine. The processor time is that of the whole process, with one look at the
+// They are the followers of berth-runner, each with connections of its own, over
+// plain HTTP, without the engine. The processor time is that of the whole process, with one look at the
 // store every fifth of a second; the memory is that of the heap and of stacks after a
 // collection of garbage, with the nodes less without. The kernel's for sockets is not
 // counted. Beside it stands what the process has more in memory, its pages shared out
