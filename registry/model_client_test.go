@@ -92,15 +92,28 @@ func (c *modelClient) step() {
 		c.collect()
 	case n < 97:
 		c.note("time passes")
-		c.pass(time.Duration(c.IntN(20)) * time.Minute)
+		c.jump(time.Duration(c.IntN(20)) * time.Minute)
 	default:
-		c.pass(time.Duration(c.IntN(72)) * time.Hour)
+		c.jump(time.Duration(c.IntN(72)) * time.Hour)
 	}
+}
+
+// jump has time pass; where several servers share what they store, not in the middle of
+// a collection. What one of them deletes it has to itself for minutes and deletes in
+// less, as true time goes: for it to take longer in the model would be another world.
+func (c *modelClient) jump(d time.Duration) {
+	if len(c.servers) > 1 {
+		c.jumps.Lock()
+		defer c.jumps.Unlock()
+	}
+	c.pass(d)
 }
 
 // collect collects, as the server does or as a command.
 func (c *modelClient) collect() {
 	c.elsewhere()
+	c.jumps.RLock()
+	defer c.jumps.RUnlock()
 	var err error
 	switch all := c.IntN(2) == 0; c.IntN(5) {
 	case 0:

@@ -126,6 +126,7 @@ type world struct {
 	meta    storage.Meta
 	keeping registry.Keeping
 	locks   map[string]*repoLocks
+	jumps   sync.RWMutex // of the time; see jump
 
 	mu        sync.Mutex
 	manifests map[content]*modelManifest
