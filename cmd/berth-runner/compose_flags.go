@@ -6,11 +6,8 @@ import (
 	"io"
 	"os"
 
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/spf13/cobra"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 
 	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/deploy/stack"
@@ -58,33 +55,7 @@ func (f *composeFlags) from() string {
 	return from
 }
 
-// imageCredentials are those that docker has for the registries of a stack's images, by
-// their hosts.
+// imageCredentials are those that docker has for the registries of a stack's images.
 func imageCredentials(ctx context.Context, s deploy.Stack) (map[string]registry.AuthConfig, error) {
-	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("read docker's configuration: %w", err)
-	}
-	found := map[string]registry.AuthConfig{}
-	for _, service := range s.Services {
-		named, err := reference.ParseNormalizedNamed(service.Image)
-		if err != nil {
-			continue // the runner says what is wrong with it
-		}
-		host := reference.Domain(named)
-		if _, ok := found[host]; ok {
-			continue
-		}
-		address := credentials.ServerAddressFromRegistry(host)
-		c, err := store.Get(ctx, address)
-		if err != nil {
-			return nil, fmt.Errorf("docker's credentials for %s: %w", host, err)
-		}
-		if c != auth.EmptyCredential {
-			found[host] = registry.AuthConfig{
-				Username: c.Username, Password: c.Password, IdentityToken: c.RefreshToken, RegistryToken: c.AccessToken, ServerAddress: address,
-			}
-		}
-	}
-	return found, nil
+	return credentialsOf(s, func(host string) (*registry.AuthConfig, error) { return dockerLogin(ctx, host) })
 }

@@ -23,7 +23,6 @@ import (
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/engine"
 	"github.com/berth-registry/berth/runner/images/remote"
-	"github.com/berth-registry/berth/runner/report"
 )
 
 // followers are the stacks of this host that follow tags.
@@ -90,6 +89,7 @@ type followedStack struct {
 	name   reference.NamedTagged
 	stack  string // name of the stack here
 	login  func() (*registry.AuthConfig, error)
+	logins func(host string) (*registry.AuthConfig, error) // of registries of images
 	log    *slog.Logger
 }
 
@@ -98,17 +98,17 @@ func newFollowedStack(c *remote.Client, cfg runnerconfig.Config, f *runnerconfig
 	if err != nil {
 		return nil, err
 	}
-	s := &followedStack{client: c, name: name, stack: f.StackName(), log: log, login: func() (*registry.AuthConfig, error) {
-		h := cfg.Registries[f.Host()]
-		if h == nil || h.Username == "" {
-			return nil, nil //nolint:nilnil // the registry asks nobody, or a certificate says who it is
-		}
-		password, err := report.ReadPassword(h.PasswordFile)
-		if err != nil {
-			return nil, err
-		}
-		return &registry.AuthConfig{Username: h.Username, Password: password}, nil
-	}}
+	login := logins(cfg)
+	s := &followedStack{
+		client: c, name: name, stack: f.StackName(), log: log,
+		login: func() (*registry.AuthConfig, error) { return login(f.Host()) },
+		logins: func(host string) (*registry.AuthConfig, error) {
+			if host == "docker.io" && cfg.Registry.Default != "" {
+				return nil, nil //nolint:nilnil // it may be the other one that is meant
+			}
+			return login(host)
+		},
+	}
 	s.Followed = c.Followed(name, s.login)
 	return s, nil
 }
@@ -122,7 +122,7 @@ func (f *followedStack) Stack(ctx context.Context, d digest.Digest) (deploy.Requ
 	defer cancel()
 	login, err := f.login()
 	if err != nil {
-		return deploy.Request{}, runner.Errorf(runner.ErrUnauthorized, "%w", err)
+		return deploy.Request{}, err
 	}
 	target, err := f.client.Target(ctx, f.name, login)
 	if err != nil {
@@ -139,11 +139,8 @@ func (f *followedStack) Stack(ctx context.Context, d digest.Digest) (deploy.Requ
 	for _, warning := range l.Warnings {
 		f.log.WarnContext(ctx, "what is to be known of a stack", "stack", f.stack, "digest", d, "warning", warning)
 	}
-	req := deploy.Request{Stack: l.Stack, Contents: l.Contents}
-	if login != nil {
-		req.Auth = map[string]registry.AuthConfig{reference.Domain(f.name): *login}
-	}
-	return req, nil
+	auth, err := credentialsOf(l.Stack, f.logins)
+	return deploy.Request{Stack: l.Stack, Contents: l.Contents, Auth: auth}, err
 }
 
 // loadBundle makes a stack of an artifact, under the name that it has here.

@@ -174,7 +174,7 @@ func engineOptions(cfg runnerconfig.Config, log *slog.Logger) engine.Options {
 	return engine.Options{
 		Data: cfg.Data, Run: cfg.Run, Version: version, Log: log,
 		Runtime: cfg.Runtime, Runtimes: runtimes, Conmon: cfg.Conmon, Init: cfg.Init,
-		Trust:       trustRules(cfg),
+		Trust: trustRules(cfg), Login: logins(cfg),
 		UsernsRemap: cfg.UsernsRemap, CDISpecDirs: cfg.CDISpecDirs,
 		DefaultRegistry: cfg.Registry.Default, Registries: registries, CertsDir: cfg.Registry.CertsDir,
 		Bridge: cfg.Network.Bridge, Subnet: cfg.Network.Subnet, Subnet6: cfg.Network.Subnet6,

@@ -11,11 +11,8 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 
 	"github.com/berth-registry/berth/internal/runnerconfig"
 	"github.com/berth-registry/berth/runner"
@@ -104,19 +101,6 @@ func checkTrust(ctx context.Context, cfg runnerconfig.Config, image string, w io
 	}
 	_, err = fmt.Fprintf(w, "%s (%s) may run by rule %d: %s\n", image, origins[0].Root, decision.Rule, decision.Why)
 	return err
-}
-
-// dockerLogin is what docker has for a registry; nil if that is nothing.
-func dockerLogin(ctx context.Context, host string) (*registry.AuthConfig, error) {
-	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("read docker's configuration: %w", err)
-	}
-	c, err := store.Get(ctx, credentials.ServerAddressFromRegistry(host))
-	if err != nil || c == auth.EmptyCredential {
-		return nil, err
-	}
-	return &registry.AuthConfig{Username: c.Username, Password: c.Password, IdentityToken: c.RefreshToken, RegistryToken: c.AccessToken}, nil
 }
 
 // originsAt are what a pull of a name would record: of an index, for the manifest that

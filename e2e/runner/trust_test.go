@@ -87,6 +87,21 @@ func TestTrust(t *testing.T) {
 	refused("of 1 signature that were found", "run", "--rm", h.repository("prod/other"), "true")
 	refused("rule 3 of the policy denies", "create", h.repository("evil/app"))
 	refused("rule 3 of the policy denies", "start", "made-before")
+	refused("rule 3 of the policy denies", "create", "--mount", "type=image,target=/evil,source="+h.repository("evil/app"), h.repository("open/app"))
+	for name, says := range map[string]string{"open/app": "", "evil/app": "rule 3 of the policy denies"} {
+		files := t.TempDir()
+		text := "FROM " + h.repository(name) + "\nRUN true\n"
+		if err := os.WriteFile(filepath.Join(files, "Dockerfile"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, pull := range []string{"--pull=false", "--pull"} {
+			if says == "" {
+				h.docker.Run("build", pull, files)
+			} else {
+				refused(says, "build", pull, files)
+			}
+		}
+	}
 	if state := h.docker.Run("inspect", "-f", "{{.State.Running}}", "before"); state != "true\n" {
 		t.Errorf("what ran before runs: %s", state)
 	}

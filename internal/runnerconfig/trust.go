@@ -23,7 +23,7 @@ type TrustRule struct {
 
 const trustDoc = `Which images may run: the first rule decides whose patterns match where the content of
 the image was pulled from, whatever it is named here; if none matches, it may not run.
-Without any rule everything runs. docker run, restart policies and deployments all ask;
+Without any rule everything runs. docker run, restart policies, builds and deployments ask;
 what runs is left alone until its next start.
 * images: patterns of full names: * is any part between slashes, ** any number of parts.
 Docker Hub's start with docker.io/; local is what was built, loaded, imported or

@@ -35,6 +35,10 @@ type Options struct {
 	// is asked for it.
 	Hosts docker.RegistryHosts
 	Name  func(string) string
+	// MayUse returns why steps may not run on an image, or with it: one of the store,
+	// by its ID, or, where that is empty, what a registry has for a name with a digest.
+	// If it is nil they may with all.
+	MayUse func(ctx context.Context, name, id string) error
 
 	Network      Network
 	CgroupParent string // above the cgroups of all steps that name no other

@@ -24,6 +24,7 @@ type Images interface {
 
 // Image is what an image of the store consists of.
 type Image struct {
+	ID       string
 	Manifest digest.Digest
 	// Roots are the digests by which the registry of its name knows it.
 	Roots    []digest.Digest

@@ -32,8 +32,9 @@ import (
 // imageSource finds base images: in the image store, or else at a registry.
 type imageSource struct {
 	*imagesource.Source
-	w    *imageWorker
-	name func(string) string
+	w      *imageWorker
+	name   func(string) string
+	mayUse func(ctx context.Context, name, id string) error
 }
 
 // Resolve implements source.Source.
@@ -47,9 +48,42 @@ func (s *imageSource) Resolve(ctx context.Context, id source.Identifier, sm *ses
 		return nil, err
 	}
 	if found != nil {
+		if err := s.check(ctx, img.Reference.String(), found.ID); err != nil {
+			return nil, err
+		}
 		return &localImage{w: s.w, img: *found, id: img}, nil
 	}
-	return s.Source.Resolve(ctx, s.remote(img), sm, vtx)
+	img = s.remote(img)
+	there, err := s.Source.Resolve(ctx, img, sm, vtx)
+	if err != nil {
+		return nil, err
+	}
+	return &remoteImage{there, s, img.Reference.Locator}, nil
+}
+
+func (s *imageSource) check(ctx context.Context, name, id string) error {
+	if s.mayUse == nil {
+		return nil
+	}
+	return s.mayUse(ctx, name, id)
+}
+
+// remoteImage is a base image of a registry.
+type remoteImage struct {
+	source.SourceInstance
+
+	s    *imageSource
+	name string
+}
+
+// CacheKey implements source.SourceInstance. Nothing that the cache has of an image is
+// used either if the image may not be.
+func (r *remoteImage) CacheKey(ctx context.Context, job solver.JobContext, index int) (key, pin string, opts solver.CacheOpts, done bool, err error) {
+	key, pin, opts, done, err = r.SourceInstance.CacheKey(ctx, job, index)
+	if err == nil {
+		err = r.s.check(ctx, r.name+"@"+pin, "")
+	}
+	return key, pin, opts, done, err
 }
 
 // metadata is what the resolution of an image's name gives.

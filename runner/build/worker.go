@@ -137,7 +137,7 @@ func newWorker(ctx context.Context, o Options, opt base.WorkerOpt, snaps *linked
 		Worker: bw, writer: writer, images: o.Images, snaps: snaps, steps: steps,
 		content: filepath.Join(o.Root, "content", "blobs"),
 	}
-	w.source = &imageSource{Source: bw.ImageSource, w: w, name: o.Name}
+	w.source = &imageSource{Source: bw.ImageSource, w: w, name: o.Name, mayUse: o.MayUse}
 	bw.SourceManager.Register(w.source)
 	return w, nil
 }

@@ -92,6 +92,7 @@ func (e *Engine) buildOptions() build.Options {
 		Images:       buildImages{e.images},
 		Hosts:        e.registryHosts,
 		Name:         e.registryName,
+		MayUse:       e.mayBuildOn,
 		Network:      buildNetwork{e},
 		CgroupParent: e.cgroupParent(),
 		MaxSize:      e.opts.BuildCacheSize,

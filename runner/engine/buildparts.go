@@ -23,7 +23,7 @@ func (s buildImages) Image(ctx context.Context, ref string) (build.Image, error)
 	if err != nil {
 		return build.Image{}, err
 	}
-	img := build.Image{Manifest: c.Manifest.Digest, Config: c.Config, Platform: c.Platform, DiffIDs: c.DiffIDs, Layers: c.Layers}
+	img := build.Image{ID: c.ID, Manifest: c.Manifest.Digest, Config: c.Config, Platform: c.Platform, DiffIDs: c.DiffIDs, Layers: c.Layers}
 	if named, err := s.ParseRef(ref); err == nil {
 		for _, n := range c.Names {
 			if d, ok := n.(reference.Canonical); ok && d.Name() == named.Name() {

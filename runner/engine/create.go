@@ -26,9 +26,6 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 	if err := checkPlatform(req.Image, req.Platform, img); err != nil {
 		return resp, err
 	}
-	if err := e.mayRun(ctx, img.ID, req.Image); err != nil {
-		return resp, err
-	}
 	release, err := e.images.Hold(img.ID)
 	if err != nil {
 		return resp, err
@@ -46,6 +43,9 @@ func (e *Engine) CreateContainer(ctx context.Context, req runner.CreateRequest) 
 		return resp, err
 	}
 	defer releaseMounted()
+	if err := e.mayStart(ctx, rec); err != nil {
+		return resp, err
+	}
 	if rec.Name, err = e.reserve(req.Name, rec.ID); err != nil {
 		return resp, err
 	}

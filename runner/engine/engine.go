@@ -15,6 +15,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/registry"
 
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/runner/containers"
@@ -46,6 +47,9 @@ type Options struct {
 	CertsDir        string
 
 	Trust []trust.Rule // which images may run; none: all. See SetTrust
+	// Login is what signatures of images are fetched with from a registry, by its host
+	// in names; nil: nothing.
+	Login func(host string) (*registry.AuthConfig, error)
 
 	// UsernsRemap is whose subordinate users and groups those of containers are, as
 	// USER[:GROUP] or default; empty is the host's own.

@@ -69,7 +69,7 @@ func (e *Engine) start(ctx context.Context, c *ctr) error {
 	}
 	rec, before := c.snapshot()
 	next := before
-	err := e.mayRun(ctx, rec.ImageID, rec.Config.Image)
+	err := e.mayStart(ctx, rec)
 	if err == nil {
 		rec, err = e.withLinks(ctx, e.likeItsNetwork(rec))
 	}

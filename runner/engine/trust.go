@@ -7,6 +7,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/runner"
@@ -45,18 +47,54 @@ func (e *Engine) SetTrust(rules []trust.Rule) error {
 	return nil
 }
 
-// mayRun returns why an image may not run; name is how it was asked for. It is asked
-// before each start of a container.
+// mayStart returns why a container may not be started: its image may not run, or one
+// that it mounts, whose programs it could run as well. It is asked before each start.
+func (e *Engine) mayStart(ctx context.Context, rec *runner.Container) error {
+	if err := e.mayRun(ctx, rec.ImageID, rec.Config.Image); err != nil {
+		return err
+	}
+	for _, m := range rec.Mounts {
+		if m.Type != mount.TypeImage {
+			continue
+		}
+		if err := e.mayRun(ctx, m.Name, m.Source); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayRun returns why an image may not run; name is how it was asked for.
 func (e *Engine) mayRun(ctx context.Context, imageID, name string) error {
 	if !e.trust.Restricted() {
 		return nil
 	}
-	_, err := e.trust.Decide(ctx, e.provenanceOf(imageID, name), e.signatures)
+	return e.decide(ctx, e.provenanceOf(imageID, name))
+}
+
+// mayBuildOn returns why the steps of a build may not run an image: one of the store,
+// or, without an ID, what a registry has for a name with a digest.
+func (e *Engine) mayBuildOn(ctx context.Context, name, imageID string) error {
+	if imageID != "" || !e.trust.Restricted() {
+		return e.mayRun(ctx, imageID, name)
+	}
+	img := trust.Image{Name: name}
+	if named, err := reference.ParseNormalizedNamed(name); err == nil {
+		if at, ok := named.(reference.Canonical); ok {
+			img.Origins = []runner.Origin{{Repository: at.Name(), Root: at.Digest(), Manifest: at.Digest()}}
+		}
+	}
+	return e.decide(ctx, img)
+}
+
+// decide asks the policy, and tells of an image that may not run.
+func (e *Engine) decide(ctx context.Context, img trust.Image) error {
+	_, err := e.trust.Decide(ctx, img, e.signatures)
 	if err == nil {
 		return nil
 	}
-	e.log.WarnContext(ctx, "an image may not run", "image", name, "error", err)
-	e.imageEvent(actionRefuse, name, map[string]string{"name": name, "reason": err.Error()})
+	e.log.WarnContext(ctx, "an image may not run", "image", img.Name, "error", err)
+	e.imageEvent(actionRefuse, img.Name, map[string]string{"name": img.Name, "reason": err.Error()})
 	return err
 }
 
@@ -70,9 +108,21 @@ func (e *Engine) provenanceOf(imageID, name string) trust.Image {
 	return trust.Image{Name: name, Provenance: p}
 }
 
-// signatures are those of a repository, as anybody sees it.
+// signatures are those of a repository, as the account sees it that is configured for
+// its registry.
 func (e *Engine) signatures(repository reference.Named) trust.Source {
-	return e.remote.Repository(repository, nil)
+	login, err := e.login(reference.Domain(repository))
+	if err != nil { // then as anybody does
+		e.log.Warn("the password for a registry cannot be read", "registry", reference.Domain(repository), "error", err)
+	}
+	return e.remote.Repository(repository, login)
+}
+
+func (e *Engine) login(host string) (*registry.AuthConfig, error) {
+	if e.opts.Login == nil {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	return e.opts.Login(host)
 }
 
 // judgePulled tells whoever pulls an image if it may not run. Its signature is fetched

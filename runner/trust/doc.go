@@ -27,7 +27,8 @@
 //
 // # What it does not do
 //
-// It learns nothing of signatures that are taken back: who must not run any more is
-// taken out by another rule, or another key. It never asks the network for Sigstore's
-// own root: a trusted root is a file.
+// It does not know what a container or a build does with files of other origin: what is
+// written, copied or mounted there that is no image. It learns nothing of signatures that
+// are taken back: who must not run any more is taken out by another rule, or another key.
+// It never asks the network for Sigstore's own root: a trusted root is a file.
 package trust
