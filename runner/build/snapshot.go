@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -50,7 +51,13 @@ func openSnapshotter(root string, images Images) (*linked, error) {
 	if err != nil {
 		return nil, errors.Join(err, meta.Close())
 	}
-	return &linked{Snapshotter: s, root: root, meta: meta, images: images}, nil
+	l := &linked{Snapshotter: s, root: root, meta: meta, images: images}
+	// A process that was killed may have left a directory that it did not live to write
+	// down. A store that never had a snapshot has none to look for.
+	if err := l.Cleanup(context.Background()); err != nil && !errdefs.IsNotFound(err) {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // Mounts implements snapshots.Snapshotter.
