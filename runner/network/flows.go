@@ -1,11 +1,14 @@
 package network
 
 import (
+	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,10 +70,56 @@ func (m *Manager) forget(list []published, chosen func(to netip.Addr) bool, all 
 		}
 	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
+		if err := f.forget(family); err != nil {
 			m.log.Warn("connections of before may go astray", "error", err)
 		}
 	}
+}
+
+// forget makes the kernel forget the flows of a family that are chosen.
+func (f flows) forget(family netlink.InetFamily) error {
+	all, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // those that are there are forgotten
+		return err
+	}
+	var errs []error
+	for _, flow := range all {
+		if f.chooses(flow) {
+			if err := forgetFlow(family, flow); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgetFlow makes the kernel forget a flow. It is named by how its answers come, from
+// where it leads to: by how it began it would be the same as one that a client has begun
+// from the same port meanwhile, and that leads elsewhere.
+func forgetFlow(family netlink.InetFamily, flow *netlink.ConntrackFlow) error {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(family), Version: nl.NFNETLINK_V0})
+	from, to := []byte(flow.Reverse.SrcIP.To4()), []byte(flow.Reverse.DstIP.To4())
+	srcAttr, dstAttr := nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
+	if family == unix.AF_INET6 {
+		from, to = flow.Reverse.SrcIP.To16(), flow.Reverse.DstIP.To16()
+		srcAttr, dstAttr = nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
+	}
+	port := func(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
+	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_REPLY, nil)
+	ip := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil)
+	ip.AddRtAttr(srcAttr, from)
+	ip.AddRtAttr(dstAttr, to)
+	proto := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
+	proto.AddRtAttr(nl.CTA_PROTO_NUM, []byte{flow.Reverse.Protocol})
+	proto.AddRtAttr(nl.CTA_PROTO_SRC_PORT, port(flow.Reverse.SrcPort))
+	proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, port(flow.Reverse.DstPort))
+	req.AddData(tuple)
+	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
 }
 
 // flows chooses flows to published ports, and not those of containers to the same
@@ -81,8 +130,7 @@ type flows struct {
 	chosen func(to netip.Addr) bool
 }
 
-// MatchConntrackFlow is called by the package netlink.
-func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (f flows) chooses(flow *netlink.ConntrackFlow) bool {
 	if !f.ports[portKey{flow.Forward.Protocol, flow.Forward.DstPort}] {
 		return false
 	}

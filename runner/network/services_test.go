@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
@@ -648,4 +650,52 @@ func TestAliasesOfServices(t *testing.T) {
 	moves = false
 	lookup("shop")
 	lookup("web", withAlias)
+}
+
+// A client that comes from the same port again, while the flow that it had before is
+// about to be forgotten, keeps the new one.
+func TestForgottenFlowIsNotTheNextOne(t *testing.T) {
+	newWorld(t)
+	m := openManager(t, Options{})
+	boxes := backends(t, m, "blue", "green")
+	asked := ports(t, "8080>80/tcp")
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 23456}}
+	dial := func(want string) *net.TCPConn {
+		t.Helper()
+		c, err := dialer.DialContext(t.Context(), "tcp", "127.0.0.1:8080")
+		must(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+		buf := make([]byte, len(want))
+		if _, err := c.Read(buf); err != nil || string(buf) != want {
+			t.Errorf("answered by %q, %v, want %s", buf, err, want)
+		}
+		return c.(*net.TCPConn)
+	}
+	setServices(t, m, behind("web", asked, boxes[0]))
+	before := dial("blue")
+	must(t, before.SetLinger(0)) // so that the port is free at once
+	must(t, before.Close())
+	all, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	must(t, err)
+	setServices(t, m, behind("web", asked, boxes[1]))
+	after := dial("green")
+	setServices(t, m, behind("web", asked, boxes[0])) // where it would go if it began anew
+	forgotten := 0
+	for _, flow := range all {
+		if flow.Forward.DstPort == 8080 {
+			must(t, forgetFlow(unix.AF_INET, flow))
+			forgotten++
+		}
+	}
+	if forgotten == 0 {
+		t.Error("there was no flow")
+	}
+	if _, err := after.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	must(t, after.CloseWrite())
+	if rest, err := io.ReadAll(after); err != nil {
+		t.Errorf("the connection was cut off: %q, %v", rest, err)
+	}
 }
