@@ -477,7 +477,7 @@ func TestServicesRefused(t *testing.T) {
 		if got := m.Services(owner); !reflect.DeepEqual(got, []runner.Service{s}) {
 			t.Errorf("%s: the services are %+v", c.want, got)
 		}
-		if got := openFiles(t); got > files {
+		if got := filesAtRest(t, files); got > files {
 			t.Errorf("%s: %d files, were %d", c.want, got, files)
 		}
 	}
