@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/logs"
@@ -32,6 +33,10 @@ type forwarder struct {
 
 func newForwarder(t testing.TB, left string) *forwarder {
 	t.Helper()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(left, &fs); err != nil || fs.Bavail < fs.Blocks/15 {
+		t.Fatalf("a disk that is nearly full has what is not sent cut: free a tenth of that of %s (%v)", left, err)
+	}
 	f := &forwarder{left: left, said: &safe{}}
 	log := slog.New(slog.NewTextHandler(f.said, nil))
 	f.keeper = logs.NewKeeper(log)
