@@ -153,7 +153,7 @@ func TestDeployUnderLoad(t *testing.T) {
 	s.begin()
 	s.killed()
 	// Known: of some 20,000 requests one or two may be reset by a kill of the daemon.
-	s.end(3)
+	s.end(0)
 }
 
 // begin starts the clients.

@@ -63,17 +63,22 @@ func (r *rules) expectLeads(to map[portAt][]share) {
 func (r *rules) queueLeads(t table, to map[portAt][]share) error {
 	elements := map[*nftables.Set][]nftables.SetElement{}
 	for at, shares := range to {
-		c := r.conn.AddChain(&nftables.Chain{Name: at.chain(), Table: t.Table})
-		r.conn.FlushChain(c)
-		f, left := t.family(at.host.Addr()), total(shares)
-		for _, s := range shares {
-			r.conn.AddRule(&nftables.Rule{Table: t.Table, Chain: c, Exprs: rule(chance(s.weight, left), f.sendTo(s.to))})
-			left -= s.weight
-		}
+		r.add(t.chainOf(at, shares))
 		set, e := t.dispatch(at)
 		elements[set] = append(elements[set], e)
 	}
 	return r.queue(inChunks(elements), r.conn.SetAddElements)
+}
+
+// chainOf returns the chain of a port.
+func (t table) chainOf(at portAt, shares []share) chain {
+	c := chain{Chain: &nftables.Chain{Name: at.chain(), Table: t.Table}}
+	f, left := t.family(at.host.Addr()), total(shares)
+	for _, s := range shares {
+		c.rules = append(c.rules, rule(chance(s.weight, left), f.sendTo(s.to)))
+		left -= s.weight
+	}
+	return c
 }
 
 func (r *rules) queueGone(t table, gone []portAt) error {
@@ -86,9 +91,7 @@ func (r *rules) queueGone(t table, gone []portAt) error {
 		return err
 	}
 	for _, at := range gone {
-		c := &nftables.Chain{Name: at.chain(), Table: t.Table}
-		r.conn.FlushChain(c)
-		r.conn.DelChain(c)
+		r.drop(&nftables.Chain{Name: at.chain(), Table: t.Table})
 	}
 	return nil
 }

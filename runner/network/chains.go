@@ -2,10 +2,13 @@ package network
 
 import (
 	"encoding/binary"
+	"fmt"
+	"hash/fnv"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,75 +24,114 @@ const (
 // it was meant for.
 const statusDNAT = 1 << 5
 
-// addTable queues the messages that make the table, as "table" describes it.
-func (r *rules) addTable() {
-	t := layout(r.name)
-	r.conn.AddTable(t.Table)
-	r.addSets(t)
-	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
-		c := r.conn.AddChain(&nftables.Chain{Name: name, Table: t.Table, Type: kind, Hooknum: hook, Priority: prio})
-		return func(parts ...[]expr.Any) {
-			r.conn.AddRule(&nftables.Rule{Table: t.Table, Chain: c, Exprs: rule(parts...)})
-		}
-	}
-	published := chain("published", "", nil, nil)
+// chain is a chain of the table, as it should be.
+type chain struct {
+	*nftables.Chain
+	rules [][]expr.Any
+}
+
+// chains returns those that are always there, as "table" describes them.
+func (t table) chains() []chain {
+	published := chain{Chain: &nftables.Chain{Name: "published", Table: t.Table}}
 	for _, f := range []familySets{t.v4, t.v6} {
-		published(f.dnat(f.binds, f.load(f.dst), f.loadPort(reg32_00+f.size/4)))
-		published(f.dnat(f.ports, nil, f.loadPort(reg32_00)))
-		published(f.choose(f.serviceBinds, f.load(f.dst), f.loadPort(reg32_00+f.size/4)))
-		published(f.choose(f.services, nil, f.loadPort(reg32_00)))
+		published.rules = append(published.rules,
+			f.dnat(f.binds, f.load(f.dst), f.loadPort(reg32_00+f.size/4)),
+			f.dnat(f.ports, nil, f.loadPort(reg32_00)),
+			f.choose(f.serviceBinds, f.load(f.dst), f.loadPort(reg32_00+f.size/4)),
+			f.choose(f.services, nil, f.loadPort(reg32_00)))
 	}
-
-	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	raw(metaIs(expr.MetaKeyIIFNAME, expr.CmpOpNeq, ifname("lo")), t.v4.is(), loopback(t.v4.dst), verdict(expr.VerdictDrop, ""))
-
-	prerouting := chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	prerouting(toLocal(), verdict(expr.VerdictJump, "published"))
-
-	output := chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
-	output(t.v6.is(), t.v6.load(t.v6.dst), equals(append(make([]byte, 15), 1)), verdict(expr.VerdictAccept, ""))
-	output(toLocal(), verdict(expr.VerdictJump, "published"))
-
-	forward := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	forward(notIn(t.bridges, expr.MetaKeyOIFNAME), notIn(t.internal, expr.MetaKeyIIFNAME), verdict(expr.VerdictAccept, ""))
-	forward(ctHas(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept, ""))
-	forward(in(t.inside, expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME), verdict(expr.VerdictAccept, ""))
-	forward(in(t.internal, expr.MetaKeyIIFNAME), verdict(expr.VerdictDrop, ""))
-	forward(in(t.internal, expr.MetaKeyOIFNAME), verdict(expr.VerdictDrop, ""))
-	forward(ctHas(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictAccept, ""))
-	forward(verdict(expr.VerdictDrop, ""))
-
-	masquerade := []expr.Any{&expr.Masq{}}
-	postrouting := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	postrouting(in(t.bridges, expr.MetaKeyOIFNAME), t.v4.is(), loopback(t.v4.src), masquerade)
-	for _, f := range []familySets{t.v4, t.v6} {
-		postrouting(in(t.bridges, expr.MetaKeyOIFNAME), ctHas(expr.CtKeySTATUS, statusDNAT), f.from(f.subnets), masquerade)
-		postrouting(notIn(t.bridges, expr.MetaKeyOIFNAME), f.from(f.masked), masquerade)
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority, rules ...[]expr.Any) chain {
+		return chain{&nftables.Chain{Name: name, Table: t.Table, Type: kind, Hooknum: hook, Priority: prio}, rules}
+	}
+	return []chain{
+		published, // before those that jump to it
+		base("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw,
+			rule(metaIs(expr.MetaKeyIIFNAME, expr.CmpOpNeq, ifname("lo")), t.v4.is(), loopback(t.v4.dst), verdict(expr.VerdictDrop, ""))),
+		base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest,
+			rule(toLocal(), verdict(expr.VerdictJump, "published"))),
+		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest,
+			rule(t.v6.is(), t.v6.load(t.v6.dst), equals(append(make([]byte, 15), 1)), verdict(expr.VerdictAccept, "")),
+			rule(toLocal(), verdict(expr.VerdictJump, "published"))),
+		base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter,
+			rule(notIn(t.bridges, expr.MetaKeyOIFNAME), notIn(t.internal, expr.MetaKeyIIFNAME), verdict(expr.VerdictAccept, "")),
+			rule(ctHas(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept, "")),
+			rule(in(t.inside, expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME), verdict(expr.VerdictAccept, "")),
+			rule(in(t.internal, expr.MetaKeyIIFNAME), verdict(expr.VerdictDrop, "")),
+			rule(in(t.internal, expr.MetaKeyOIFNAME), verdict(expr.VerdictDrop, "")),
+			rule(ctHas(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictAccept, "")),
+			verdict(expr.VerdictDrop, "")),
+		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, t.masquerade()...),
 	}
 }
 
-// addSets queues the sets and maps with their elements.
-func (r *rules) addSets(t table) {
+// masquerade gives what goes out, or comes back to the containers' own networks, an
+// address of the host.
+func (t table) masquerade() [][]expr.Any {
+	masquerade := []expr.Any{&expr.Masq{}}
+	list := [][]expr.Any{rule(in(t.bridges, expr.MetaKeyOIFNAME), t.v4.is(), loopback(t.v4.src), masquerade)}
+	for _, f := range []familySets{t.v4, t.v6} {
+		list = append(list,
+			rule(in(t.bridges, expr.MetaKeyOIFNAME), ctHas(expr.CtKeySTATUS, statusDNAT), f.from(f.subnets), masquerade),
+			rule(notIn(t.bridges, expr.MetaKeyOIFNAME), f.from(f.masked), masquerade))
+	}
+	return list
+}
+
+// chains returns all that should be there, each after those that its rules go to.
+func (r *rules) chains(t table) []chain {
+	list := make([]chain, 0, len(r.services))
+	for at, shares := range r.services {
+		list = append(list, t.chainOf(at, shares))
+	}
+	return append(list, t.chains()...)
+}
+
+// drop queues the messages that delete a chain.
+func (r *rules) drop(c *nftables.Chain) {
+	r.conn.FlushChain(c)
+	r.conn.DelChain(c)
+}
+
+// add queues the messages that make a chain what it should be, whether it is there or
+// not.
+func (r *rules) add(c chain) {
+	added := r.conn.AddChain(c.Chain)
+	r.conn.FlushChain(added)
+	for _, e := range c.rules {
+		r.conn.AddRule(&nftables.Rule{Table: c.Table, Chain: added, Exprs: e, UserData: mark(e)})
+	}
+}
+
+// mark is a comment of a rule that tells what the rule is: what the kernel lists is not
+// comparable with what it was given.
+func mark(rule []expr.Any) []byte {
+	sum := fnv.New64a()
+	for _, e := range rule {
+		data, err := expr.Marshal(byte(nftables.TableFamilyINet), e)
+		if err != nil { // the rule itself cannot be added, either
+			return nil
+		}
+		_, _ = sum.Write(data)
+	}
+	return userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("berth %x", sum.Sum64()))
+}
+
+// elements returns what should be in the sets and maps.
+func (r *rules) elements(t table) map[*nftables.Set][]nftables.SetElement {
 	list := make([]segment, 0, len(r.segments))
 	for _, s := range r.segments {
 		list = append(list, s)
 	}
-	members := t.members(list...)
-	for _, s := range t.sets() {
-		// An error would be of an anonymous set, or of a length beyond bounds.
-		_ = r.conn.AddSet(s, nil)
-		for chunk := range chunks(members[s]) {
-			_ = r.conn.SetAddElements(s, chunk)
-		}
-	}
-	bindings := make([]binding, 0, len(r.bindings))
+	elements := t.members(list...)
 	for b := range r.bindings {
-		bindings = append(bindings, b)
+		set, e := t.binding(b)
+		elements[set] = append(elements[set], e)
 	}
-	for set, elements := range t.elements(bindings) {
-		_ = r.conn.SetAddElements(set, elements)
+	for at := range r.services {
+		set, e := t.dispatch(at)
+		elements[set] = append(elements[set], e)
 	}
-	_ = r.queueLeads(t, r.services)
+	return elements
 }
 
 func rule(parts ...[]expr.Any) []expr.Any {

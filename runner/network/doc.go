@@ -66,9 +66,11 @@
 // asks is told to keep the answer for a second only. Backends that share another's
 // namespace, or have the host's, have no address here.
 //
-// A rebuild of the whole table (at Restore, or when somebody damaged it) replaces one
-// table by another: a packet that is being looked up at that very instant, on another
-// CPU, may meet neither.
+// At Restore, and when somebody damaged the table, what is not as it should be is
+// changed, and nothing else: a restart of the daemon touches no rule. Each rule has a
+// comment that tells it from any other. Only the table of a version whose sets or hooks
+// are others is replaced by a new one: a packet that is being looked up at that very
+// instant, on another CPU, may meet neither.
 //
 // A rule of somebody else that drops forwarded packets, such as Docker's policy of
 // the chain FORWARD, cannot be overruled from another table. Such chains are named
@@ -97,7 +99,7 @@
 // While the Manager lives, each published port is also bound by a socket of this
 // process, so that no program of the host can take it, and which listens where
 // connections are carried; and the table is watched
-// and made again when somebody else flushes it.
+// and mended when somebody else changes it.
 //
 // # What it does not do
 //

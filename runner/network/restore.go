@@ -23,7 +23,7 @@ func (m *Manager) Restore(ctx context.Context, alive []Attached) error {
 	if err := m.clearLinks(); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
-	if err := m.rules.rebuild(); err != nil {
+	if err := m.rules.reconcile(); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
 	m.serveAdopted(ctx, alive)

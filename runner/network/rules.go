@@ -97,8 +97,8 @@ func (r *rules) present() (bool, error) {
 	return false, nil
 }
 
-// rebuild makes the table as it should be, in place of the one there is. Packets
-// meet either the old one or the new one.
+// rebuild makes the table as it should be, in place of the one there is. A packet that
+// is being looked up at that very instant may meet neither.
 func (r *rules) rebuild() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,11 +107,28 @@ func (r *rules) rebuild() error {
 
 func (r *rules) rebuildLocked() error {
 	r.deleteTable()
-	r.addTable()
+	if err := r.queueTable(); err != nil {
+		return err
+	}
 	if err := r.conn.Flush(); err != nil {
 		return fmt.Errorf("make table %s of nftables: %w", r.name, err)
 	}
 	return nil
+}
+
+// queueTable queues the messages that make the table where there is none.
+func (r *rules) queueTable() error {
+	t := layout(r.name)
+	r.conn.AddTable(t.Table)
+	for _, s := range t.sets() {
+		if err := r.conn.AddSet(s, nil); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.chains(t) {
+		r.add(c)
+	}
+	return r.queue(inChunks(r.elements(t)), r.conn.SetAddElements)
 }
 
 // remove deletes the table.
@@ -180,9 +197,9 @@ func (r *rules) swap(old, next []binding) error {
 	r.replace(old, next)
 	t := layout(r.name)
 	// The table of an older version, or none, is replaced whole.
-	err := r.queue(t.elements(old), r.conn.SetDeleteElements)
+	err := r.queue(t.bindings(old), r.conn.SetDeleteElements)
 	if err == nil {
-		err = r.change(t.elements(next), r.conn.SetAddElements)
+		err = r.change(t.bindings(next), r.conn.SetAddElements)
 	}
 	if err != nil {
 		err = r.rebuildLocked()

@@ -160,16 +160,21 @@ func (t table) members(list ...segment) map[*nftables.Set][]nftables.SetElement 
 	return sets
 }
 
-// elements returns the bindings as elements of the maps they belong to.
-func (t table) elements(list []binding) iter.Seq2[*nftables.Set, []nftables.SetElement] {
+// bindings returns bindings as elements of the maps they belong to.
+func (t table) bindings(list []binding) iter.Seq2[*nftables.Set, []nftables.SetElement] {
 	maps := map[*nftables.Set][]nftables.SetElement{}
 	for _, b := range list {
-		set, key := t.place(portAt{b.proto, b.host}, func(f familySets) (all, one *nftables.Set) { return f.ports, f.binds })
-		maps[set] = append(maps[set], nftables.SetElement{
-			Key: key, Val: concat(b.to.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, b.to.Port())),
-		})
+		set, e := t.binding(b)
+		maps[set] = append(maps[set], e)
 	}
 	return inChunks(maps)
+}
+
+func (t table) binding(b binding) (*nftables.Set, nftables.SetElement) {
+	set, key := t.place(portAt{b.proto, b.host}, func(f familySets) (all, one *nftables.Set) { return f.ports, f.binds })
+	return set, nftables.SetElement{
+		Key: key, Val: concat(b.to.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, b.to.Port())),
+	}
 }
 
 // family returns the sets of an address's family.

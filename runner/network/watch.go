@@ -82,7 +82,7 @@ func (m *Manager) repair(damaged, changed <-chan struct{}) {
 		default:
 		}
 		if ours {
-			if err := m.rules.rebuild(); err != nil {
+			if err := m.rules.reconcile(); err != nil {
 				m.log.Error("rules were deleted by somebody else, and cannot be made again", "error", err)
 			} else {
 				m.log.Warn("rules were deleted by somebody else, and have been made again")
