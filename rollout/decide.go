@@ -44,6 +44,7 @@ func Decide(s State, r *Report, now time.Time) Outcome {
 		d.hear(r)
 	}
 	d.lapse()
+	d.recordFailures()
 	d.judge()
 	if r != nil {
 		d.answer(d.node(name))
@@ -117,6 +118,7 @@ func (d *decision) follow() {
 		r.Good = t.Digest
 		if !r.Back { // somebody did it by hand
 			r.State, r.Reason = Undone, ""
+			d.endFailure("the tag was moved back")
 		}
 	} else {
 		r.Previous = r.Good
@@ -141,7 +143,7 @@ func (d *decision) finish() {
 		return
 	}
 	if failed, running, waiting := d.count(); failed <= d.policy.MaxFailures && running > 0 && waiting == 0 {
-		r.Good = r.Digest
+		r.Good, d.Failure = r.Digest, nil
 	}
 }
 
@@ -178,6 +180,7 @@ func (d *decision) hear(r *Report) {
 		n.Since = r.Since
 	}
 	d.judgeReport(n)
+	d.recordLate(n, &old)
 	d.Log = r.State == NodeFailed && !reflect.DeepEqual(old, n.Follower)
 	if !known || d.now.Sub(old.Heard) >= n.Interval/4 || !reflect.DeepEqual(old, n.Follower) {
 		n.Heard = d.now
@@ -242,6 +245,7 @@ func (d *decision) judge() {
 	switch {
 	case failed > d.policy.MaxFailures:
 		r.State, r.Reason = Failed, "stopped after "+failures(failed)
+		d.endFailure(r.Reason)
 		switch {
 		case d.policy.OnFailure == OnFailurePause:
 		case r.Previous == "" || r.Previous == r.Digest:
@@ -250,7 +254,7 @@ func (d *decision) judge() {
 			r.Back = true
 		}
 	case running > 0 && waiting == 0:
-		r.State, r.Good = Done, r.Digest
+		r.State, r.Good, d.Failure = Done, r.Digest, nil
 	}
 }
 

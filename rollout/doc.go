@@ -18,7 +18,9 @@
 //     back to what all nodes ran before, if the policy does not say otherwise, and they all
 //     return to it at once: no turns, no window;
 //   - what a tag names can be changed at any time: what comes in the middle of a rollout
-//     takes its place, and what was never done is never returned to.
+//     takes its place, and what was never done is never returned to;
+//   - which nodes have failed to run a version, and why, is told until another version has
+//     come through: also when they have returned, and do not say so themselves any more.
 //
 // Nobody is told anything: nodes ask, and wait (package hub) for there to be something new
 // to ask about. Without the registry they go on with what they have. A node is believed: it

@@ -3,8 +3,11 @@ package rollout
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/storage"
 )
 
 // robot is a node as it behaves: it does what it is told, crashes, and says what it sees.
@@ -74,7 +77,33 @@ func (c *crowd) say(r *robot) {
 	if c.s.Rollout.State == Paused && fresh {
 		c.t.Fatalf("%s has its turn while it is paused", r.name)
 	}
+	c.remembers()
 	r.obey(a, c.now)
+}
+
+// remembers fails the test if what has failed last is not told of as long as it should be.
+func (c *crowd) remembers() {
+	c.t.Helper()
+	r, f := &c.s.Rollout, c.s.Failure
+	bad := r.Digest
+	if returns(r) {
+		bad = r.Bad
+	}
+	switch {
+	case r.State == Done && f != nil:
+		c.t.Fatalf("it is done, and told of: %+v\n%v", *f, c.trace)
+	case r.State == Failed && (f == nil || f.Digest != bad || f.Reason == "" || len(f.Nodes) == 0):
+		c.t.Fatalf("%+v has failed, and told of: %+v\n%v", *r, f, c.trace)
+	}
+	for i := range c.s.Nodes {
+		n := &c.s.Nodes[i]
+		if n.Failed == "" || n.Failed != r.Digest || returns(r) || r.State == Done {
+			continue
+		}
+		if !slices.ContainsFunc(f.Nodes, func(x storage.FailedNode) bool { return x.Name == n.Name && x.Cause == n.Cause }) {
+			c.t.Fatalf("%s has failed, and told of: %+v\n%v", n.Name, f, c.trace)
+		}
+	}
 }
 
 // happen has something happen.
@@ -137,7 +166,8 @@ func (c *crowd) settleAll() {
 
 // TestModel has many nodes follow a tag that moves, crash, come back, and fail, in any
 // order. There are never more turns than there may be; and when all is quiet, all that
-// is alive runs the version of the tag, or there was no earlier one to return to.
+// is alive runs the version of the tag, or there was no earlier one to return to. What has
+// failed is told of meanwhile.
 func TestModel(t *testing.T) {
 	ends := map[string]int{}
 	for seed := range uint64(150) {

@@ -23,6 +23,9 @@ func read(tx storage.Tx, ref Ref, t Target) (s State, err error) {
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return s, err
 	}
+	if s.Failure, err = readFailure(tx, ref); err != nil {
+		return s, err
+	}
 	switch tag.Digest {
 	case "", s.Rollout.Digest:
 		s.Tag.Digest = tag.Digest
@@ -131,6 +134,7 @@ func write(tx storage.Tx, ref Ref, before State, o *Outcome, r *Report) error {
 	if o.Changed {
 		errs = append(errs, storage.Rollouts.Put(tx, storage.Key(ref.Repo, ref.Tag), o.Rollout), writeReturns(tx, ref, before.Rollout, o.Rollout))
 	}
+	errs = append(errs, writeFailure(tx, ref, before.Failure, o.Failure))
 	for _, name := range o.Gone {
 		errs = append(errs, forget(tx, ref, name))
 	}
@@ -145,7 +149,7 @@ func write(tx storage.Tx, ref Ref, before State, o *Outcome, r *Report) error {
 		}
 	}
 	if o.Log && r != nil {
-		errs = append(errs, storage.FollowerLogs.Put(tx, storage.Key(ref.Repo, ref.Tag, r.Node), storage.FollowerLog{Lines: r.Log}))
+		errs = append(errs, storage.FollowerLogs.Put(tx, storage.Key(ref.Repo, ref.Tag, r.Node), storage.FollowerLog{Lines: r.Log, Digest: r.Target}))
 	}
 	return errors.Join(errs...)
 }

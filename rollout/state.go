@@ -44,7 +44,10 @@ type State struct {
 	Tag     Target
 	Rollout storage.Rollout // its Digest is empty if there is none
 	Nodes   []Node          // by name
-	Up      time.Time       // since when nodes can be heard: the start of the server
+	// Failure is what nodes have failed to run last; nil if another version has come
+	// through since. It is replaced, and never changed.
+	Failure *storage.RolloutFailure
+	Up      time.Time // since when nodes can be heard: the start of the server
 }
 
 // heard is when a node was heard of, or when it could be heard of again: while the

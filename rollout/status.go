@@ -44,6 +44,9 @@ type (
 	Status struct {
 		Summary
 		Nodes []NodeStatus `json:"nodes"`
+		// LastFailure is what nodes have failed to run last; nil if another version has
+		// come through since.
+		LastFailure *Failure `json:"last_failure,omitempty"`
 	}
 	// NodeStatus is how a node is.
 	NodeStatus struct {
@@ -86,7 +89,8 @@ func (s *Store) Status(ctx context.Context, ref Ref) (st Status, err error) {
 			}
 			st.Nodes = append(st.Nodes, n)
 		}
-		return nil
+		st.LastFailure, err = lastFailure(tx, ref, d.Failure)
+		return err
 	})
 	return st, err
 }

@@ -157,7 +157,7 @@ func (s *Store) evaluate(ctx context.Context, ref Ref, r *Report, steer func(*St
 
 // try decides, and writes only if there is something to write.
 func (s *Store) try(ctx context.Context, ref Ref, t Target, r *Report, steer func(*State) error) (out Outcome, err error) {
-	now := s.now()
+	now, failure := s.now(), false // failure: what has failed last is not as it was
 	decide := func(tx storage.Tx) (State, error) {
 		st, err := read(tx, ref, t)
 		if err != nil {
@@ -180,13 +180,14 @@ func (s *Store) try(ctx context.Context, ref Ref, t Target, r *Report, steer fun
 		if steer != nil {
 			out.compare(before)
 		}
+		failure = out.Failure != before.Failure
 		return before, nil
 	}
 	err = s.meta.View(ctx, func(tx storage.Tx) error {
 		_, err := decide(tx)
 		return err
 	})
-	if err != nil || !out.Changed && !out.Log && len(out.Dirty)+len(out.Gone) == 0 {
+	if err != nil || !out.Changed && !out.Log && !failure && len(out.Dirty)+len(out.Gone) == 0 {
 		return out, err
 	}
 	err = s.meta.Update(ctx, func(tx storage.Tx) error {

@@ -226,10 +226,66 @@ func TestFleet(t *testing.T) {
 			if !slices.Equal(moves, []string{"alice", "alice", "berth rollout"}) {
 				t.Errorf("the tag was moved by %q", moves)
 			}
+			if f := s.LastFailure; f == nil || f.Digest != two || f.Reason != "stopped after 1 failure" || len(f.Nodes) == 0 || f.Nodes[0].Error != "failed" || f.At.IsZero() {
+				t.Errorf("what failed last is %+v", f)
+			}
 			three := w.push("3", `{"parallel":"50%"}`)
 			if most := w.converge(12, one, three, ""); most > 6 {
 				t.Errorf("%d deployed at once", most)
 			}
+			if s := w.status(); s.LastFailure != nil {
+				t.Errorf("after another version what failed last is %+v", s.LastFailure)
+			}
+		})
+	}
+}
+
+// TestLastFailure tells with each store, and after a restart, why the nodes have returned,
+// with the log; and removes that with the last of the tag.
+func TestLastFailure(t *testing.T) {
+	for kind, open := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, open(t))
+			one := w.push("1", "")
+			w.follow(report("a", one))
+			two := w.push("2", "")
+			w.follow(report("a", one))
+			r := failed("a", one, two)
+			r.Error = "web: \x1b[2Junhealthy\n" + strings.Repeat("x", 2*rollout.MaxError)
+			w.follow(r)
+			w.follow(report("a", one)) // it has forgotten
+			w.stores[1] = rollout.NewStore(w.metas[1], w.local[1], rollout.Options{})
+			s := w.status()
+			if n := s.Nodes[0]; n.Failed || n.Error != "" || s.Bad != two {
+				t.Errorf("%+v", s)
+			}
+			f := s.LastFailure
+			if f == nil || f.Digest != two || f.Reason != "stopped after 1 failure" || f.More != 0 || len(f.Nodes) != 1 {
+				t.Fatalf("%+v", f)
+			}
+			if n := f.Nodes[0]; n.Name != "a" || !strings.HasPrefix(n.Error, "web:  [2Junhealthy xxx") || len(n.Error) > rollout.MaxError || !slices.Equal(n.Log, []string{"panic:  [31mno", "exit 1"}) || time.Since(n.At) > time.Minute {
+				t.Errorf("%+v", n)
+			}
+			data, err := json.Marshal(s)
+			must(t, err)
+			if !strings.Contains(string(data), `"last_failure":{"digest":"`+two+`"`) {
+				t.Errorf("%s", data)
+			}
+
+			w.clock.Add(int64(rollout.KeepNodes + time.Hour))
+			must(t, w.stores[0].Sweep(t.Context()))
+			// As a server leaves it that knows of none.
+			must(t, w.metas[0].Update(t.Context(), func(tx storage.Tx) error {
+				return storage.RolloutFailures.Put(tx, storage.Key("other", "tag"), storage.RolloutFailure{Digest: two})
+			}))
+			must(t, w.stores[0].Sweep(t.Context()))
+			must(t, w.metas[1].View(t.Context(), func(tx storage.Tx) error {
+				for e, err := range storage.RolloutFailures.Scan(tx, nil, nil) {
+					t.Errorf("%q is left, %v", e.Key, err)
+				}
+				return nil
+			}))
 		})
 	}
 }
@@ -484,7 +540,7 @@ func TestKept(t *testing.T) {
 	}
 	rows := 0
 	must(t, w.metas[0].View(t.Context(), func(tx storage.Tx) error {
-		for _, table := range []string{storage.Rollouts.Name(), storage.Followers.Name(), storage.FollowerLogs.Name(), storage.Followed.Name(), storage.Returns.Name()} {
+		for _, table := range []string{storage.Rollouts.Name(), storage.Followers.Name(), storage.FollowerLogs.Name(), storage.RolloutFailures.Name(), storage.Followed.Name(), storage.Returns.Name()} {
 			for _, err := range tx.Scan(table, nil, nil) {
 				if err != nil {
 					return err

@@ -1,8 +1,11 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/berth-registry/berth/storage"
@@ -32,18 +35,16 @@ func (s *Store) Run(ctx context.Context) {
 func (s *Store) Sweep(ctx context.Context) error {
 	var refs []Ref
 	err := s.meta.View(ctx, func(tx storage.Tx) error {
-		refs = nil
-		for e, err := range storage.Rollouts.Scan(tx, nil, nil) {
-			if err != nil {
-				return err
-			}
-			ref, err := cutRef(e.Key)
-			if err != nil {
-				return err
-			}
-			refs = append(refs, ref)
+		all, err := refsOf(storage.Rollouts.Scan(tx, nil, nil))
+		if err != nil {
+			return err
 		}
-		return nil
+		// A server of an earlier version knows of no failures, and leaves them.
+		failed, err := refsOf(storage.RolloutFailures.Scan(tx, nil, nil))
+		refs = slices.Concat(all, failed)
+		slices.SortFunc(refs, func(a, b Ref) int { return cmp.Or(cmp.Compare(a.Repo, b.Repo), cmp.Compare(a.Tag, b.Tag)) })
+		refs = slices.Compact(refs)
+		return err
 	})
 	if err != nil {
 		return err
@@ -58,12 +59,31 @@ func (s *Store) Sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// refsOf lists the tags that rows are of.
+func refsOf[V any](rows iter.Seq2[storage.Entry[V], error]) (refs []Ref, err error) {
+	for e, err := range rows {
+		if err != nil {
+			return nil, err
+		}
+		ref, err := cutRef(e.Key)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
 // drop forgets a rollout that no node is left of: at once if its tag is gone, too.
 func (s *Store) drop(ctx context.Context, ref Ref) error {
 	key := storage.Key(ref.Repo, ref.Tag)
 	old := func(tx storage.Tx) (row storage.Rollout, old bool, err error) {
-		if row, err = storage.Rollouts.Get(tx, key); err != nil {
-			return row, false, err
+		row, err = storage.Rollouts.Get(tx, key)
+		if errors.Is(err, storage.ErrNotFound) {
+			old, err = storage.RolloutFailures.Has(tx, key)
+		}
+		if err != nil || row.Digest == "" {
+			return row, old, err
 		}
 		nodes, err := readNodes(tx, ref)
 		if err != nil || len(nodes) > 0 {
@@ -83,11 +103,8 @@ func (s *Store) drop(ctx context.Context, ref Ref) error {
 			if err != nil || !is {
 				return err
 			}
-			return errors.Join(storage.Rollouts.Delete(tx, key), writeReturns(tx, ref, row, storage.Rollout{}))
+			return errors.Join(storage.Rollouts.Delete(tx, key), storage.RolloutFailures.Delete(tx, key), writeReturns(tx, ref, row, storage.Rollout{}))
 		})
-	}
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
 	}
 	return err
 }

@@ -89,7 +89,7 @@ func Tables() []string {
 		Replicas.name, AccountChanges.name, Guesses.name,
 		Mirrored.name, MirrorJobs.name,
 		Replications.name, ReplicationsDue.name, Replicated.name,
-		Rollouts.name, Followers.name, FollowerLogs.name, Followed.name, Returns.name,
+		Rollouts.name, Followers.name, FollowerLogs.name, RolloutFailures.name, Followed.name, Returns.name,
 	}
 }
 

@@ -10,6 +10,8 @@ var (
 	Followers = Table[Follower]{"followers"}
 	// FollowerLogs: repository, tag, node. The log of what failed there last.
 	FollowerLogs = Table[FollowerLog]{"follower-logs"}
+	// RolloutFailures: repository, tag. What nodes have failed to run last.
+	RolloutFailures = Table[RolloutFailure]{"rollout-failures"}
 	// Followed: node, repository, tag. Followers the other way round.
 	Followed = Table[Mark]{"followed"}
 	// Returns: repository, digest, tag. The manifests that a rollout may have nodes run,
@@ -58,6 +60,23 @@ type (
 	}
 	// FollowerLog is what a node has told of what failed.
 	FollowerLog struct {
-		Lines []string `cbor:"1,keyasint"`
+		Lines  []string `cbor:"1,keyasint"`
+		Digest string   `cbor:"2,keyasint,omitempty"` // that failed
+	}
+	// RolloutFailure is a version that nodes have failed to run. It is kept until another
+	// one has come through.
+	RolloutFailure struct {
+		Digest  string       `cbor:"1,keyasint"`
+		Attempt int64        `cbor:"2,keyasint"`           // of the rollout
+		Reason  string       `cbor:"3,keyasint,omitempty"` // how it ended, in words; empty if it has not
+		At      time.Time    `cbor:"4,keyasint"`           // when the last of them failed
+		Nodes   []FailedNode `cbor:"5,keyasint"`           // by name
+		More    int          `cbor:"6,keyasint,omitempty"` // nodes that have failed, too
+	}
+	// FailedNode is a node that has failed to run a version.
+	FailedNode struct {
+		Name  string    `cbor:"1,keyasint"`
+		Cause string    `cbor:"2,keyasint"`
+		At    time.Time `cbor:"3,keyasint"` // when that was heard of
 	}
 )

@@ -88,6 +88,10 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, storage.Holds, storage.Hold{Until: at})
 	roundTrip(t, storage.Replicas, storage.Replica{}, storage.Replica{Beat: 1 << 40, Since: at})
 	roundTrip(t, storage.AccountChanges, storage.AccountChange{}, storage.AccountChange{Accounts: []string{"a"}, Keys: []string{"k", "l"}})
+	roundTrip(t, storage.FollowerLogs, storage.FollowerLog{Lines: []string{"l"}}, storage.FollowerLog{Lines: []string{"l"}, Digest: d})
+	roundTrip(t, storage.RolloutFailures, storage.RolloutFailure{
+		Digest: d, Attempt: 3, Reason: "r", At: at, Nodes: []storage.FailedNode{{Name: "n", Cause: "c", At: at}}, More: 2,
+	})
 	roundTrip(t, storage.Guesses, storage.Guess{}, storage.Guess{Level: 4.25, At: at, Due: at, Until: at})
 }
 

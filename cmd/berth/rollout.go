@@ -65,8 +65,13 @@ With --json: what 'berth rollout status --json' prints, as it is then.`,
 		if f.json {
 			return printJSON(cmd.OutOrStdout(), s)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s; the nodes are to run %s\n", n, said, s.Digest)
-		return err
+		if _, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s; the nodes are to run %s\n", n, said, s.Digest); err != nil {
+			return err
+		}
+		if last := s.LastFailure; last != nil && s.State != rollout.Running && (last.Digest == s.Digest || last.Digest == s.Bad) {
+			return printLastFailure(cmd.OutOrStdout(), last)
+		}
+		return nil
 	}
 	return cmd
 }

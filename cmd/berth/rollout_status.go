@@ -22,7 +22,7 @@ func newRolloutStatusCmd() *cobra.Command {
 		Use:   "status [HOST[:PORT]/]REPOSITORY:TAG",
 		Short: "Show how far the nodes have come",
 		Long: `Show how far the nodes have come that follow a tag, and what is wrong with those that
-failed.
+failed; after they have returned too, until another version has come through.
 
 With --watch it goes on until all nodes run what the tag names, and says what changes; if
 they return to the version before, until they all have, or if the rollout is stopped, the
@@ -33,9 +33,12 @@ With --json: {"repository", "tag", "names", "digest", "previous", "bad", "state"
 "policy", "started", "by", "paused_by", "updated", "attempt", "progress": {"nodes",
 "chosen", "done", "deploying", "failed", "waiting", "silent"}, "nodes": [{"name",
 "account", "labels", "running", "target", "state", "chosen", "silent", "failed", "error",
-"log", "waits", "since", "heard", "slot_until"}, ...]}; with --watch, one each time that
-something changes. names is what the tag names, digest what the nodes are to run, bad what
-they return from; state is running, paused, done, failed or undone.`,
+"log", "waits", "since", "heard", "slot_until"}, ...], "last_failure": {"digest", "attempt",
+"reason", "at", "nodes": [{"name", "error", "at", "log"}, ...], "more"}}; with --watch, one
+each time that something changes. names is what the tag names, digest what the nodes are to
+run, bad what they return from; state is running, paused, done, failed or undone.
+last_failure is the version that nodes have failed to run last, until another one has come
+through; more is how many nodes there are beside those that it names.`,
 		Example: "  berth rollout status stacks/shop:prod\n  berth rollout status -w registry.example.org/stacks/shop:prod",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -260,28 +263,4 @@ func elapsed(t time.Time) string {
 		return "never"
 	}
 	return max(0, time.Since(t)).Round(time.Second).String() + " ago"
-}
-
-const (
-	shownLogs  = 3  // nodes whose logs are shown
-	shownLines = 20 // of each
-)
-
-// printFailures prints the logs of the first nodes that failed.
-func printFailures(w io.Writer, s rollout.Status) error {
-	var errs []error
-	shown := 0
-	for _, n := range s.Nodes {
-		if len(n.Log) == 0 || shown == shownLogs {
-			continue
-		}
-		shown++
-		_, err := fmt.Fprintf(w, "\nThe log of %s, %s:\n", printable(n.Name), dash(n.Error))
-		errs = append(errs, err)
-		for _, line := range n.Log[max(0, len(n.Log)-shownLines):] {
-			_, err := fmt.Fprintf(w, "  %s\n", printable(line))
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -126,6 +126,13 @@ type rolled struct {
 		Failed                      bool
 		Log                         []string
 	}
+	LastFailure *struct {
+		Digest, Reason string
+		Nodes          []struct {
+			Name, Error string
+			Log         []string
+		}
+	} `json:"last_failure"`
 }
 
 // rollout is how the rollout is, or why there is none to be told of.
@@ -214,6 +221,11 @@ func TestFleet(t *testing.T) {
 	if len(tried) != 1 {
 		t.Errorf("%d nodes have deployed what fails", len(tried))
 	}
+	if r, err := c.rollout(); err != nil || r.LastFailure == nil || r.LastFailure.Digest != bad || len(r.LastFailure.Nodes) != 1 {
+		t.Errorf("what failed last: %+v, %v", r.LastFailure, err)
+	} else if n := r.LastFailure.Nodes[0]; len(tried) == 1 && n.Name != tried[0].name || n.Error == "" || !strings.Contains(strings.Join(n.Log, "\n"), "there is no database") {
+		t.Errorf("what failed last: %+v", n)
+	}
 	for _, n := range tried {
 		if log := n.Log(); !strings.Contains(log, "the version has failed") || !strings.Contains(log, "ended with 3") && !strings.Contains(log, "exit") {
 			t.Errorf("%s logs %s", n.name, log)
@@ -247,8 +259,12 @@ func TestFleet(t *testing.T) {
 	if got := two.serves(); got != "seedtest web v2" {
 		t.Errorf("unplugged, two serves %q", got)
 	}
+	if r, err := c.rollout(); err != nil || r.LastFailure == nil || r.LastFailure.Digest != bad {
+		t.Errorf("after a restart of the registry, what failed last: %+v, %v", r.LastFailure, err)
+	}
 	c.wire.Plug(two.Machine)
 	c.converges(first, "v1")
+	c.rolls(func(r rolled) bool { return r.State == "done" && r.LastFailure == nil })
 
 	// A tag that moves is acted on at once.
 	c.publish("v2", "[/usr/bin/web]")

@@ -1,0 +1,3 @@
+-- min_compatible: 1
+
+CREATE TABLE "rollout-failures" (key bytea PRIMARY KEY, value bytea NOT NULL);
