@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -12,11 +14,36 @@ import (
 // attempt is what is tried for one request.
 type attempt struct {
 	host, path string // as they were asked for
+	prefix     string // of the path, by which the route was found
 	route      *route
 	tried      map[*replica]bool
-	held       *pool    // that a replica is being chosen of
-	now        *replica // that it is sent to
-	unsure     int      // times that a replica took it, and did not answer
+	held       *pool       // that a replica is being chosen of
+	now        *replica    // that it is sent to
+	unsure     int         // times that a replica took it, and did not answer
+	broken     atomic.Bool // the client's body could not be read to its end
+}
+
+// watch has the attempt know of a body that cannot be read: that is no replica's fault.
+func (a *attempt) watch(r *http.Request) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &body{r.Body, a}
+	}
+}
+
+// body is that of a request.
+type body struct {
+	io.ReadCloser
+
+	attempt *attempt
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.attempt.broken.Store(true)
+	}
+	return n, err
 }
 
 // release says that the replica that was chosen has the request: it counts.
@@ -69,16 +96,23 @@ func (s selector) Select(_ reverseproxy.UpstreamPool, r *http.Request, w http.Re
 	}
 	a.now = chosen
 	if a.route.Sticky != "" && chosen.mark != mark {
-		stick(w, r, a.route.Sticky, chosen.mark)
+		stick(w, r, a, chosen.mark)
 	}
 	return chosen.upstream
 }
 
-// stick makes a client stay with a replica, in place of one that was tried before.
-func stick(w http.ResponseWriter, r *http.Request, name, mark string) {
+// stick makes a client stay with a replica, in place of one that was tried before. The
+// cookie is the route's alone: another one of the host may have one of the same name.
+func stick(w http.ResponseWriter, r *http.Request, a *attempt, mark string) {
+	path := a.prefix
+	if path == "" {
+		path = "/"
+	}
 	w.Header().Del("Set-Cookie") // only ours can be there before an answer is
 	//nolint:gosec // over HTTP a secure cookie would not come back
-	http.SetCookie(w, &http.Cookie{Name: name, Value: mark, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{
+		Name: a.route.Sticky, Value: mark, Path: path, HttpOnly: true, Secure: secure(r), SameSite: http.SameSiteLaxMode,
+	})
 }
 
 // repeatable matches requests that are repeated although a replica may have seen them.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/deploy"
 )
 
 // count asks n times who answers.
@@ -192,5 +194,40 @@ func TestClientGone(t *testing.T) {
 	begin := time.Now()
 	if by := count(t, c, "http://"+host+"/", 3); by["b"] != 3 || time.Since(begin) > 2*time.Second {
 		t.Errorf("after it: %v in %s", by, time.Since(begin))
+	}
+}
+
+// TestStickyRoutes: two routes of a host whose cookies have one name do not take clients
+// from each other. A cookie says no more than it must.
+func TestStickyRoutes(t *testing.T) {
+	t.Parallel()
+	const host = "sticky-routes.test"
+	page := routeTo(host, newBackend(t, "page1").upstream(1), newBackend(t, "page2").upstream(1))
+	api := routeTo(host, newBackend(t, "api1").upstream(1), newBackend(t, "api2").upstream(1))
+	page.TLS, api.TLS, api.Paths = deploy.TLSInternal, deploy.TLSInternal, []string{"/api"}
+	page.Sticky, api.Sticky = "replica", "replica"
+	set(t, "stack/sticky-routes", page, api)
+	c := secureClient(t)
+	resp, err := c.Get("https://" + host + "/api/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if _, flags, _ := strings.Cut(resp.Header.Get("Set-Cookie"), ";"); flags != " Path=/api; HttpOnly; Secure; SameSite=Lax" {
+		t.Errorf("the cookie: %q", resp.Header["Set-Cookie"])
+	}
+	if c.Jar, err = cookiejar.New(nil); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for range 5 {
+		for _, path := range []string{"/", "/api"} {
+			for name := range count(t, c, "https://"+host+path, 1) {
+				seen[name] = true
+			}
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("one client had %v", seen)
 	}
 }

@@ -84,7 +84,7 @@ func (p *Proxy) config() *caddy.Config {
 	no := false
 	servers := object{}
 	if p.o.HTTP != "" {
-		servers[plainName] = p.server(plainName, "h1")
+		servers[plainName] = p.server(plainName, "h1", "h2c")
 	}
 	if p.o.HTTPS != "" {
 		servers[secureName] = p.server(secureName, "h1", "h2")

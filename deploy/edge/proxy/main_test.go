@@ -60,8 +60,10 @@ var front struct {
 	err         error
 }
 
+const testStall = time.Second
+
 // testLimits are short, for clients that stall.
-var testLimits = limits{header: time.Second, stall: time.Second, keepAlive: time.Minute}
+var testLimits = limits{header: time.Second, stall: testStall, keepAlive: time.Minute}
 
 // open returns the proxy of this process.
 func open(t *testing.T) *Proxy {

@@ -111,5 +111,5 @@ func strip(r *http.Request, prefix string) {
 		}
 	}
 	r.URL = &u
-	r.Header.Set("X-Forwarded-Prefix", prefix)
+	r.Header.Set(forwardedPrefix, r.Header.Get(forwardedPrefix)+prefix)
 }

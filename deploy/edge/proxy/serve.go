@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
 
 	"github.com/berth-registry/berth/deploy"
 )
@@ -19,6 +20,7 @@ import (
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	p.requests.Add(1)
 	defer p.requests.Add(-1)
+	defer p.bound(w, r)
 	header := w.Header()
 	header.Del("Server")
 	if p.retired.Load() && r.ProtoMajor == 1 {
@@ -30,6 +32,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	host, path := hostOf(r.Host), r.URL.Path
 	e, prefix := p.table.Load().find(host, path)
 	switch {
+	case r.Method == http.MethodConnect:
+		answer(w, r, http.StatusMethodNotAllowed, "this is no proxy to elsewhere")
+		return nil
+	case !strings.HasPrefix(path, "/"):
+		answer(w, r, http.StatusBadRequest, "the request has no path")
+		return nil
 	case e == nil:
 		answer(w, r, http.StatusNotFound, "nothing is served here under this name")
 		return nil
@@ -43,13 +51,16 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 		p.redirect(w, r)
 		return nil
 	}
-	a := &attempt{host: host, path: path, route: e.route, tried: map[*replica]bool{}}
+	a := &attempt{host: host, path: path, prefix: prefix, route: e.route, tried: map[*replica]bool{}}
 	defer a.release()
 	r = r.WithContext(context.WithValue(r.Context(), attemptKey{}, a))
-	r.Header.Del("X-Forwarded-Prefix")
+	a.watch(r)
+	letBeQuiet(r)
+	forwarded(r)
 	if e.StripTo {
 		strip(r, prefix)
 	}
+	defer logged(r, a)
 	begin, answered := time.Now(), &writer{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	defer func() { e.stats.count(answered.status, time.Since(begin)) }() // an answer that breaks off is a panic
 	if err := e.handler.ServeHTTP(answered, r); err != nil {
@@ -58,13 +69,26 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// secure says whether a client came by HTTPS, to here or to a proxy that is trusted.
-func secure(r *http.Request) bool {
-	if r.TLS != nil {
-		return true
+// bound bounds what is written of an answer after its handler has ended, as Caddy bounds
+// what the handler writes. Over HTTP/1 Caddy leaves the connection with the time for what
+// was written last: the end of a stream that was quiet before it would be lost.
+func (p *Proxy) bound(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(p.limits.stall)) // each connection has it
 	}
-	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
-	return trusted && r.Header.Get("X-Forwarded-Proto") == "https"
+}
+
+// logged adds to the access log who has served a request.
+func logged(r *http.Request, a *attempt) {
+	fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+	if !ok {
+		return
+	}
+	fields.Add(zap.String("owner", a.route.owner))
+	fields.Add(zap.String("service", a.route.service))
+	if a.now != nil {
+		fields.Add(zap.String("container", a.now.id))
+	}
 }
 
 // redirect sends a client to HTTPS.
@@ -82,8 +106,8 @@ func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
 // clientGone is how Caddy says that a client has gone, or has stalled for too long.
 const clientGone = 499
 
-// writer remembers the status of an answer. It ends the connection of a client that has stalled, for whose rest Caddy would
-// wait.
+// writer remembers the status of an answer. It ends the connection of a client that has
+// stalled, for whose rest Caddy would wait.
 type writer struct {
 	*caddyhttp.ResponseWriterWrapper
 
@@ -113,11 +137,16 @@ func (p *Proxy) failure(w http.ResponseWriter, r *http.Request, e *entry, err er
 	if status == http.StatusGatewayTimeout && !errors.As(err, &dial) {
 		status = http.StatusRequestTimeout // replicas have all the time: it is the client who stalled
 	}
+	if a := attemptOf(r.Context()); status == http.StatusBadGateway && a.broken.Load() {
+		status = http.StatusBadRequest
+	}
 	text := ""
 	switch status {
 	case clientGone:
 		w.WriteHeader(clientGone)
 		return
+	case http.StatusBadRequest:
+		text = "the body of the request cannot be read"
 	case http.StatusRequestEntityTooLarge:
 		text = fmt.Sprintf("the request has more than %d bytes", e.MaxBody)
 	case http.StatusServiceUnavailable:

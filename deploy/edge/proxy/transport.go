@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,6 +13,8 @@ import (
 // transport sends requests to replicas, and remembers which did not answer.
 type transport struct {
 	*reverseproxy.HTTPTransport
+
+	grpc *reverseproxy.HTTPTransport // HTTP/2 without TLS
 }
 
 const (
@@ -27,18 +30,33 @@ const (
 var errNoAttempt = errors.New("a request that the proxy has not chosen a replica for")
 
 func newTransport(ctx caddy.Context) (*transport, error) {
-	no := false
-	t := &transport{&reverseproxy.HTTPTransport{
-		DialTimeout: caddy.Duration(dialPatience),
-		Compression: &no, // what the client takes is asked for
-		KeepAlive:   &reverseproxy.KeepAlive{IdleConnTimeout: caddy.Duration(idle), MaxIdleConnsPerHost: 100},
-		Versions:    []string{"1.1"},
-	}}
-	if err := t.Provision(ctx); err != nil {
+	provision := func(version string) (*reverseproxy.HTTPTransport, error) {
+		no := false
+		t := &reverseproxy.HTTPTransport{
+			DialTimeout: caddy.Duration(dialPatience),
+			Compression: &no, // what the client takes is asked for
+			KeepAlive:   &reverseproxy.KeepAlive{IdleConnTimeout: caddy.Duration(idle), MaxIdleConnsPerHost: 100},
+			Versions:    []string{version},
+		}
+		if err := t.Provision(ctx); err != nil {
+			return nil, err
+		}
+		t.Transport.Proxy = nil // replicas are on this host
+		return t, nil
+	}
+	usual, err := provision("1.1")
+	if err != nil {
 		return nil, err
 	}
-	t.Transport.Proxy = nil // replicas are on this host
-	return t, nil
+	grpc, err := provision("h2c")
+	return &transport{usual, grpc}, err
+}
+
+// isGRPC says whether a request is a call of gRPC, which replicas take over HTTP/2 alone.
+// What browsers send, application/grpc-web, is as other requests are.
+func isGRPC(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && r.ProtoMajor == 2 && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -48,7 +66,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errNoAttempt
 	}
 	a.release()
-	resp, err := t.HTTPTransport.RoundTrip(r)
+	by := t.HTTPTransport
+	if isGRPC(r) {
+		by = t.grpc
+	}
+	resp, err := by.RoundTrip(r)
 	if err == nil {
 		a.now.answered()
 		return resp, nil
