@@ -46,7 +46,7 @@ bench: ## compare with other registries and engines, write the table of the READ
 	go run ./bench -readme README.md
 
 soak: tools build ## crash the servers, and collect garbage, at random for SOAKTIME each
-	go test -count=1 -timeout 0 -v -run '^Test(Kill|PowerCut|CollectKilled|ScaleKilled)$$' ./e2e/... -soak $(SOAKTIME)
+	go test -count=1 -timeout 0 -v -run '^Test(Kill|PowerCut|CollectKilled|ScaleKilled|DeployUnderLoad)$$' ./e2e/... -soak $(SOAKTIME)
 	go test -count=1 -timeout 0 -race -run '^TestModel$$' ./registry -soak $(SOAKTIME)
 
 clean: ## remove what was built

@@ -21,7 +21,7 @@ import (
 
 var (
 	kills = flag.Int("kills", 200, "how often TestKill kills the runner")
-	soak  = flag.Duration("soak", 0, "how long TestKill goes on at least")
+	soak  = flag.Duration("soak", 0, "how long TestKill and the kills of TestDeployUnderLoad go on at least")
 	seeds = flag.Uint64("seed", rand.Uint64(), "of what TestKill does")
 )
 
