@@ -18,6 +18,9 @@ func check(s *Stack, edge bool) error {
 	if s.Keep < 0 {
 		return invalid("stack %s: keep is negative", s.Name)
 	}
+	if len(s.Services) == 0 {
+		return invalid("stack %s has no services", s.Name)
+	}
 	for _, svc := range s.Services {
 		switch {
 		case svc.Name == "":

@@ -16,13 +16,17 @@ import (
 // other; watch may be nil. The end of ctx ends the watching, not the deployment.
 //
 // It fails with runner.ErrInvalid if the stack is wrong, with runner.ErrPrecondition
-// if it has routes and the host has no edge, with runner.ErrConflict if the stack is
-// being deployed already, and with a *Failure if the version was not taken.
+// if it has routes and the host has no edge, or if the files of the stack cannot be
+// read, with runner.ErrConflict if the stack is being deployed already, and with a
+// *Failure if the version was not taken.
 func (m *Manager) Deploy(ctx context.Context, req Request, watch func(Event)) (Revision, error) {
 	if err := check(&req.Stack, m.edge != nil); err != nil {
 		return Revision{}, err
 	}
 	u := m.unitOrNew(req.Stack.Name)
+	if err := u.mend(ctx); err != nil {
+		return Revision{}, err
+	}
 	return m.put(ctx, u, "deployed", req.By, watch, func(record) (*intent, error) {
 		return &intent{by: req.By, from: req.From, stack: copyOf(req.Stack), contents: req.Contents, auth: req.Auth}, nil
 	})
@@ -93,7 +97,7 @@ func (u *unit) admit(in *intent) (int, error) {
 // discard forgets a stack that has come to nothing.
 func (u *unit) discard() {
 	u.mu.Lock()
-	nothing := len(u.rec.Revisions) == 0 && u.op == nil
+	nothing := len(u.rec.Revisions) == 0 && u.unread == nil && u.op == nil
 	u.gone = u.gone || nothing
 	u.mu.Unlock()
 	if nothing {

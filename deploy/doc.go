@@ -18,6 +18,9 @@
 //   - What is acknowledged is on disk. A daemon or host that is killed at any step
 //     goes on, or goes back, to one of the two versions when it starts again: what the
 //     Traffic has recorded decides which.
+//   - A stack whose files cannot be read, be they damaged or of a newer program, is left
+//     as it is: nothing of it is changed, and all others go on. It is shown with the
+//     reason, read again when it is asked for and every minute, and can be removed.
 //   - Containers of the version before are kept, stopped, so that a rollback only has
 //     to start them.
 //   - A service whose containers would be the same keeps them, whatever else of it

@@ -25,9 +25,11 @@ type Engine interface {
 
 	CreateNetwork(ctx context.Context, req network.CreateRequest) (network.CreateResponse, error)
 	InspectNetwork(ctx context.Context, ref string) (network.Inspect, error)
+	ListNetworks(ctx context.Context, filters runner.Filters) ([]network.Inspect, error)
 	RemoveNetwork(ctx context.Context, ref string) error
 	CreateVolume(ctx context.Context, req volume.CreateRequest) (volume.Volume, error)
 	InspectVolume(ctx context.Context, name string) (volume.Volume, error)
+	ListVolumes(ctx context.Context, filters runner.Filters) (volume.ListResponse, error)
 	RemoveVolume(ctx context.Context, name string, force bool) error
 
 	Events(ctx context.Context, since, until time.Time, filters runner.Filters) iter.Seq[events.Message]

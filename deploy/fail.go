@@ -24,7 +24,7 @@ func (u *unit) fail(ctx context.Context, op *operation, number int, why error) (
 	outcome := RolledBack
 	switch {
 	case errors.Is(context.Cause(ctx), errCancelled):
-		outcome, f = Cancelled, &Failure{Reason: "it was cancelled"}
+		outcome, f = Cancelled, &Failure{Reason: cancelled}
 	case gate != nil && gate.svc.Update.FailureAction == OnFailurePause:
 		outcome = Paused
 	case u.record().Current == 0:
@@ -52,8 +52,15 @@ func (u *unit) fail(ctx context.Context, op *operation, number int, why error) (
 	return f.Revision, f
 }
 
-// reasonOf is a failure in a line, without the revision.
+// cancelled is why a version is not taken that somebody has cancelled. Its outcome says
+// so already, in the history.
+const cancelled = "it was cancelled"
+
+// reasonOf is a failure in a line, without the revision and its outcome.
 func reasonOf(f *Failure) string {
+	if f.Reason == cancelled {
+		return ""
+	}
 	if f.Service == "" {
 		return f.Reason
 	}
@@ -94,7 +101,9 @@ func (u *unit) back(ctx context.Context, op *operation, number int, outcome Outc
 		return err
 	}
 	if from == nil {
-		u.removeNetworks(ctx, number)
+		if err := u.removeNetworks(ctx); err != nil {
+			return err
+		}
 	}
 	err = u.update(func(r *record) {
 		r.Under = nil

@@ -14,6 +14,9 @@ type Failure struct {
 }
 
 func (f *Failure) Error() string {
+	if f.Revision.Outcome == Cancelled {
+		return fmt.Sprintf("revision %d: %s", f.Revision.Number, f.Reason)
+	}
 	text := f.Reason
 	if f.Service != "" {
 		text = fmt.Sprintf("service %s: %s", f.Service, text)

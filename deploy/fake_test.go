@@ -468,6 +468,18 @@ func (f *fake) InspectNetwork(_ context.Context, ref string) (network.Inspect, e
 	return network.Inspect{Network: network.Network{Name: ref, Labels: labels}}, nil
 }
 
+func (f *fake) ListNetworks(_ context.Context, filters runner.Filters) ([]network.Inspect, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []network.Inspect
+	for name, labels := range f.networks {
+		if filters.MatchLabels("label", labels) {
+			list = append(list, network.Inspect{Network: network.Network{Name: name, Labels: labels}})
+		}
+	}
+	return list, nil
+}
+
 func (f *fake) RemoveNetwork(_ context.Context, ref string) error {
 	return f.change("remove network", func() error {
 		delete(f.networks, ref)
@@ -490,6 +502,18 @@ func (f *fake) InspectVolume(_ context.Context, name string) (volume.Volume, err
 		return volume.Volume{}, runner.Errorf(runner.ErrNotFound, "get %s: no such volume", name)
 	}
 	return volume.Volume{Name: name, Labels: labels}, nil
+}
+
+func (f *fake) ListVolumes(_ context.Context, filters runner.Filters) (volume.ListResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []volume.Volume
+	for name, labels := range f.volumes {
+		if filters.MatchLabels("label", labels) {
+			list = append(list, volume.Volume{Name: name, Labels: labels})
+		}
+	}
+	return volume.ListResponse{Volumes: list}, nil
 }
 
 func (f *fake) RemoveVolume(_ context.Context, name string, _ bool) error {

@@ -33,9 +33,7 @@ func (r replica) active() bool { return r.running() || r.State == container.Stat
 // find returns the containers of a stack, the best first where several have the
 // same service, version and number: one that runs, then the newest.
 func (m *Manager) find(ctx context.Context, stack string) ([]replica, error) {
-	list, err := m.engine.ListContainers(ctx, runner.ListOptions{
-		All: true, Filters: runner.Filters{"label": {labelStack + "=" + stack}},
-	})
+	list, err := m.engine.ListContainers(ctx, runner.ListOptions{All: true, Filters: madeFor(stack)})
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +58,11 @@ func (m *Manager) find(ctx context.Context, stack string) ([]replica, error) {
 			-cmp.Compare(rank(a), rank(b)), -cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.ID, b.ID))
 	})
 	return found, nil
+}
+
+// madeFor matches what was made for a stack.
+func madeFor(stack string) runner.Filters {
+	return runner.Filters{"label": {labelStack + "=" + stack}}
 }
 
 func rank(r replica) int {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -50,8 +49,8 @@ var errClosing = errors.New("the daemon ends")
 
 // Open opens what a directory has of stacks, and returns when it knows them.
 // Deployments that were cut short are finished or taken back in the background;
-// until then their stacks are being deployed. It fails with durable.ErrLocked if
-// another process has the directory.
+// until then their stacks are being deployed. A stack whose files cannot be read is
+// left as it is. It fails with durable.ErrLocked if another process has the directory.
 func Open(ctx context.Context, o Options) (*Manager, error) {
 	return open(ctx, o, dialTCP)
 }
@@ -84,31 +83,19 @@ func open(ctx context.Context, o Options, dial func(context.Context, netip.AddrP
 	}
 	for _, e := range entries {
 		if e.IsDir() && nameOfStack.MatchString(e.Name()) {
-			if err := m.load(e.Name()); err != nil {
+			if err := m.load(ctx, e.Name()); err != nil {
 				return nil, err
 			}
 		}
 	}
 	for _, u := range m.all() {
-		u.resume()
+		if u.sound() {
+			u.resume()
+		}
 	}
 	events := m.listen()
 	m.work.Go(func() { m.watch(events) })
 	return m, nil
-}
-
-// load reads the record of a stack.
-func (m *Manager) load(name string) error {
-	u := m.newUnit(name)
-	var err error
-	u.rec, err = u.store.load()
-	if errors.Is(err, fs.ErrNotExist) { // it was about to come, or to go
-		return os.RemoveAll(u.store.dir)
-	}
-	if err == nil {
-		m.units[name] = u
-	}
-	return err
 }
 
 // Close ends what goes on in the background. Deployments that have not ended are
@@ -147,6 +134,16 @@ func (m *Manager) unit(name string) (*unit, error) {
 		return u, nil
 	}
 	return nil, runner.Errorf(runner.ErrNotFound, "no such stack: %s", name)
+}
+
+// usable is unit for what needs to know what is in service: it fails with
+// runner.ErrPrecondition if that cannot be read.
+func (m *Manager) usable(ctx context.Context, name string) (*unit, error) {
+	u, err := m.unit(name)
+	if err == nil {
+		err = u.mend(ctx)
+	}
+	return u, err
 }
 
 // unitOrNew returns a stack that the host has, or is going to have.

@@ -367,9 +367,10 @@ func TestFirstFails(t *testing.T) {
 			t.Errorf("left: %v, %v", w.engine.networks, w.engine.traffic)
 		}
 		st, err := w.Status(t.Context(), "shop")
-		if err != nil || st.Revision != 0 || st.Deploying != 0 {
+		if err != nil || st.Revision != 0 || st.Deploying != 0 || len(st.Services) != 1 || st.Services[0].Ready != 0 || st.Services[0].Replicas != 1 {
 			t.Errorf("%+v, %v", st, err)
 		}
+		w.is("it is", strings.Join(st.Drift, "\n"), "revision 1: failed: service web: shop-web-r1-1: it is not ready within 10s: health check: exit code 1: not yet")
 		w.mustDeploy(shop(web("app:1", 1)))
 		w.is("serving", w.serving(), "web-r2-1")
 	})
@@ -482,7 +483,7 @@ func TestConflictAndCancel(t *testing.T) {
 		}
 		w.must(w.Cancel(t.Context(), "shop"))
 		var f *Failure
-		if err := <-done; !errors.As(err, &f) {
+		if err := <-done; !errors.As(err, &f) || err.Error() != "revision 2: it was cancelled" || f.Revision.Reason != "" {
 			t.Error(err)
 		}
 		w.is("running", w.running()+w.stopped(), "web-r1-1")

@@ -1,6 +1,11 @@
 package deploy
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	"github.com/berth-registry/berth/runner"
+)
 
 // Plan returns what Deploy would do. Nothing is pulled for it: an image that is not on
 // the host counts as another one. Errors are those of Deploy before it begins.
@@ -11,16 +16,19 @@ func (m *Manager) Plan(ctx context.Context, req Request) (Plan, error) {
 	stack := copyOf(req.Stack)
 	o := observed{networks: map[string]bool{}, volumes: map[string]bool{}, images: map[string]string{}}
 	rec := record{Name: stack.Name}
-	if u, err := m.unit(stack.Name); err == nil {
+	u, err := m.usable(ctx, stack.Name)
+	switch {
+	case err == nil:
 		rec = u.record()
 		if rec.Current != 0 {
 			if o.from, err = u.stack(rec.Current); err != nil {
 				return Plan{}, err
 			}
 		}
+	case !errors.Is(err, runner.ErrNotFound):
+		return Plan{}, err
 	}
 	o.jobs = rec.Jobs
-	var err error
 	if o.found, err = m.find(ctx, stack.Name); err != nil {
 		return Plan{}, err
 	}

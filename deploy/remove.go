@@ -7,12 +7,13 @@ import (
 	"slices"
 
 	"github.com/berth-registry/berth/internal/durable"
-	"github.com/berth-registry/berth/runner"
 )
 
 // Remove removes a stack: its containers, traffic, networks and files, and if asked
-// for its volumes. It fails with runner.ErrNotFound, and with runner.ErrConflict if
-// the stack is being deployed. The end of ctx ends the watching, not the removal.
+// for its volumes. What is its own is found by its labels, so that a stack whose files
+// cannot be read can be removed, too. It fails with runner.ErrNotFound, and with
+// runner.ErrConflict if the stack is being deployed. The end of ctx ends the watching,
+// not the removal.
 func (m *Manager) Remove(ctx context.Context, stack string, volumes bool, watch func(Event)) error {
 	u, err := m.unit(stack)
 	if err != nil {
@@ -22,10 +23,11 @@ func (m *Manager) Remove(ctx context.Context, stack string, volumes bool, watch 
 	if err != nil {
 		return err
 	}
-	err = u.update(func(r *record) { r.Removing, r.Volumes = true, volumes })
-	if err != nil {
-		u.end(op, Revision{}, err)
-		return err
+	if len(u.record().Revisions) > 0 { // else what cannot be read stays until all the rest is gone
+		if err := u.update(func(r *record) { r.Removing, r.Volumes = true, volumes }); err != nil {
+			u.end(op, Revision{}, err)
+			return err
+		}
 	}
 	u.run(opCtx, op, func(ctx context.Context) (Revision, error) {
 		return Revision{}, u.removeAll(ctx, op, volumes)
@@ -53,16 +55,16 @@ func (u *unit) removeAll(ctx context.Context, op *operation, volumes bool) error
 	if err := u.removeContainers(ctx, op, rec); err != nil {
 		return err
 	}
-	for _, rev := range rec.Revisions {
-		u.removeNetworks(ctx, rev.Number)
-		if volumes {
-			if err := u.removeVolumes(ctx, op, rev.Number); err != nil {
-				return err
-			}
+	if err := u.removeNetworks(ctx); err != nil {
+		return err
+	}
+	if volumes {
+		if err := u.removeVolumes(ctx, op); err != nil {
+			return err
 		}
 	}
 	// The record goes last of what counts: without it Open removes the rest.
-	err := durable.Remove(u.store.path("record.json"))
+	err := durable.Remove(u.store.path(recordFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -108,38 +110,28 @@ func (u *unit) removeContainers(ctx context.Context, op *operation, rec record) 
 	})
 }
 
-// removeNetworks removes the networks that the stack has made for a revision. One that
-// somebody else uses is left.
-func (u *unit) removeNetworks(ctx context.Context, revision int) {
-	v, err := u.stack(revision)
-	if err != nil {
-		return // it is not remembered
-	}
-	for _, n := range v.Stack.Networks {
-		have, err := u.m.engine.InspectNetwork(ctx, n.Name)
-		if n.External || err != nil || have.Labels[labelStack] != u.name {
-			continue
-		}
-		if err := u.m.engine.RemoveNetwork(ctx, n.Name); err != nil {
-			u.m.log.WarnContext(ctx, "remove a network", "stack", u.name, "network", n.Name, "error", err)
-		}
-	}
-}
-
-// removeVolumes removes the volumes that the stack has made for a revision.
-func (u *unit) removeVolumes(ctx context.Context, op *operation, revision int) error {
-	v, err := u.stack(revision)
-	if errors.Is(err, runner.ErrNotFound) {
-		return nil
-	}
+// removeNetworks removes the networks that the stack has made. One that somebody else
+// uses is left.
+func (u *unit) removeNetworks(ctx context.Context) error {
+	list, err := u.m.engine.ListNetworks(ctx, madeFor(u.name))
 	if err != nil {
 		return err
 	}
-	for _, vol := range v.Stack.Volumes {
-		have, err := u.m.engine.InspectVolume(ctx, vol.Name)
-		if vol.External || err != nil || have.Labels[labelStack] != u.name {
-			continue
+	for _, n := range list {
+		if err := known(u.m.engine.RemoveNetwork(ctx, n.Name)); err != nil {
+			u.m.log.WarnContext(ctx, "remove a network", "stack", u.name, "network", n.Name, "error", err)
 		}
+	}
+	return nil
+}
+
+// removeVolumes removes the volumes that the stack has made.
+func (u *unit) removeVolumes(ctx context.Context, op *operation) error {
+	list, err := u.m.engine.ListVolumes(ctx, madeFor(u.name))
+	if err != nil {
+		return err
+	}
+	for _, vol := range list.Volumes {
 		u.say(op, EventStep, "", "", "remove volume "+vol.Name)
 		if err := known(u.m.engine.RemoveVolume(ctx, vol.Name, false)); err != nil {
 			return err

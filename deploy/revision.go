@@ -57,6 +57,9 @@ type Status struct {
 	Deploying int
 	Services  []ServiceStatus
 	Drift     []string // what is not as it should be, in a line each
+	// Error is why the stack cannot be used, or not be looked at, and what to do about
+	// it; empty: it can. Services are then what is found of them.
+	Error string `json:",omitempty"`
 }
 
 // ServiceStatus is a service of a stack as it is now.

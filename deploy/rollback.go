@@ -13,7 +13,7 @@ import (
 // otherwise they are created anew, of the images that they had, and the gate has to
 // hold as in Deploy. Errors are those of Deploy, and runner.ErrNotFound.
 func (m *Manager) Rollback(ctx context.Context, stack string, to int, by string, watch func(Event)) (Revision, error) {
-	u, err := m.unit(stack)
+	u, err := m.usable(ctx, stack)
 	if err != nil {
 		return Revision{}, err
 	}
@@ -62,7 +62,7 @@ func before(rec record, to int) (*Revision, error) {
 // Scale changes the number of replicas of services, as a revision of its own. Errors
 // are those of Deploy, and runner.ErrNotFound.
 func (m *Manager) Scale(ctx context.Context, stack string, replicas map[string]int, by string, watch func(Event)) (Revision, error) {
-	u, err := m.unit(stack)
+	u, err := m.usable(ctx, stack)
 	if err != nil {
 		return Revision{}, err
 	}
@@ -96,7 +96,7 @@ func (m *Manager) Scale(ctx context.Context, stack string, replicas map[string]i
 // done. It fails with runner.ErrNotFound if there is none, and with runner.ErrConflict
 // if it was too late.
 func (m *Manager) Cancel(ctx context.Context, stack string) error {
-	u, err := m.unit(stack)
+	u, err := m.usable(ctx, stack)
 	if err != nil {
 		return err
 	}

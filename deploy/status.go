@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,7 +13,8 @@ import (
 	"github.com/berth-registry/berth/runner"
 )
 
-// Stacks returns all stacks as they are now, sorted by name.
+// Stacks returns all stacks as they are now, sorted by name. What cannot be said of one
+// is in its Error.
 func (m *Manager) Stacks(ctx context.Context) ([]Status, error) {
 	list := []Status{}
 	for _, u := range m.all() {
@@ -20,8 +22,14 @@ func (m *Manager) Stacks(ctx context.Context) ([]Status, error) {
 			continue
 		}
 		s, err := u.status(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if errors.Is(err, runner.ErrNotFound) && s.Name == "" {
+			continue
+		}
 		if err != nil {
-			return nil, err
+			s.Error = err.Error()
 		}
 		list = append(list, s)
 	}
@@ -37,10 +45,10 @@ func (m *Manager) Status(ctx context.Context, stack string) (Status, error) {
 	return u.status(ctx)
 }
 
-// History returns the revisions of a stack that are remembered, the newest first, or
-// runner.ErrNotFound.
+// History returns the revisions of a stack that are remembered, the newest first. It
+// fails with runner.ErrNotFound, and with runner.ErrPrecondition if they cannot be read.
 func (m *Manager) History(ctx context.Context, stack string) ([]Revision, error) {
-	u, err := m.unit(stack)
+	u, err := m.usable(ctx, stack)
 	if err != nil {
 		return nil, err
 	}
@@ -71,9 +79,9 @@ func (v *versioned) complete(found []replica) bool {
 }
 
 // Stack returns what a revision is made of; with 0, the one in service. It fails with
-// runner.ErrNotFound.
-func (m *Manager) Stack(_ context.Context, stack string, revision int) (Stack, error) {
-	u, err := m.unit(stack)
+// runner.ErrNotFound, and with runner.ErrPrecondition if that cannot be read.
+func (m *Manager) Stack(ctx context.Context, stack string, revision int) (Stack, error) {
+	u, err := m.usable(ctx, stack)
 	if err != nil {
 		return Stack{}, err
 	}
@@ -92,10 +100,16 @@ func (m *Manager) Stack(_ context.Context, stack string, revision int) (Stack, e
 }
 
 // status is the stack as it is now: the services of the revision in service, or of the
-// first that is on its way.
+// first that is on its way, or of the last one if none was ever in service.
 func (u *unit) status(ctx context.Context) (Status, error) {
+	if err := u.mend(ctx); err != nil {
+		return u.leftStatus(ctx, err), nil
+	}
 	rec := u.record()
-	s := Status{Name: u.name, Revision: rec.Current, Drift: []string{}}
+	if len(rec.Revisions) == 0 { // it has gone just now
+		return Status{}, runner.Errorf(runner.ErrNotFound, "no such stack: %s", u.name)
+	}
+	s := Status{Name: u.name, Revision: rec.Current, Services: []ServiceStatus{}, Drift: []string{}}
 	shown := rec.Current
 	if rec.Under != nil {
 		s.Deploying = rec.Under.Revision
@@ -104,7 +118,9 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 		}
 	}
 	if shown == 0 {
-		return s, nil // nothing that it had was ever in service
+		last := rec.Revisions[len(rec.Revisions)-1]
+		shown = last.Number
+		s.Drift = append(s.Drift, outcomeOf(last))
 	}
 	v, err := u.stack(shown)
 	if err != nil {
@@ -144,10 +160,19 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
+// outcomeOf is what became of a revision, in a line.
+func outcomeOf(r Revision) string {
+	text := fmt.Sprintf("revision %d: %s", r.Number, r.Outcome)
+	if r.Reason != "" {
+		text += ": " + r.Reason
+	}
+	return text
+}
+
 func (u *unit) serviceStatus(ctx context.Context, v *versioned, svc *Service, found []replica, weights map[string]int) ServiceStatus {
 	one := ServiceStatus{
 		Name: svc.Name, Image: svc.Image, Digest: imagesOf(v.Stack)[svc.Name], Strategy: svc.Strategy,
-		Job: svc.Job, Replicas: replicasOf(svc), Ports: network.PortMap{}, Containers: []ContainerStatus{},
+		Job: svc.Job, Replicas: replicasOf(svc), Ports: network.PortMap{},
 	}
 	for _, route := range svc.Routes {
 		one.Hosts = append(one.Hosts, route.Hosts...)
@@ -157,8 +182,15 @@ func (u *unit) serviceStatus(ctx context.Context, v *versioned, svc *Service, fo
 			one.Ready++
 		}
 	}
+	one.Containers = u.containers(ctx, svc.Name, found, weights)
+	return one
+}
+
+// containers are those found of a service.
+func (u *unit) containers(ctx context.Context, service string, found []replica, weights map[string]int) []ContainerStatus {
+	list := []ContainerStatus{}
 	for _, r := range found {
-		if r.Service != svc.Name {
+		if r.Service != service {
 			continue
 		}
 		c := ContainerStatus{
@@ -167,9 +199,9 @@ func (u *unit) serviceStatus(ctx context.Context, v *versioned, svc *Service, fo
 		if !r.running() {
 			c.Exit = u.exitCode(ctx, r.ID)
 		}
-		one.Containers = append(one.Containers, c)
+		list = append(list, c)
 	}
-	return one
+	return list
 }
 
 func b2i(b bool) int {

@@ -2,9 +2,6 @@ package deploy
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +10,6 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/internal/durable"
-	"github.com/berth-registry/berth/runner"
 )
 
 // record is what is on disk of a stack, beside what its revisions are made of.
@@ -89,35 +85,19 @@ func (r *record) clone() record {
 }
 
 // store has the records of a stack in a directory of its own: record.json, and for
-// each revision what it is made of in NUMBER.json.
+// each revision what it is made of in NUMBER.json. Each is written beside the one
+// before, synced, and then takes its place: it is never half there.
 type store struct{ dir string }
+
+const recordFile = "record.json"
 
 func (s store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-func (s store) load() (record, error) {
-	var r record
-	err := readJSON(s.path("record.json"), &r)
-	return r, err
-}
-
 // save makes the record durable.
 func (s store) save(r record) error {
-	return s.write("record.json", r)
-}
-
-// stack returns what a revision is made of.
-func (s store) stack(number int) (*versioned, error) {
-	var v versioned
-	err := readJSON(s.path(strconv.Itoa(number)+".json"), &v)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, runner.Errorf(runner.ErrNotFound, "revision %d is not remembered", number)
-	}
-	if err == nil && v.Stack == nil {
-		err = fmt.Errorf("%s: it has no stack", s.path(strconv.Itoa(number)+".json"))
-	}
-	return &v, err
+	return s.write(recordFile, r)
 }
 
 // saveStack makes durable what a revision is made of.
@@ -153,17 +133,6 @@ func (s store) write(name string, value any) error {
 		return err
 	}
 	return durable.WriteFile(s.path(name), text)
-}
-
-func readJSON(path string, into any) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
 }
 
 // removeDir removes all that is left of a stack that has no record.

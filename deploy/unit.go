@@ -22,6 +22,7 @@ type unit struct {
 
 	mu     sync.Mutex
 	rec    record     // as it is on disk
+	unread error      // why that, or what is in service, cannot be read; nil: it can
 	op     *operation // that goes on; nil: none
 	gone   bool       // it was removed: who comes now takes another
 	drains map[string]*draining
@@ -53,7 +54,7 @@ func (m *Manager) newUnit(name string) *unit {
 func (u *unit) known() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return len(u.rec.Revisions) > 0
+	return len(u.rec.Revisions) > 0 || u.unread != nil
 }
 
 // record returns what is on disk.

@@ -31,7 +31,7 @@ func (m *Manager) watch(seq iter.Seq[events.Message]) {
 	for {
 		for e := range seq {
 			if stack := e.Actor.Attributes[labelStack]; stack != "" && matters(e.Action) {
-				if u, err := m.unit(stack); err == nil {
+				if u, err := m.unit(stack); err == nil && u.sound() {
 					if e.Action == events.ActionDie {
 						u.falls(e.Actor.ID)
 					}
@@ -58,7 +58,9 @@ func matters(a events.Action) bool {
 
 func (m *Manager) pokeAll() {
 	for _, u := range m.all() {
-		m.poke(u)
+		if u.mend(m.lifetime()) == nil {
+			m.poke(u)
+		}
 	}
 }
 

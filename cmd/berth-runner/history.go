@@ -48,7 +48,7 @@ With --json: a list of {"Number", "By", "From", "Started", "Ended", "Outcome", "
 }
 
 func historyRow(r deploy.Revision) []string {
-	took, kept, from, outcome := "-", "-", dash(r.From), string(r.Outcome)
+	took, kept, from, outcome := "-", "-", dash(r.From), printable(outcomeOf(r))
 	if !r.Ended.IsZero() {
 		took = fmt.Sprintf("%.1fs", r.Ended.Sub(r.Started).Seconds())
 	}
@@ -57,9 +57,6 @@ func historyRow(r deploy.Revision) []string {
 	}
 	if r.Rollback != 0 {
 		from = fmt.Sprintf("revision %d", r.Rollback)
-	}
-	if r.Reason != "" {
-		outcome += ": " + printable(r.Reason)
 	}
 	var images []string
 	for _, service := range slices.Sorted(maps.Keys(r.Images)) {

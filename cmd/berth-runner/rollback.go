@@ -118,7 +118,8 @@ func newRmCmd() *cobra.Command {
 		Use:   "rm STACK",
 		Short: "Take a stack out of service, and remove it",
 		Long: `Take a stack out of service, and remove all that it has: containers, networks,
-configs, secrets and its history; with --volumes its volumes, too, and what is in them.`,
+configs, secrets and its history; with --volumes its volumes, too, and what is in them.
+What it has is found by its labels, also if its files cannot be read.`,
 		Example: "  berth-runner rm shop\n  berth-runner rm shop --volumes --yes",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -155,6 +156,9 @@ func confirm(cmd *cobra.Command, c *runnerClient, stack string, volumes, yes boo
 	with := ""
 	if volumes {
 		with = " and its volumes"
+	}
+	if s.Error != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(s.Error))
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "Remove %s, its %d services%s? [y/N] ", stack, len(s.Services), with)
 	var answer string

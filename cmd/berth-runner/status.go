@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -31,8 +32,12 @@ are ready, under which ports and names they are served, and what is not as it sh
 With --wait it is shown when no deployment of the stack goes on any more; the exit code
 is 1 if the last one was not taken.
 
+A stack whose files the runner cannot read is left as it is: what runs of it runs on, and
+is not deployed, repaired or scaled. It is shown with the reason and what to do, and with
+what can be found of it.
+
 With --json: a list, or with STACK an object, of {"Name", "Revision", "Deploying",
-"Services", "Drift"}.`,
+"Services", "Drift", "Error"}.`,
 		Example: "  berth-runner status\n  berth-runner status shop --containers\n  berth-runner status shop --wait",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -90,14 +95,34 @@ func (f *clientFlags) list(ctx context.Context, w io.Writer, c *runnerClient) er
 	if err := table(w, rows); err != nil {
 		return err
 	}
+	if err := printErrors(w, all); err != nil {
+		return err
+	}
 	return printFollowing(ctx, w, c, "")
+}
+
+// printErrors prints which stacks cannot be used, and why.
+func printErrors(w io.Writer, all []deploy.Status) error {
+	for _, s := range all {
+		if s.Error == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\n%s\n", printable(s.Error)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stateOf is a stack's state in a few words.
 func stateOf(s deploy.Status) string {
 	switch {
+	case s.Error != "":
+		return "cannot be used"
 	case s.Deploying != 0:
 		return fmt.Sprintf("deploying revision %d", s.Deploying)
+	case s.Revision == 0:
+		return "not in service"
 	case len(s.Drift) > 0:
 		return "not as it should be"
 	}
@@ -123,6 +148,9 @@ func (c *runnerClient) await(ctx context.Context, stack string) error {
 		if err != nil {
 			return err
 		}
+		if s.Error != "" {
+			return errors.New(printable(s.Error))
+		}
 		if s.Deploying == 0 {
 			break
 		}
@@ -136,12 +164,23 @@ func (c *runnerClient) await(ctx context.Context, stack string) error {
 	if err != nil || len(h) == 0 || h[0].Outcome == deploy.Deployed {
 		return err
 	}
-	return notTaken{fmt.Errorf("%s: revision %d: %s: %s", stack, h[0].Number, h[0].Outcome, printable(h[0].Reason))}
+	return notTaken{fmt.Errorf("%s: revision %d: %s", stack, h[0].Number, printable(outcomeOf(h[0])))}
+}
+
+// outcomeOf is what became of a revision, and why.
+func outcomeOf(r deploy.Revision) string {
+	if r.Reason == "" {
+		return string(r.Outcome)
+	}
+	return string(r.Outcome) + ": " + r.Reason
 }
 
 func printStatus(w io.Writer, s deploy.Status, containers bool) error {
 	text := "no revision is in service"
-	if s.Revision != 0 {
+	switch {
+	case s.Error != "":
+		text = stateOf(s)
+	case s.Revision != 0:
 		text = fmt.Sprintf("revision %d", s.Revision)
 	}
 	if s.Deploying != 0 {
@@ -154,7 +193,7 @@ func printStatus(w io.Writer, s deploy.Status, containers bool) error {
 	for _, service := range s.Services {
 		reached := append(portsOf(service.Ports), service.Hosts...)
 		rows = append(rows, []string{
-			service.Name, pinned(service.Image, service.Digest), dash(string(service.Strategy)),
+			service.Name, dash(pinned(service.Image, service.Digest)), dash(string(service.Strategy)),
 			readyOf(service), dash(strings.Join(reached, ", ")), revisionsOf(service),
 		})
 	}
@@ -174,7 +213,7 @@ func printStatus(w io.Writer, s deploy.Status, containers bool) error {
 			return err
 		}
 	}
-	return nil
+	return printErrors(w, []deploy.Status{s})
 }
 
 // readyOf is how many replicas of a service are ready, or how a job is.
