@@ -81,6 +81,7 @@ type Client struct {
 	insecureHosts []string
 
 	verified, unverified *http.Transport
+	own                  ownTransports
 	schemes              schemes
 }
 
@@ -119,24 +120,6 @@ func New(o Options) (*Client, error) {
 		}
 	}
 	return c, nil
-}
-
-// newTransport speaks HTTP/1.1: several layers at once are faster by a
-// connection each than within the windows of one.
-func newTransport(config *tls.Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    10 * time.Second,
-		MaxIdleConnsPerHost:    8,
-		IdleConnTimeout:        30 * time.Second,
-		MaxResponseHeaderBytes: 256 << 10,
-		DisableCompression:     true, // digests are of the bytes as stored
-		WriteBufferSize:        64 << 10,
-		ReadBufferSize:         64 << 10,
-	}
 }
 
 // ParseName is reference.ParseNormalizedNamed, except that a name without a host

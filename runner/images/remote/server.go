@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -89,7 +90,7 @@ func (c *Client) serverAt(raw string) (*server, error) {
 // secure decides on the schemes of a server and how it is to prove itself, by
 // what is configured for name.
 func (c *Client) secure(s *server, name string) error {
-	conf, err := c.certificates(name)
+	conf, sum, err := c.certificates(name)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (c *Client) secure(s *server, name string) error {
 	switch {
 	case conf != nil:
 		conf.InsecureSkipVerify = skip
-		s.transport = newTransport(conf)
+		s.transport = c.own.of(name, sum, conf)
 	case skip:
 		s.transport = c.unverified
 	default:
@@ -121,13 +122,14 @@ func (c *Client) secure(s *server, name string) error {
 }
 
 // certificates is what TLS needs for a host with certificates of its own, nil
-// for others. They are read anew for each use, so that they can be renewed.
-func (c *Client) certificates(name string) (*tls.Config, error) {
+// for others. They are read anew for each use, so that they can be renewed; sum is what
+// was read.
+func (c *Client) certificates(name string) (conf *tls.Config, sum certSum, err error) {
 	var cas []string
 	var pairs [][2]string
 	if h := c.o.Hosts[name]; h.CA != "" || h.Cert != "" || h.Key != "" {
 		if (h.Cert == "") != (h.Key == "") {
-			return nil, errors.New("a client certificate and its key go together")
+			return nil, sum, errors.New("a client certificate and its key go together")
 		}
 		if h.CA != "" {
 			cas = append(cas, h.CA)
@@ -139,7 +141,7 @@ func (c *Client) certificates(name string) (*tls.Config, error) {
 	dir := filepath.Join(c.o.CertsDir, name)
 	more, morePairs, err := certsIn(dir)
 	if err != nil {
-		return nil, err
+		return nil, sum, err
 	}
 	return tlsConfig(append(cas, more...), append(pairs, morePairs...))
 }
@@ -174,33 +176,45 @@ func certsIn(dir string) (cas []string, pairs [][2]string, err error) {
 	return cas, pairs, nil
 }
 
-func tlsConfig(cas []string, pairs [][2]string) (*tls.Config, error) {
+func tlsConfig(cas []string, pairs [][2]string) (conf *tls.Config, sum certSum, err error) {
 	if len(cas) == 0 && len(pairs) == 0 {
-		return nil, nil //nolint:nilnil // a host without certificates of its own
+		return nil, sum, nil // a host without certificates of its own
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	all := sha256.New()
+	read := func(file string) ([]byte, error) {
+		data, err := os.ReadFile(file)
+		fmt.Fprintf(all, "%q %d %s", file, len(data), data) // a hash never fails
+		return data, err
+	}
+	conf = &tls.Config{MinVersion: tls.VersionTLS12}
 	if len(cas) > 0 {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			return nil, fmt.Errorf("the system's certificates: %w", err)
+		if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
+			return nil, sum, fmt.Errorf("the system's certificates: %w", err)
 		}
 		for _, ca := range cas {
-			pem, err := os.ReadFile(ca)
+			pem, err := read(ca)
 			if err != nil {
-				return nil, err
+				return nil, sum, err
 			}
-			if !pool.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s has no certificate in PEM", ca)
+			if !conf.RootCAs.AppendCertsFromPEM(pem) {
+				return nil, sum, fmt.Errorf("%s has no certificate in PEM", ca)
 			}
 		}
-		conf.RootCAs = pool
 	}
 	for _, p := range pairs {
-		cert, err := tls.LoadX509KeyPair(p[0], p[1])
+		certPEM, err := read(p[0])
 		if err != nil {
-			return nil, err
+			return nil, sum, err
+		}
+		keyPEM, err := read(p[1])
+		if err != nil {
+			return nil, sum, err
+		}
+		cert, err := tls.X509KeyPair(certPEM, keyPEM)
+		if err != nil {
+			return nil, sum, err
 		}
 		conf.Certificates = append(conf.Certificates, cert)
 	}
-	return conf, nil
+	return conf, certSum(all.Sum(nil)), nil
 }

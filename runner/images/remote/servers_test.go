@@ -42,14 +42,16 @@ func distribution(t *testing.T, env ...string) registryServer {
 }
 
 // berth starts the registry of this repository.
-func berth(t *testing.T) registryServer {
+func berth(t *testing.T, env ...string) registryServer {
 	t.Helper()
 	bin := os.Getenv("BERTH_BIN")
 	if bin == "" {
 		bin = "../../../bin/berth"
 	}
 	addr := freeAddr(t)
-	start(t, exec.Command(bin, "serve", "--addr", addr, "--data", t.TempDir(), "--metrics-addr", ""), addr)
+	cmd := exec.Command(bin, "serve", "--addr", addr, "--data", t.TempDir(), "--metrics-addr", "")
+	cmd.Env = append(os.Environ(), env...)
+	start(t, cmd, addr)
 	return registryServer{addr}
 }
 
