@@ -17,9 +17,21 @@ func explain(ps *problems, err error) error {
 		return err
 	}
 	for _, err := range leaves(err) {
-		ps.errs = append(ps.errs, ps.src.explain(strings.Join(strings.Fields(err.Error()), " ")))
+		for _, text := range decodings(err.Error()) {
+			ps.errs = append(ps.errs, ps.src.explain(strings.Join(strings.Fields(text), " ")))
+		}
 	}
 	return ps.err()
+}
+
+// decodings returns the lines of an error that tells several at once, each of which is
+// about a value: 'services[web].mem_limit' invalid size: 'lots'.
+func decodings(text string) []string {
+	list, ok := strings.CutPrefix(text, "decoding failed due to the following error(s):")
+	if !ok {
+		return []string{text}
+	}
+	return strings.FieldsFunc(list, func(r rune) bool { return r == '\n' })
 }
 
 // leaves returns the errors that were joined.
@@ -42,12 +54,13 @@ const unknownKey = "no such key in a Compose file"
 func (s *sources) explain(text string) Problem {
 	text = strings.TrimSuffix(text, ": invalid compose project") // the kind of compose-go's errors
 	var named *source
-	for _, re := range []string{`^(?:validating|failed to parse) (\S+?): `} {
+	for _, re := range []string{`^(?:validating|failed to parse|failed to read) (\S+?): `} {
 		if m := regexp.MustCompile(re).FindStringSubmatch(text); m != nil {
 			text = strings.TrimPrefix(text, m[0])
 			named = s.named(m[1])
 		}
 	}
+	text = strings.TrimPrefix(text, "yaml: construct errors: line 1: ") // which is where the mapping begins
 	if m := regexp.MustCompile(`\bline (\d+)(?:, column \d+)?:? ?`).FindStringSubmatch(text); m != nil && (named != nil || len(s.files) == 1) {
 		line, _ := strconv.Atoi(m[1])
 		if named == nil {
@@ -55,15 +68,26 @@ func (s *sources) explain(text string) Problem {
 		}
 		return Problem{File: named.name, Line: line, Message: strings.TrimPrefix(text, "yaml: ")}
 	}
+	if p := s.told(text); p != nil {
+		return *p
+	}
 	p, message := s.pathIn(text)
 	file, line := s.locate(p)
 	if message == "false schema" {
 		message = unknownKey
 	}
-	if m := regexp.MustCompile(`additional properties '([^']+)'`).FindStringSubmatch(message); m != nil {
+	if m := regexp.MustCompile(`additional properties '([^']*)'`).FindStringSubmatch(message); m != nil {
+		named := len(p) == 1 // not a key, but the name of a service or the like
 		p = p.at(m[1])
 		file, line = s.locate(p)
-		message = unknownKey
+		switch {
+		case m[1] == "":
+			message = "a key cannot be empty"
+		case named:
+			message = "a name has letters, digits, dots, - and _, and no others"
+		default:
+			message = unknownKey
+		}
 	}
 	if line == 0 && named != nil {
 		file = named.name
@@ -92,11 +116,33 @@ func (s *sources) pathIn(text string) (keys, string) {
 		}
 		return p, text
 	}
-	quoted := regexp.MustCompile(`^(service|network|volume|config|secret)s? "?([A-Za-z0-9._-]+)"?`)
+	if m := regexp.MustCompile(`^'([a-z]+(?:\[[^\]]*\]|\.[A-Za-z0-9_-]+)+)' `).FindStringSubmatch(text); m != nil {
+		return decoded(m[1]), strings.TrimPrefix(text, m[0])
+	}
+	quoted := regexp.MustCompile(`^(service|network|volume|config|secret) "?([A-Za-z0-9._-]+)"?`)
 	if m := quoted.FindStringSubmatch(text); m != nil {
 		return keys{m[1] + "s", m[2]}, text
 	}
+	if m := regexp.MustCompile(`^(services|networks|volumes|configs|secrets) (must|additional) `).FindStringSubmatch(text); m != nil {
+		return keys{m[1]}, text
+	}
 	return nil, text
+}
+
+// decoded makes a path of one like services[web].ports[0].target.
+func decoded(text string) keys {
+	var p keys
+	for _, m := range regexp.MustCompile(`\[([^\]]*)\]|[^.\[\]]+`).FindAllStringSubmatch(text, -1) {
+		key := m[0]
+		if m[1] != "" {
+			key = m[1]
+		}
+		if _, err := strconv.Atoi(key); err == nil && len(p) > 2 {
+			key = "[" + key + "]"
+		}
+		p = append(p, key)
+	}
+	return p
 }
 
 // split makes a path of a dotted one, whose keys may have dots themselves: those that

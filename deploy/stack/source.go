@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -16,8 +17,9 @@ import (
 // It reads them again, and only once something is to be told.
 type sources struct {
 	files []*source
-	dir   string // of the project, that includes and extends are relative to
-	local bool   // files that the files name may be read
+	dir   string        // of the project, that includes and extends are relative to
+	local bool          // files that the files name may be read
+	env   types.Mapping // variables
 	model map[string]any
 	roots []place
 

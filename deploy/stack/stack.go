@@ -83,7 +83,7 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 		return nil, runner.Errorf(runner.ErrInvalid, "%w", err)
 	}
 	details.Environment = opts.Environment
-	src := &sources{dir: details.WorkingDir, local: true}
+	src := &sources{dir: details.WorkingDir, local: true, env: details.Environment}
 	for i, f := range details.ConfigFiles {
 		name := display(f.Filename)
 		if i < len(o.Files) {
@@ -93,6 +93,9 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 	}
 	name := cmp.Or(o.ProjectName, opts.Environment[consts.ComposeProjectName])
 	return load(ctx, src, *details, naming(name, details.WorkingDir), loader.WithDiscardEnvFiles,
+		func(o *loader.Options) {
+			o.ResourceLoaders = append([]loader.ResourceLoader{remote{}}, o.ResourceLoaders...)
+		},
 		loader.WithProfiles(profiles(o.Profiles, opts.Environment[consts.ComposeProfiles])))
 }
 
@@ -141,6 +144,12 @@ func load(ctx context.Context, src *sources, details types.ConfigDetails, option
 	name, _ := model["name"].(string)
 	opts.SetProjectName(name, true)
 	checkFields(ps, opts.Profiles)
+	if src.local {
+		registerRaw()
+		if !checkReads(ps, opts.Profiles) {
+			return nil, ps.err()
+		}
+	}
 	project, err := loader.ModelToProject(model, opts, details)
 	if err != nil {
 		return nil, explain(ps, err)
