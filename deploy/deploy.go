@@ -15,6 +15,9 @@ import (
 // traffic and held its gate. What happens is told to watch, one event after the
 // other; watch may be nil. The end of ctx ends the watching, not the deployment.
 //
+// What is in service over again, from the same place, and as it should be, is left as it
+// is: no revision is made, and the one in service is returned as Unchanged.
+//
 // It fails with runner.ErrInvalid if the stack is wrong, with runner.ErrPrecondition
 // if it has routes and the host has no edge, or if the files of the stack cannot be
 // read, with runner.ErrConflict if the stack is being deployed already, and with a
@@ -129,20 +132,31 @@ type deployment struct {
 
 // run takes all steps, and takes them back if one fails.
 func (d *deployment) run(ctx context.Context) (Revision, error) {
-	err := d.forward(ctx)
-	if err == nil {
-		var rev Revision
-		if rev, err = d.commit(ctx); err == nil {
-			return rev, nil
-		}
+	rev, err := d.forward(ctx)
+	if err != nil {
+		return d.u.fail(ctx, d.op, d.number, err)
 	}
-	return d.u.fail(ctx, d.op, d.number, err)
+	return rev, nil
 }
 
-func (d *deployment) forward(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{
-		d.pin, d.objects, d.compare, d.reserve, d.bringAll, d.canary, d.switchOver, d.gateAgain,
-	} {
+func (d *deployment) forward(ctx context.Context) (Revision, error) {
+	if err := inTurn(ctx, d.pin, d.objects, d.compare); err != nil {
+		return Revision{}, err
+	}
+	if same, err := d.unchanged(ctx); err != nil {
+		return Revision{}, err
+	} else if same {
+		return d.keep(ctx)
+	}
+	if err := inTurn(ctx, d.reserve, d.bringAll, d.canary, d.switchOver, d.gateAgain); err != nil {
+		return Revision{}, err
+	}
+	return d.commit(ctx)
+}
+
+// inTurn takes steps one after the other, until one fails or ctx ends.
+func inTurn(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}

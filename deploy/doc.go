@@ -26,6 +26,9 @@
 //   - A service whose containers would be the same keeps them, whatever else of it
 //     changes: replicas, ports, routes, names, strategy. One that needs another with
 //     Restart is replaced with it.
+//   - What is deployed over again, and is as it should be, is left as it is and makes no
+//     revision. What is amiss of it is mended, as a revision of its own. A rollback leads
+//     to the last revision that differs from the one in service.
 //   - What runs is repaired: replicas that are missing are created, those that have
 //     ended are started, those that are unhealthy, or have ended and are not ready
 //     again, get no traffic while there are others, and the edge is told of new

@@ -11,7 +11,7 @@ import (
 // Plan is what is done to put a stack into service, in this order.
 type Plan struct {
 	Stack    string
-	Revision int // that it will be
+	Revision int // that it will be; the one in service if there are no steps
 	Steps    []Step
 }
 

@@ -3,12 +3,14 @@ package deploy
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/berth-registry/berth/runner"
 )
 
-// Plan returns what Deploy would do. Nothing is pulled for it: an image that is not on
-// the host counts as another one. Errors are those of Deploy before it begins.
+// Plan returns what Deploy would do: no steps if it would leave the revision in service
+// as it is. Nothing is pulled for it: an image that is not on the host counts as another
+// one. Errors are those of Deploy before it begins.
 func (m *Manager) Plan(ctx context.Context, req Request) (Plan, error) {
 	if err := check(&req.Stack, m.edge != nil); err != nil {
 		return Plan{}, err
@@ -48,7 +50,19 @@ func (m *Manager) Plan(ctx context.Context, req Request) (Plan, error) {
 	if to.Versions, err = versions(&stack); err != nil {
 		return Plan{}, err
 	}
-	return planOf(o, to, rec.next())
+	p, err := planOf(o, to, rec.next())
+	if err != nil || !p.keepsAll() {
+		return p, err
+	}
+	if same, err := again(rec, o.from, req.From, to); err != nil || !same {
+		return p, err
+	}
+	return Plan{Stack: stack.Name, Revision: rec.Current, Steps: []Step{}}, nil
+}
+
+// keepsAll says whether all containers serve on, and there are no others.
+func (p Plan) keepsAll() bool {
+	return !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind != StepKeep && s.Kind != StepSwitch })
 }
 
 // observeObjects finds out which networks and volumes of a stack are there.

@@ -27,7 +27,7 @@ func (u *unit) repair(ctx context.Context) (later bool, err error) {
 	switch {
 	case rec.Removing, len(rec.Revisions) == 0:
 		return false, nil
-	case rec.Under != nil && rec.Under.Phase == phasePaused:
+	case rec.paused():
 		return false, nil
 	case rec.Under != nil:
 		u.resume() // it could not go back before

@@ -34,6 +34,9 @@ type Revision struct {
 	// Kept says that its containers are still there, so that to return to it needs no
 	// more than to start them.
 	Kept bool
+	// Unchanged says that this one was in service already when it was deployed again: it
+	// is only returned, not remembered.
+	Unchanged bool `json:",omitempty"`
 }
 
 // Outcome is what became of a revision.

@@ -2,13 +2,12 @@ package deploy
 
 import (
 	"context"
-	"slices"
 
 	"github.com/berth-registry/berth/runner"
 )
 
 // Rollback puts a revision before into service again, as a revision of its own. With
-// 0 it is the one that had the traffic before the present one. If its containers are
+// 0 it is the last one that had the traffic and differs from the present one. If its containers are
 // kept, they are started at the same time, and the traffic moves when all are ready;
 // otherwise they are created anew, of the images that they had, and the gate has to
 // hold as in Deploy. Errors are those of Deploy, and runner.ErrNotFound.
@@ -18,7 +17,7 @@ func (m *Manager) Rollback(ctx context.Context, stack string, to int, by string,
 		return Revision{}, err
 	}
 	return m.put(ctx, u, "rolled back", by, watch, func(rec record) (*intent, error) {
-		rev, err := before(rec, to)
+		rev, err := u.before(rec, to)
 		if err != nil {
 			return nil, err
 		}
@@ -33,25 +32,13 @@ func (m *Manager) Rollback(ctx context.Context, stack string, to int, by string,
 	})
 }
 
-// before returns the revision that a rollback leads to.
-func before(rec record, to int) (*Revision, error) {
-	paused := rec.Under != nil && rec.Under.Phase == phasePaused
-	if to == 0 {
-		if paused && rec.Current != 0 {
-			return rec.revision(rec.Current), nil
-		}
-		for i, rev := range slices.Backward(rec.Revisions) {
-			if rev.Number < rec.Current && rev.Outcome == Deployed {
-				return &rec.Revisions[i], nil
-			}
-		}
-		return nil, runner.Errorf(runner.ErrNotFound, "stack %s has no revision before this one", rec.Name)
-	}
+// chosenBefore returns the revision that somebody wants to return to.
+func chosenBefore(rec record, to int) (*Revision, error) {
 	rev := rec.revision(to)
 	switch {
 	case rev == nil:
 		return nil, runner.Errorf(runner.ErrNotFound, "stack %s has no revision %d, or does not remember it", rec.Name, to)
-	case rev.Number == rec.Current && !paused:
+	case rev.Number == rec.Current && !rec.paused():
 		return nil, runner.Errorf(runner.ErrInvalid, "revision %d of stack %s is in service", to, rec.Name)
 	case rev.Outcome != Deployed:
 		return nil, runner.Errorf(runner.ErrInvalid, "revision %d of stack %s never was in service: %s", to, rec.Name, rev.Outcome)

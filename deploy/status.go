@@ -154,7 +154,7 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 	if ails != "" {
 		s.Drift = append(s.Drift, "it cannot be repaired: "+ails)
 	}
-	if rec.Under != nil && rec.Under.Phase == phasePaused {
+	if rec.paused() {
 		s.Drift = append(s.Drift, fmt.Sprintf("revision %d is paused: deploy again, or roll back", rec.Under.Revision))
 	}
 	return s, nil

@@ -66,6 +66,9 @@ func (r *record) revision(number int) *Revision {
 	return nil
 }
 
+// paused says whether a revision stands where it stopped.
+func (r *record) paused() bool { return r.Under != nil && r.Under.Phase == phasePaused }
+
 // next is the number of the revision after the last.
 func (r *record) next() int {
 	if n := len(r.Revisions); n > 0 {

@@ -144,7 +144,8 @@ func TestNeeds(t *testing.T) {
 			t.Errorf("a job that was done: %+v, %q", job, st.Drift)
 		}
 		// The same version does not run its job again.
-		w.mustDeploy(stack("1", "0"))
+		_, err = w.Deploy(t.Context(), Request{Stack: stack("1", "0"), From: "elsewhere"}, nil)
+		w.must(err)
 		w.is("job containers", w.stopped(), "migrate-r1-1")
 		_, err = w.deploy(stack("2", "9"))
 		var f *Failure

@@ -41,10 +41,9 @@ func (d *deployment) canary(ctx context.Context) error {
 	return nil
 }
 
-// switchOver moves the traffic of the whole stack to the new version.
-func (d *deployment) switchOver(ctx context.Context) error {
-	target := map[string][]string{}
-	var services []runner.Service
+// services are what the traffic has of the new version, and its containers by service.
+func (d *deployment) services() (services []runner.Service, target map[string][]string) {
+	target = map[string][]string{}
 	for _, c := range d.changes {
 		if c.svc.Job || c.action == actionDrop {
 			continue
@@ -52,6 +51,12 @@ func (d *deployment) switchOver(ctx context.Context) error {
 		services = append(services, entry(c.svc, even(c.have)))
 		target[c.svc.Name] = ids(c.have)
 	}
+	return services, target
+}
+
+// switchOver moves the traffic of the whole stack to the new version.
+func (d *deployment) switchOver(ctx context.Context) error {
+	services, target := d.services()
 	err := d.u.update(func(r *record) {
 		r.Under.Phase, r.Under.Target = phaseSwitch, target
 	})

@@ -27,13 +27,17 @@ they do not hold, before the traffic is moved or for a while after, all goes bac
 itself: the reason and the last lines of the container's log are shown, and the exit
 code is 1.
 
+What is in service already, and as it should be, is left as it is: then nothing is
+deployed, and there is no new revision.
+
 The runner does it, not this command: it goes on if the command is interrupted.
 'berth-runner status STACK --wait' watches it, 'berth-runner cancel STACK' takes it
 back. Images of registries that need it are pulled with the credentials of 'docker
 login'.
 
 With --json: a line {"event": {...}} for each event, and at the end {"result": REVISION}
-or {"error": {"message", "failure"}}; with --dry-run the plan.`,
+or {"error": {"message", "failure"}}; with --dry-run the plan. A REVISION that was in
+service already has "Unchanged": true.`,
 		Example: "  berth-runner deploy\n  berth-runner deploy -f compose.yaml -f production.yaml --dry-run\n" +
 			"  berth-runner deploy -f shop.yaml --pull always",
 		Args: cobra.NoArgs,
@@ -105,7 +109,7 @@ func (f *clientFlags) plan(cmd *cobra.Command, c *runnerClient, req deploy.Reque
 func planText(p deploy.Plan) string {
 	text := p.String()
 	if text == "" {
-		text = "nothing\n"
+		text = "nothing: it is in service as it is\n"
 	}
 	return fmt.Sprintf("%s, revision %d:\n%s", p.Stack, p.Revision, text)
 }
@@ -143,6 +147,10 @@ func (d *deployment) run(do func(context.Context, func(deploy.Event)) (deploy.Re
 	}
 	if err != nil {
 		return d.explain(left, err)
+	}
+	if r.Unchanged {
+		_, err = fmt.Fprintf(d.cmd.OutOrStdout(), "%s: nothing has changed: revision %d is in service\n", d.stack, r.Number)
+		return err
 	}
 	said := fmt.Sprintf("%s is %s", d.stack, d.verb)
 	if r.Rollback != 0 {

@@ -17,10 +17,10 @@ func newRollbackCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback STACK [--to N]",
 		Short: "Put a revision of a stack before into service again",
-		Long: `Put a revision of a stack before into service again: the one that had the traffic
-before the present one, or with --to any that 'berth-runner history' shows. Where its
-containers are kept they only have to be started; else they are made anew, of the same
-images. It is a deployment with its own revision, health checks and way back.
+		Long: `Put a revision of a stack before into service again: the last one that had the traffic
+and differs from the present one, or with --to any that 'berth-runner history' shows.
+Where its containers are kept they only have to be started; else they are made anew, of
+the same images. It is a deployment with its own revision, health checks and way back.
 
 With --json: lines as those of 'berth-runner deploy --json'.`,
 		Example: "  berth-runner rollback shop\n  berth-runner rollback shop --to 7",
@@ -28,7 +28,7 @@ With --json: lines as those of 'berth-runner deploy --json'.`,
 	}
 	f := addClientFlags(cmd)
 	f.addJSON(cmd, "print JSON, in lines")
-	to := cmd.Flags().Int("to", 0, "the revision `N` (default: the one before)")
+	to := cmd.Flags().Int("to", 0, "the revision `N` (default: the last one that differs)")
 	cmd.ValidArgsFunction = f.completeStack(false, "")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *to < 0 || *to == 0 && cmd.Flags().Changed("to") {
