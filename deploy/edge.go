@@ -10,6 +10,8 @@ type Edge interface {
 	// SetRoutes replaces what an owner has, at once; an empty list lets go of all. It
 	// fails with runner.ErrConflict if another owner has the same host and path.
 	SetRoutes(ctx context.Context, owner string, routes []EdgeRoute) error
+	// CheckRoutes says whether SetRoutes would take the routes, whoever answers.
+	CheckRoutes(ctx context.Context, owner string, routes []EdgeRoute) error
 	// Requests counts the requests that a container has now by way of the edge. Once
 	// SetRoutes has returned without it, no more are added.
 	Requests(ctx context.Context, containerID string) (int, error)

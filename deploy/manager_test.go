@@ -37,6 +37,7 @@ type world struct {
 type fakeEdge struct {
 	routes map[string][]EdgeRoute
 	err    error
+	check  error // of CheckRoutes
 	sets   int
 
 	mu       sync.Mutex
@@ -48,6 +49,8 @@ func (e *fakeEdge) Requests(_ context.Context, id string) (int, error) {
 	defer e.mu.Unlock()
 	return e.requests[id], nil
 }
+
+func (e *fakeEdge) CheckRoutes(context.Context, string, []EdgeRoute) error { return e.check }
 
 // has says how many requests a container has.
 func (e *fakeEdge) has(id string, n int) {
@@ -239,6 +242,25 @@ func TestBlueGreen(t *testing.T) {
 		if len(h) != 3 || h[0].Number != 3 || !h[1].Kept || h[2].Kept {
 			t.Errorf("history %+v", h)
 		}
+	})
+}
+
+// A route that the edge does not take is found before a container is started.
+func TestRouteIsTaken(t *testing.T) {
+	routed := func(s *Service) { s.Routes = []Route{{Port: 80}} }
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 1, routed)))
+		w.edge.check = runner.Errorf(runner.ErrConflict, "another stack has it")
+		if _, err := w.deploy(shop(web("app:2", 1, routed))); err == nil || !strings.Contains(err.Error(), "another stack has it") {
+			t.Errorf("a route that is taken: %v", err)
+		}
+		for _, e := range w.events {
+			if e.Kind == EventStep && strings.Contains(e.Message, "web-r2-1") && !strings.Contains(e.Message, "remove") {
+				t.Errorf("a container is there: %s", e.Message)
+			}
+		}
+		w.is("running", w.running(), "web-r1-1")
+		w.mustDeploy(shop(web("app:2", 1))) // without routes it need not be asked
 	})
 }
 

@@ -12,9 +12,13 @@ import (
 )
 
 // reserve takes the ports of the host that are new to the stack, before any container
-// is started: one that is taken is found while all is as it was. They lead nowhere
-// until the switch, which gives them to their services. Going back lets go of them.
+// is started: one that is taken, or a route that the edge does not take, is found while
+// all is as it was. They lead nowhere until the switch, which gives them to their
+// services. Going back lets go of them.
 func (d *deployment) reserve(ctx context.Context) error {
+	if err := d.u.checkRoutes(ctx, d.to.Stack); err != nil {
+		return err
+	}
 	fresh := newPorts(d.live.services, d.to.Stack)
 	if len(fresh) == 0 {
 		return nil

@@ -145,6 +145,18 @@ func (u *unit) setRoutes(ctx context.Context, stack *Stack, services []runner.Se
 	return u.tellRoutes(ctx, routes)
 }
 
+// checkRoutes asks the edge whether it would take the routes of a stack.
+func (u *unit) checkRoutes(ctx context.Context, stack *Stack) error {
+	if u.m.edge == nil {
+		return nil
+	}
+	routes, err := u.routesOf(ctx, stack, nil)
+	if err != nil || len(routes) == 0 {
+		return err
+	}
+	return u.m.edge.CheckRoutes(ctx, Owner(u.name), routes)
+}
+
 func (u *unit) tellRoutes(ctx context.Context, routes []EdgeRoute) error {
 	if u.m.edge == nil {
 		return nil

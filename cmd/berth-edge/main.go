@@ -51,5 +51,6 @@ func run(ctx context.Context, file string) error {
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the second one ends it at once
 	return proxy.Run(ctx, o, version)
 }

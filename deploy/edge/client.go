@@ -46,6 +46,11 @@ func (c *Client) SetRoutes(ctx context.Context, owner string, routes []deploy.Ed
 	return c.do(ctx, http.MethodPut, RoutesPath, url.Values{"owner": {owner}}, routes, nil)
 }
 
+// CheckRoutes says whether SetRoutes would take the routes of an owner.
+func (c *Client) CheckRoutes(ctx context.Context, owner string, routes []deploy.EdgeRoute) error {
+	return c.do(ctx, http.MethodPost, RoutesPath, url.Values{"owner": {owner}}, routes, nil)
+}
+
 // Routes returns all routes by their owners.
 func (c *Client) Routes(ctx context.Context) (owners map[string][]deploy.EdgeRoute, err error) {
 	err = c.do(ctx, http.MethodGet, RoutesPath, nil, nil, &owners)

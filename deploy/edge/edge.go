@@ -2,8 +2,11 @@ package edge
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/berth-registry/berth/deploy"
@@ -24,10 +27,13 @@ type Edge struct {
 	client *Client
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when nothing watches the program any more
+	wanted chan struct{} // gets what somebody waits for it to serve
+	lost   time.Time     // since when a program serves that is not to be found
 
-	mu    sync.Mutex
-	ready chan struct{} // closed while the program serves
-	err   error         // why it does not
+	mu     sync.Mutex
+	ready  chan struct{} // closed while the program serves
+	err    error         // why it does not
+	failed bool          // it has not served since it was started last
 }
 
 var _ deploy.Edge = (*Edge)(nil)
@@ -42,7 +48,10 @@ func Open(ctx context.Context, cfg Config) (*Edge, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	e := &Edge{cfg: cfg, client: NewClient(cfg.Control()), cancel: cancel, ended: make(chan struct{}), ready: make(chan struct{})}
+	e := &Edge{
+		cfg: cfg, client: NewClient(cfg.Control()), cancel: cancel,
+		ended: make(chan struct{}), wanted: make(chan struct{}), ready: make(chan struct{}),
+	}
 	go e.keep(ctx)
 	return e, nil
 }
@@ -55,17 +64,39 @@ func (e *Edge) Close() error {
 }
 
 // SetRoutes implements deploy.Edge. It waits for a program that is just being started,
-// and fails with runner.ErrUnavailable if there is none after a while.
+// and fails with runner.ErrUnavailable if there is none after a while. To let go of all
+// routes takes no program.
 func (e *Edge) SetRoutes(ctx context.Context, owner string, routes []deploy.EdgeRoute) error {
+	if len(routes) == 0 && !e.serves() {
+		if done, err := forget(e.cfg.Options, owner); done || err != nil {
+			return err
+		}
+	}
 	return e.serving(ctx, func(ctx context.Context) error { return e.client.SetRoutes(ctx, owner, routes) })
 }
 
-// Requests implements deploy.Edge.
+// CheckRoutes implements deploy.Edge.
+func (e *Edge) CheckRoutes(ctx context.Context, owner string, routes []deploy.EdgeRoute) error {
+	return e.serving(ctx, func(ctx context.Context) error { return e.client.CheckRoutes(ctx, owner, routes) })
+}
+
+// Requests implements deploy.Edge. Those of programs that have retired count.
 func (e *Edge) Requests(ctx context.Context, containerID string) (n int, err error) {
 	err = e.serving(ctx, func(ctx context.Context) error {
 		n, err = e.client.Requests(ctx, containerID)
 		return err
 	})
+	for _, socket := range e.cfg.allRetired() {
+		if err != nil {
+			return 0, err
+		}
+		var more int
+		more, err = NewClient(socket).Requests(ctx, containerID)
+		n += more
+		if isKind(err, syscall.ECONNREFUSED) || isKind(err, fs.ErrNotExist) {
+			err = os.RemoveAll(socket) // it has ended
+		}
+	}
 	return n, err
 }
 
@@ -80,7 +111,9 @@ func (e *Edge) Status(ctx context.Context) (s Status, err error) {
 
 const (
 	startPatience = 30 * time.Second // that a program may take until it serves
-	again         = 20 * time.Millisecond
+	// failPatience is how long one is waited for that did not serve when it was started.
+	failPatience = 5 * time.Second
+	again        = 20 * time.Millisecond
 )
 
 // serving calls f while the program serves; again if the program ended meanwhile: what
@@ -89,12 +122,8 @@ func (e *Edge) serving(ctx context.Context, f func(context.Context) error) error
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	for {
-		ready, _ := e.state()
-		select {
-		case <-ready:
-		case <-ctx.Done():
-			_, reason := e.state()
-			return runner.Errorf(runner.ErrUnavailable, "the HTTP edge does not serve: %w", reason)
+		if err := e.wait(ctx); err != nil {
+			return err
 		}
 		err := f(ctx)
 		if kind := runner.ErrUnavailable; err == nil || !isKind(err, kind) {
@@ -108,24 +137,59 @@ func (e *Edge) serving(ctx context.Context, f func(context.Context) error) error
 	}
 }
 
-func (e *Edge) state() (ready <-chan struct{}, reason error) {
+// wait waits until the program serves. One that rests before it is started again rests
+// no longer.
+func (e *Edge) wait(ctx context.Context) error {
+	begin, wanted := time.Now(), e.wanted
+	for {
+		ready, failed, reason := e.state()
+		if failed && time.Since(begin) > failPatience {
+			return runner.Errorf(runner.ErrUnavailable, "the HTTP edge does not serve: %w", reason)
+		}
+		select {
+		case <-ready:
+			return nil
+		case wanted <- struct{}{}:
+			wanted = nil
+		case <-time.After(failPatience):
+		case <-ctx.Done():
+			_, _, reason = e.state()
+			return runner.Errorf(runner.ErrUnavailable, "the HTTP edge does not serve: %w", reason)
+		}
+	}
+}
+
+func (e *Edge) state() (ready <-chan struct{}, failed bool, reason error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if reason = e.err; reason == nil {
 		reason = errStarting
 	}
-	return e.ready, reason
+	return e.ready, e.failed, reason
+}
+
+func (e *Edge) serves() bool {
+	ready, _, _ := e.state()
+	select {
+	case <-ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // up says that the program serves, down that it does not.
 func (e *Edge) up() {
+	if e.serves() {
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.err = nil
+	e.err, e.failed = nil, false
 	close(e.ready)
 }
 
-func (e *Edge) down(err error) {
+func (e *Edge) down(err error, failed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	select {
@@ -133,5 +197,5 @@ func (e *Edge) down(err error) {
 		e.ready = make(chan struct{})
 	default:
 	}
-	e.err = err
+	e.err, e.failed = err, failed
 }

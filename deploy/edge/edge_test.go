@@ -330,12 +330,16 @@ func TestHandover(t *testing.T) {
 	at := requests.Load()
 	eventually(t, "there are requests after it", func() bool { return requests.Load() > at+100 || failed.Load() > 0 })
 	close(stop)
-	if gone(old.PID) {
-		t.Error("the old one is gone, with a request")
-	}
+	eventually(t, "the request that the old one has is the only one", func() bool {
+		n, err := e.Requests(t.Context(), text(s))
+		return n == 1 && err == nil && !gone(old.PID)
+	})
 	close(slow)
 	all.Wait()
 	eventually(t, "the old one ends", func() bool { return gone(old.PID) })
+	if n, err := e.Requests(t.Context(), text(s)); n != 0 || err != nil {
+		t.Errorf("the old one has ended: %d requests, %v", n, err)
+	}
 	t.Logf("%d requests", requests.Load())
 
 	// Other options are a reason too: another address for the same port, and then none
@@ -399,9 +403,13 @@ func TestTaken(t *testing.T) {
 	eventually(t, "it is told", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		err := e.SetRoutes(ctx, "o", nil)
+		err := e.SetRoutes(ctx, "o", []deploy.EdgeRoute{{Service: "o"}})
 		return errors.Is(err, runner.ErrUnavailable) && strings.Contains(err.Error(), "address already in use")
 	})
+	// Who has no routes need not wait.
+	if err := e.SetRoutes(t.Context(), "o", nil); err != nil {
+		t.Error(err)
+	}
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -433,5 +441,89 @@ func TestHung(t *testing.T) {
 	e = open(t, cfg)
 	if now := status(t, e); now.PID == old.PID || now.Owners != 1 {
 		t.Errorf("%+v", now)
+	}
+}
+
+// TestToldMeanwhile sets routes while the program is replaced: what was acknowledged is
+// in force in the end.
+func TestToldMeanwhile(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t)
+	e := open(t, cfg)
+	old := status(t, e)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	told := make(chan int)
+	go func() { // as a daemon does that does not know of it
+		c := edge.NewClient(cfg.Control())
+		for n := 0; ; n++ {
+			route := []deploy.EdgeRoute{{Service: "web", Route: deploy.Route{Hosts: []string{fmt.Sprintf("h%d.test", n)}}}}
+			for errors.Is(c.SetRoutes(context.WithoutCancel(t.Context()), fmt.Sprint(n), route), runner.ErrUnavailable) {
+				time.Sleep(time.Millisecond)
+			}
+			select {
+			case <-stop:
+				told <- n + 1
+				return
+			default:
+			}
+		}
+	}()
+	next := cfg
+	next.AccessLog = true
+	e = open(t, next)
+	now := status(t, e)
+	close(stop)
+	if n := <-told; now.PID == old.PID || status(t, e).Owners != n {
+		t.Errorf("%d owners were told; %+v, before %+v", n, status(t, e), old)
+	}
+}
+
+// TestStop ends a program that is not wanted any more, also one whose sockets are gone;
+// nothing of its routes is left. After a reboot the addresses of replicas are forgotten.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t)
+	ctx := t.Context()
+	if err := edge.Stop(ctx, cfg.Options); err != nil {
+		t.Errorf("there was none: %v", err)
+	}
+	for _, lost := range []bool{false, true} {
+		e := open(t, cfg)
+		serve(t, e, "a.test", "hello")
+		pid := status(t, e).PID
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if lost {
+			if err := os.RemoveAll(cfg.Run); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := edge.Stop(ctx, cfg.Options); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "it ends", func() bool { return gone(pid) })
+		if _, err := os.Stat(cfg.Routes()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("its routes: %v", err)
+		}
+	}
+	e := open(t, cfg)
+	serve(t, e, "a.test", "hello")
+	pid := status(t, e).PID
+	if err := errors.Join(e.Close(), syscall.Kill(pid, syscall.SIGKILL), os.RemoveAll(cfg.Run)); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, cfg)
+	status(t, e)
+	routes, err := edge.NewClient(cfg.Control()).Routes(ctx)
+	if r := routes["stack/a.test"]; err != nil || len(r) != 1 || len(r[0].Upstreams) != 0 {
+		t.Errorf("after a reboot: %v, %v", routes, err)
+	}
+	serve(t, e, "a.test", "there")
+	if got, err := get(newClient(t, false), cfg.HTTP, "a.test"); got != "there" || err != nil {
+		t.Errorf("when it is told: %q, %v", got, err)
 	}
 }

@@ -60,8 +60,23 @@ func (o Options) Control() string { return filepath.Join(o.Run, "control.sock") 
 // Sockets is the socket by which the program hands its listening sockets over.
 func (o Options) Sockets() string { return filepath.Join(o.Run, "sockets.sock") }
 
-// Lock is the directory whose lock the program that serves holds.
-func (o Options) Lock() string { return filepath.Join(o.Run, "lock") }
+// Retired is the socket of a program that serves no longer, but has requests still.
+func (o Options) Retired(pid int) string {
+	return filepath.Join(o.Run, fmt.Sprintf("retired-%d.sock", pid))
+}
+
+// allRetired are the sockets of all that have retired. Some may be left over.
+func (o Options) allRetired() []string {
+	all, err := filepath.Glob(filepath.Join(o.Run, "retired-*.sock"))
+	if err != nil {
+		return nil // the pattern is one
+	}
+	return all
+}
+
+// Lock is the directory whose lock the program that serves holds. With it goes the right
+// to the file of routes.
+func (o Options) Lock() string { return o.Data }
 
 // Routes is the file of the routes that are in force.
 func (o Options) Routes() string { return filepath.Join(o.Data, "routes.json") }

@@ -5,16 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-registry/berth/internal/durable"
 )
@@ -36,39 +32,49 @@ const (
 	lastRest  = 10 * time.Second
 	steady    = 10 * time.Second // after which an end is the first one again
 	lookEvery = 10 * time.Second // that one that runs is looked after
+	// retryAfter is when one that could not take over is started again.
+	retryAfter = time.Minute
+	// lostAfter is longer than one takes that begins to serve, or that ends.
+	lostAfter = 15 * time.Second
 )
 
 // keep keeps the program running until the context ends.
 func (e *Edge) keep(ctx context.Context) {
 	defer close(e.ended)
 	log := e.cfg.Log
-	rest := firstRest
+	rest, serves := firstRest, 0
 	for ctx.Err() == nil {
 		status, err := e.ensure(ctx)
 		began := time.Now()
 		if err == nil {
-			log.InfoContext(ctx, "the HTTP edge serves", "pid", status.PID, "http", e.cfg.HTTP, "https", e.cfg.HTTPS, "log", e.cfg.Options.Log())
+			if status.PID != serves {
+				log.InfoContext(ctx, "the HTTP edge serves", "pid", status.PID, "http", status.Options.HTTP, "https", status.Options.HTTPS, "log", e.cfg.Options.Log())
+			}
+			serves = status.PID
 			e.up()
-			err = e.watch(ctx)
+			err = e.watch(ctx, status)
 		}
-		if ctx.Err() != nil {
-			return
+		if ctx.Err() != nil || err == nil {
+			continue
 		}
-		e.down(err)
+		e.down(err, serves == 0)
+		serves = 0
 		if time.Since(began) > steady {
 			rest = firstRest
 		}
 		log.ErrorContext(ctx, "the HTTP edge does not serve", "error", err, "again_in", rest.String())
 		select {
 		case <-ctx.Done():
+		case <-e.wanted:
 		case <-time.After(rest):
 		}
 		rest = min(2*rest, lastRest)
 	}
 }
 
-// watch returns when the program has ended. One that does not answer any more is ended.
-func (e *Edge) watch(ctx context.Context) error {
+// watch returns when the program has ended, or after a while without an error if it is
+// not the one that is to serve. One that does not answer any more is ended.
+func (e *Edge) watch(ctx context.Context, status Status) error {
 	ended := make(chan struct{})
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -78,10 +84,19 @@ func (e *Edge) watch(ctx context.Context) error {
 	}()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	var retry <-chan time.Time
+	if !e.isWanted(status) {
+		retry = time.After(retryAfter)
+	}
 	for {
 		select {
 		case <-ended:
+			if last := e.lastWords(); last != "" {
+				return fmt.Errorf("%w: %s", errEnded, last)
+			}
 			return errEnded
+		case <-retry:
+			return nil
 		case <-look.C:
 		}
 		if _, err := e.ask(ctx); errors.Is(err, errHung) {
@@ -90,15 +105,18 @@ func (e *Edge) watch(ctx context.Context) error {
 	}
 }
 
+// isWanted says whether a program is the one that is to serve, with its options.
+func (e *Edge) isWanted(s Status) bool {
+	program, err := ProgramOf(e.cfg.Program)
+	// One that is not there any more cannot be started in its place.
+	return (err != nil || s.Program == program) && s.Options.equal(e.cfg.Options)
+}
+
 // ensure finds the program that is to serve, or starts it, in place of another one.
 func (e *Edge) ensure(ctx context.Context) (Status, error) {
-	program, err := ProgramOf(e.cfg.Program)
-	if err != nil {
-		return Status{}, err
-	}
 	old, err := e.ask(ctx)
 	switch {
-	case err == nil && old.Program == program && old.Options.equal(e.cfg.Options):
+	case err == nil && e.isWanted(old):
 		return old, nil
 	case errors.Is(err, errHung):
 		if err := killServer(ctx, e.cfg.Control()); err != nil {
@@ -106,12 +124,36 @@ func (e *Edge) ensure(ctx context.Context) (Status, error) {
 		}
 	}
 	status, startErr := e.start(ctx)
-	if startErr != nil && err == nil && ctx.Err() == nil {
+	switch {
+	case startErr == nil || ctx.Err() != nil:
+		return status, startErr
+	case err == nil:
 		// One that serves as it was told before is better than none.
-		e.cfg.Log.ErrorContext(ctx, "the HTTP edge goes on as it was", "error", startErr)
+		e.cfg.Log.ErrorContext(ctx, "the HTTP edge goes on as it was", "error", startErr, "again_in", retryAfter.String())
 		return e.ask(ctx)
 	}
-	return status, startErr
+	return Status{}, errors.Join(startErr, e.findLost(ctx))
+}
+
+// findLost ends a program that has the lock, and for a while has not had its sockets.
+func (e *Edge) findLost(ctx context.Context) error {
+	unlock, err := durable.Lock(e.cfg.Lock())
+	switch {
+	case err == nil:
+		e.lost = time.Time{}
+		return unlock()
+	case e.lost.IsZero():
+		e.lost = time.Now()
+		return nil
+	case time.Since(e.lost) < lostAfter:
+		return nil
+	}
+	e.lost = time.Time{}
+	pid, err := stopHolder(e.cfg.Options)
+	if pid > 0 {
+		e.cfg.Log.WarnContext(ctx, "a program of the HTTP edge is ended: it serves, and its sockets are gone", "pid", pid)
+	}
+	return err
 }
 
 // ask asks the program that serves how it is. One that has its socket and does not
@@ -133,10 +175,15 @@ func (e *Edge) start(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	if err := durable.WriteFile(o.optionsFile(), text); err != nil {
+	if err := errors.Join(makeDirs(o), durable.WriteFile(o.optionsFile(), text)); err != nil {
 		return Status{}, err
 	}
-	crash, err := os.Create(o.crashFile())
+	if e.lastWords() != "" {
+		if err := os.Rename(o.crashFile(), o.crashFile()+".before"); err != nil {
+			return Status{}, err
+		}
+	}
+	crash, err := os.OpenFile(o.crashFile(), os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return Status{}, err
 	}
@@ -163,7 +210,7 @@ func (e *Edge) await(ctx context.Context, process *os.Process, ended <-chan erro
 		}
 		select {
 		case err := <-ended:
-			return Status{}, fmt.Errorf("%s: %w: %s", e.cfg.Program, err, lastLine(e.cfg.crashFile()))
+			return Status{}, fmt.Errorf("%s: %w: %s", e.cfg.Program, err, e.lastWords())
 		case <-late:
 			return Status{}, errors.Join(fmt.Errorf("%s does not serve after %s", e.cfg.Program, startPatience), process.Kill())
 		case <-ctx.Done():
@@ -188,60 +235,14 @@ func environ(env []string, o Options) []string {
 	return append(env, "HOME="+o.Data, "XDG_DATA_HOME="+o.Data, "XDG_CONFIG_HOME="+o.Data)
 }
 
-// lastLine is the first line of what a program has said before it ended.
-func lastLine(path string) string {
+// lastWords is the first line of what the program that was started last has said before
+// it ended: what a panic says of itself, or an error.
+func (e *Edge) lastWords() string {
 	const most = 4096
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(e.cfg.crashFile())
 	if err != nil {
-		return err.Error()
+		return ""
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
 	return line[:min(len(line), most)]
-}
-
-// killServer ends the process that serves a socket and does not answer.
-func killServer(ctx context.Context, socket string) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", socket)
-	if err != nil {
-		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	defer c.Close()
-	raw, err := c.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return err
-	}
-	if credErr != nil {
-		return credErr
-	}
-	if cred.Pid <= 0 {
-		return errHung
-	}
-	return unix.Kill(int(cred.Pid), unix.SIGKILL)
-}
-
-// Stop ends a program that serves although none is to, if there is one.
-func Stop(ctx context.Context, o Options) error {
-	if _, err := os.Stat(o.Control()); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	c := NewClient(o.Control())
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	status, err := c.Status(ctx)
-	if err != nil {
-		return nil // what does not answer is left over by one that has ended
-	}
-	if err := c.Stop(ctx); err != nil {
-		return fmt.Errorf("stop the HTTP edge (process %d): %w", status.PID, err)
-	}
-	return nil
 }

@@ -13,7 +13,7 @@ import (
 // The requests that the program answers on its control socket.
 const (
 	StatusPath   = "/status"   // GET: a Status
-	RoutesPath   = "/routes"   // PUT ?owner=NAME: a list of routes; GET: all of them by their owners
+	RoutesPath   = "/routes"   // PUT ?owner=NAME: a list of routes; POST: whether it would be taken; GET: all of them by their owners
 	RequestsPath = "/requests" // GET ?container=ID: how many requests it has now
 	AlivePath    = "/alive"    // GET: does not answer as long as the program serves
 	RetirePath   = "/retire"   // POST: answers when no further request is taken

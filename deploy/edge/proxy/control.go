@@ -20,37 +20,33 @@ const maxRoutes = 16 << 20
 type control struct {
 	proxy   *Proxy
 	status  edge.Status
-	ending  <-chan struct{} // closed when it serves no longer
+	ending  chan struct{}   // closed when it serves no longer
 	retired chan<- struct{} // is told to end with the last request
-	stopped chan<- struct{} // is told to end
+	stop    func()          // ends it
 }
 
 func (c *control) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+edge.StatusPath, c.getStatus)
 	mux.HandleFunc("GET "+edge.RoutesPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, c.proxy.Routes(), nil) })
-	mux.HandleFunc("PUT "+edge.RoutesPath, c.setRoutes)
+	mux.HandleFunc("PUT "+edge.RoutesPath, func(w http.ResponseWriter, r *http.Request) { c.withRoutes(w, r, c.proxy.Set) })
+	mux.HandleFunc("POST "+edge.RoutesPath, func(w http.ResponseWriter, r *http.Request) { c.withRoutes(w, r, c.proxy.Check) })
 	mux.HandleFunc("GET "+edge.RequestsPath, func(w http.ResponseWriter, r *http.Request) {
 		reply(w, c.proxy.Requests(r.URL.Query().Get("container")), nil)
 	})
 	mux.HandleFunc("GET "+edge.AlivePath, c.alive)
 	mux.HandleFunc("POST "+edge.RetirePath, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, nil, c.proxy.Retire())
-		tell(c.retired)
+		select {
+		case c.retired <- struct{}{}:
+		default: // it knows
+		}
 	})
 	mux.HandleFunc("POST "+edge.StopPath, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, nil, nil)
-		tell(c.stopped)
+		c.stop()
 	})
 	return mux
-}
-
-// tell tells once.
-func tell(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
 }
 
 func (c *control) getStatus(w http.ResponseWriter, _ *http.Request) {
@@ -60,7 +56,7 @@ func (c *control) getStatus(w http.ResponseWriter, _ *http.Request) {
 	reply(w, s, nil)
 }
 
-func (c *control) setRoutes(w http.ResponseWriter, r *http.Request) {
+func (c *control) withRoutes(w http.ResponseWriter, r *http.Request, do func(string, []deploy.EdgeRoute) error) {
 	owner := r.URL.Query().Get("owner")
 	var routes []deploy.EdgeRoute
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRoutes))
@@ -69,7 +65,7 @@ func (c *control) setRoutes(w http.ResponseWriter, r *http.Request) {
 		reply(w, nil, runner.Errorf(runner.ErrInvalid, "routes of %q: %w", owner, err))
 		return
 	}
-	reply(w, nil, c.proxy.Set(owner, routes))
+	reply(w, nil, do(owner, routes))
 }
 
 func (c *control) alive(_ http.ResponseWriter, r *http.Request) {

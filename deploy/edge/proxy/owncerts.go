@@ -13,15 +13,23 @@ import (
 )
 
 // ownCerts are the certificates in a directory of the operator's. A file that changes
-// is read again within a while; one that cannot be read leaves what was there.
+// is read again within a while. A pair that cannot be read, or is only half there, is
+// told in the log and takes nothing from the others; of it, what was there before stays.
 type ownCerts struct {
 	dir string
 	log *slog.Logger
 
 	mu     sync.Mutex
 	looked time.Time
-	seen   map[string]time.Time // when the files were changed last
+	pairs  map[string]pair // by the path of the certificate
 	byName map[string]*tls.Certificate
+}
+
+// pair is a certificate with its key.
+type pair struct {
+	read [2]time.Time     // when the two files were changed last; zero: they are read again
+	cert *tls.Certificate // nil: none could be read yet
+	err  string
 }
 
 // lookEvery is how long files that have changed may go unnoticed.
@@ -32,11 +40,8 @@ func newOwnCerts(dir string, log *slog.Logger) (*ownCerts, error) {
 	if dir == "" {
 		return o, nil
 	}
-	if _, err := os.ReadDir(dir); err != nil {
-		return nil, err
-	}
-	if err := o.read(); err != nil {
-		return nil, err
+	if err := o.look(); err != nil {
+		return nil, fmt.Errorf("edge.certs: %w", err)
 	}
 	return o, nil
 }
@@ -49,7 +54,7 @@ func (o *ownCerts) find(name string) *tls.Certificate {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if time.Since(o.looked) > lookEvery {
-		if err := o.read(); err != nil {
+		if err := o.look(); err != nil {
 			o.log.Error("certificates are not read again: what was there stays", "dir", o.dir, "error", err)
 		}
 	}
@@ -60,48 +65,55 @@ func (o *ownCerts) find(name string) *tls.Certificate {
 	return o.byName["*."+parent]
 }
 
-// read reads the directory, if one of its files has changed.
-func (o *ownCerts) read() error {
+// look reads what has changed in the directory.
+func (o *ownCerts) look() error {
 	o.looked = time.Now()
-	files, err := filepath.Glob(filepath.Join(o.dir, "*.crt"))
+	files, err := os.ReadDir(o.dir)
 	if err != nil {
 		return err
 	}
-	seen := map[string]time.Time{}
-	same := true
-	for _, crt := range files {
-		for _, path := range []string{crt, keyFile(crt)} {
-			fi, err := os.Stat(path)
-			if err != nil {
-				return fmt.Errorf("certificate %s: %w", filepath.Base(crt), notThere(err, path))
-			}
-			seen[path] = fi.ModTime()
-			same = same && fi.ModTime().Equal(o.seen[path])
+	pairs, byName := map[string]pair{}, map[string]*tls.Certificate{}
+	for _, file := range files {
+		if !strings.HasSuffix(file.Name(), ".crt") {
+			continue
+		}
+		path := filepath.Join(o.dir, file.Name())
+		p := o.pairs[path].again(path)
+		if p.err != "" && p.err != o.pairs[path].err {
+			o.log.Error("a certificate cannot be used", "file", path, "error", p.err)
+		}
+		pairs[path] = p
+		if p.cert == nil {
+			continue
+		}
+		for _, name := range p.cert.Leaf.DNSNames {
+			byName[strings.ToLower(name)] = p.cert
 		}
 	}
-	if same && len(seen) == len(o.seen) {
-		return nil
-	}
-	byName := map[string]*tls.Certificate{}
-	for _, crt := range files {
-		cert, err := tls.LoadX509KeyPair(crt, keyFile(crt))
-		if err != nil {
-			return fmt.Errorf("certificate %s: %w", filepath.Base(crt), err)
-		}
-		for _, name := range cert.Leaf.DNSNames {
-			byName[strings.ToLower(name)] = &cert
-		}
-	}
-	o.seen, o.byName = seen, byName
+	o.pairs, o.byName = pairs, byName
 	return nil
 }
 
-func keyFile(crt string) string { return strings.TrimSuffix(crt, ".crt") + ".key" }
-
-// notThere says which file is not there.
-func notThere(err error, path string) error {
-	if os.IsNotExist(err) {
-		return fmt.Errorf("%s: %w", filepath.Base(path), fs.ErrNotExist)
+// again reads a pair, if it has changed.
+func (p pair) again(crt string) pair {
+	key := strings.TrimSuffix(crt, ".crt") + ".key"
+	var read [2]time.Time
+	for i, path := range []string{crt, key} {
+		fi, err := os.Stat(path) //nolint:gosec // the path is the operator's
+		if os.IsNotExist(err) {
+			err = fmt.Errorf("%s: %w", filepath.Base(path), fs.ErrNotExist)
+		}
+		if err != nil {
+			return pair{cert: p.cert, err: err.Error()}
+		}
+		read[i] = fi.ModTime()
 	}
-	return err
+	if p.err == "" && p.read == read {
+		return p
+	}
+	cert, err := tls.LoadX509KeyPair(crt, key)
+	if err != nil {
+		return pair{cert: p.cert, err: err.Error()}
+	}
+	return pair{read: read, cert: &cert}
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -59,7 +60,7 @@ func openWith(o edge.Options, l listeners, lim limits) (*Proxy, error) {
 		p.httpsPort = port
 	}
 	var err error
-	if p.owners, err = load(o.Routes()); err != nil {
+	if p.owners, err = edge.LoadRoutes(o); err != nil {
 		return nil, err
 	}
 	if err := p.register(); err != nil {
@@ -91,56 +92,6 @@ func (p *Proxy) begin(ctx caddy.Context) (err error) {
 	}
 	p.put(p.owners, next)
 	return nil
-}
-
-// Set replaces the routes of an owner; none lets go of all. When it returns they are on
-// disk and in force. It fails with runner.ErrInvalid, or with runner.ErrConflict if
-// another owner has a host and path of them.
-func (p *Proxy) Set(owner string, routes []deploy.EdgeRoute) error {
-	own := make([]deploy.EdgeRoute, 0, len(routes))
-	for _, r := range routes {
-		n, err := normal(r)
-		if err == nil {
-			err = certifiable(n, p.o.HTTPS != "", p.certs.has)
-		}
-		if err != nil {
-			return err
-		}
-		own = append(own, n)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	owners := maps.Clone(p.owners)
-	if owners[owner] = own; len(own) == 0 {
-		delete(owners, owner)
-	}
-	if err := disjoint(owners, owner); err != nil {
-		return err
-	}
-	next, err := p.build(owners)
-	if err != nil {
-		return err
-	}
-	if err := p.certs.internal.make(p.certs.wanted(owners)[deploy.TLSInternal]); err != nil {
-		return err
-	}
-	if err := save(p.o.Routes(), owners); err != nil {
-		return err
-	}
-	p.put(owners, next)
-	return nil
-}
-
-// put puts a table in force, and lets go of what it does not need. Certificates that
-// others issue are obtained from then on.
-func (p *Proxy) put(owners map[string][]deploy.EdgeRoute, next *table) {
-	wanted := p.certs.wanted(owners)
-	p.owners = owners
-	p.table.Swap(next).settle()
-	p.certs.internal.keep(wanted[deploy.TLSInternal])
-	p.certs.acme.keep(wanted[deploy.TLSAuto])
-	p.certs.acme.obtain(wanted[deploy.TLSAuto])
-	p.sweep(owners)
 }
 
 // build makes the table of all routes, of handlers and replicas that are there and
@@ -193,60 +144,6 @@ func (p *Proxy) poolOf(r *route, upstreams []deploy.Upstream) *pool {
 	return made
 }
 
-// sweep forgets handlers that no route has any more, and replicas that neither have a
-// route nor a request. Requests that a handler has go on.
-func (p *Proxy) sweep(owners map[string][]deploy.EdgeRoute) {
-	keys, present, services := map[string]bool{}, map[replicaKey]bool{}, map[serviceKey]bool{}
-	for owner, routes := range owners {
-		for _, r := range routes {
-			keys[keyOf(owner, r)] = true
-			services[serviceKey{owner, r.Service}] = true
-			for _, u := range r.Upstreams {
-				present[replicaKey{u.ID, u.Addr}] = true
-			}
-		}
-	}
-	for key, r := range p.routes {
-		if !keys[key] {
-			r.cancel()
-			delete(p.routes, key)
-		}
-	}
-	maps.DeleteFunc(p.stats, func(key serviceKey, _ *stats) bool { return !services[key] })
-	maps.DeleteFunc(p.replicas, func(key replicaKey, r *replica) bool { return !present[key] && r.requests() == 0 })
-}
-
-// hold returns those who answer on the route of an attempt at this moment, and holds
-// them until the attempt releases them: a replica that is chosen of them counts as one
-// that has a request before anybody is told that they do not answer any more.
-func (p *Proxy) hold(a *attempt) *pool {
-	for {
-		t := p.table.Load()
-		e, _ := t.find(a.host, a.path)
-		if e == nil || e.owner != a.route.owner {
-			return &pool{} // the route is gone
-		}
-		e.pool.holds.Add(1)
-		if p.table.Load() == t {
-			a.held = e.pool
-			return e.pool
-		}
-		e.pool.holds.Add(-1)
-	}
-}
-
-// settle returns when nobody chooses of a table any more that is not in force.
-func (t *table) settle() {
-	const again = 20 * time.Microsecond
-	for _, matches := range t.hosts {
-		for _, m := range matches {
-			for m.entry.pool.holds.Load() > 0 {
-				time.Sleep(again)
-			}
-		}
-	}
-}
-
 // Routes returns all routes by their owners.
 func (p *Proxy) Routes() map[string][]deploy.EdgeRoute {
 	p.mu.Lock()
@@ -277,7 +174,10 @@ const (
 // Retire takes no further request, and returns when none can come. Those that it has go
 // on.
 func (p *Proxy) Retire() error {
-	if p.retired.Swap(true) {
+	p.mu.Lock() // what is being set is set before
+	before := p.retired.Swap(true)
+	p.mu.Unlock()
+	if before {
 		return nil
 	}
 	err := p.listeners.close()
@@ -289,10 +189,17 @@ func (p *Proxy) Retire() error {
 	return errors.Join(err, app.(*caddyhttp.App).Stop())
 }
 
-// Drain returns when there is no request any more, or after a while.
-func (p *Proxy) Drain(patience time.Duration) {
-	for begin := time.Now(); p.requests.Load() > 0 && time.Since(begin) < patience; {
-		time.Sleep(goodbye / 20)
+// Drain returns when there is no request any more, after a while, or when the context
+// ends.
+func (p *Proxy) Drain(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for look := time.Tick(goodbye / 20); p.requests.Load() > 0; {
+		select {
+		case <-look:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

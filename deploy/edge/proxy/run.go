@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 	"time"
 
@@ -35,41 +37,45 @@ func Run(ctx context.Context, o edge.Options, version string) error {
 	if err != nil {
 		return err
 	}
+	if unlock != nil {
+		if err := forgetReplicas(o); err != nil {
+			return errors.Join(err, l.close())
+		}
+	}
 	p, err := openWith(o, l, usual())
 	if err != nil {
 		return errors.Join(err, l.close())
 	}
 	if unlock == nil {
-		if unlock, err = succeed(ctx, o); err != nil {
+		if unlock, err = succeed(ctx, o); err == nil {
+			err = p.reload() // the predecessor may have been told something meanwhile
+		}
+		if err != nil {
 			return errors.Join(err, p.Close())
 		}
 	}
 	defer func() { _ = unlock() }() // the process ends
-	ending, retired, stopped := make(chan struct{}), make(chan struct{}, 1), make(chan struct{}, 1)
-	c := &control{proxy: p, ending: ending, retired: retired, stopped: stopped}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	retired := make(chan struct{}, 1)
+	c := &control{proxy: p, ending: make(chan struct{}), retired: retired, stop: stop}
 	c.status = edge.Status{PID: syscall.Getpid(), Version: version, Program: program, Options: o}
-	hs, sockets, err := serveControl(c, o)
+	hide, err := c.serve(o)
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
-	patience := lastWords
 	select {
 	case <-ctx.Done():
-	case <-stopped:
+		hide()
 	case <-retired:
-		patience = lastRequest
-	}
-	// Whoever comes after has the lock from now on, and the names of the sockets.
-	close(ending)
-	_ = sockets.Close()
-	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	_ = hs.Shutdown(shutdown)
-	cancel()
-	if patience == lastRequest {
-		_ = unlock()
+		remove := c.showRetired(ctx)
+		hide()
+		_ = unlock() // whoever comes after has it from now on, and the names of the sockets
+		p.Drain(ctx, lastRequest)
+		defer remove()
 	}
 	err = p.Retire()
-	p.Drain(patience)
+	p.Drain(context.WithoutCancel(ctx), lastWords)
 	return errors.Join(err, p.Close())
 }
 
@@ -86,14 +92,17 @@ func take(ctx context.Context, o edge.Options) (unlock func() error, l listeners
 	if !errors.Is(err, durable.ErrLocked) {
 		return nil, nil, err
 	}
-	handed, err := receive(ctx, o.Sockets())
-	if err != nil {
-		return nil, nil, fmt.Errorf("take over from the edge that serves: %w", err)
+	handed, herr := receive(ctx, o.Sockets())
+	if herr != nil {
+		return nil, nil, fmt.Errorf("take over from the edge that serves: %w: %w", err, herr)
 	}
 	l, err = listen(ctx, o, handed)
 	if errors.Is(err, syscall.EADDRINUSE) && handed.overlap(o) {
-		// The predecessor has to let go first.
+		// The predecessor has to let go first, and so has this one of what it was handed.
 		if unlock, err = succeed(ctx, o); err != nil {
+			return nil, nil, err
+		}
+		if err := handed.close(); err != nil {
 			return nil, nil, err
 		}
 		l, err = listen(ctx, o, nil)
@@ -119,21 +128,66 @@ func succeed(ctx context.Context, o edge.Options) (unlock func() error, err erro
 	}
 }
 
-// serveControl listens for those who tell the proxy what to do, and for successors.
-func serveControl(c *control, o edge.Options) (*http.Server, net.Listener, error) {
+// serve answers those who tell the proxy what to do, and successors, until it is to be
+// found no longer.
+func (c *control) serve(o edge.Options) (hide func(), err error) {
 	sockets, err := listenControl(o.Sockets())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	l, err := listenControl(o.Control())
 	if err != nil {
-		return nil, nil, errors.Join(err, sockets.Close())
+		return nil, errors.Join(err, sockets.Close())
 	}
 	go c.proxy.handOver(sockets)
+	hs := c.serveOn(l)
+	return func() {
+		close(c.ending)
+		_ = sockets.Close()
+		shutdown, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = hs.Shutdown(shutdown)
+	}, nil
+}
+
+// showRetired answers those who ask for requests that go on in a proxy that has retired,
+// or tell it to end, on a socket of its own, until it is removed.
+func (c *control) showRetired(ctx context.Context) (remove func()) {
+	path := c.status.Options.Retired(c.status.PID)
+	l, err := listenControl(path)
+	if err != nil {
+		c.proxy.log.ErrorContext(ctx, "nobody can ask for the requests that go on", "error", err)
+		return func() {}
+	}
+	c.serveOn(l)
+	return func() { _ = os.Remove(path) } // the process ends; what is left over nobody answers on
+}
+
+func (c *control) serveOn(l net.Listener) *http.Server {
 	hs := &http.Server{
 		Handler: c.handler(), ReadHeaderTimeout: usual().header,
 		ErrorLog: slog.NewLogLogger(c.proxy.log.Handler(), slog.LevelDebug),
 	}
-	go func() { _ = hs.Serve(l) }() // until it is shut down
-	return hs, sockets, nil
+	go func() { _ = hs.Serve(l) }() // until it is closed, or the process ends
+	return hs
+}
+
+// forgetReplicas lets go of all replicas, if this is the first program since the host
+// was started: their addresses may be those of others by now. Requests wait until
+// somebody says where they are.
+func forgetReplicas(o edge.Options) error {
+	//nolint:gosec // the path is the daemon's
+	if _, err := os.Lstat(o.Control()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	owners, err := edge.LoadRoutes(o)
+	if err != nil || len(owners) == 0 {
+		return err
+	}
+	for _, routes := range owners {
+		for i := range routes {
+			routes[i].Upstreams = nil
+		}
+	}
+	return edge.SaveRoutes(o, owners)
 }
