@@ -76,16 +76,26 @@ func (d *decision) node(name string) *Node {
 }
 
 // forget leaves out who was not heard of for too long; if there are many, who is not
-// there any more, and has not failed.
+// there any more, in the end also those that have failed: that was judged when it was
+// heard of. So there are never more than MaxNodes.
 func (d *decision) forget() {
-	many := len(d.Nodes) >= MaxNodes
-	d.Nodes = slices.DeleteFunc(d.Nodes, func(n Node) bool {
-		old := d.now.Sub(n.Heard) > KeepNodes || many && !n.alive(d.now) && n.Slot == "" && n.Failed == ""
-		if old {
-			d.Gone = append(d.Gone, n.Name)
-		}
-		return old
-	})
+	drop := func(gone func(*Node) bool) {
+		d.Nodes = slices.DeleteFunc(d.Nodes, func(n Node) bool {
+			is := gone(&n)
+			if is {
+				d.Gone = append(d.Gone, n.Name)
+			}
+			return is
+		})
+	}
+	silent := func(n *Node) bool { return n.Slot == "" && !d.there(n, d.now) }
+	drop(func(n *Node) bool { return d.now.Sub(n.Heard) > KeepNodes })
+	if len(d.Nodes) >= MaxNodes {
+		drop(func(n *Node) bool { return silent(n) && n.Failed == "" })
+	}
+	if len(d.Nodes) >= MaxNodes {
+		drop(silent)
+	}
 }
 
 // listen forgives silence if no node is there at all: the registry was away, or the way

@@ -23,6 +23,22 @@
 //     come through: also when they have returned, and do not say so themselves any more.
 //
 // Nobody is told anything: nodes ask, and wait (package hub) for there to be something new
-// to ask about. Without the registry they go on with what they have. A node is believed: it
-// can report failures, and so who may follow a tag may stop its rollout.
+// to ask about. Without the registry they go on with what they have.
+//
+// # Whom it trusts
+//
+// A node is believed. Who may follow a tag, which is who may pull its repository, can
+// therefore stop its rollout with failures that are none, delay it with turns that lead to
+// nothing, and make room for more turns at once where the policy names a share of the
+// nodes. It can read what the others tell, the ends of their logs included. An account can
+// report for all nodes that it reports for already, so nodes of one account can speak for
+// each other; those that do not trust each other have an account each. It cannot:
+//
+//   - report for a node that another account reports for, of this tag or any, or says what
+//     runs there, until that one is not there any more; an administrator can;
+//   - have a tag moved anywhere but to what all nodes ran before, and that only as the
+//     policy says;
+//   - put another of the nodes out, or fill the store: MaxNodes follow a tag, each with 8
+//     KiB and 8 KiB of log, MaxFailed are named of those that failed, and a node follows
+//     MaxRefs tags. But who comes when MaxNodes are there already is refused.
 package rollout

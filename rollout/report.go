@@ -21,6 +21,7 @@ const (
 	maxLines    = 200
 	maxLabels   = 64
 	maxLabel    = 256 // bytes of a name, or a value
+	allLabels   = 4 << 10
 	minInterval = time.Second
 	maxInterval = time.Hour
 	// MaxReport is how large a report can be, in bytes of JSON.
@@ -132,10 +133,15 @@ func CheckLabels(labels map[string]string) error {
 	if len(labels) > maxLabels {
 		return fmt.Errorf("more than %d labels", maxLabels)
 	}
+	all := 0
 	for name, value := range labels {
+		all += len(name) + len(value)
 		if name == "" || len(name) > maxLabel || len(value) > maxLabel {
 			return fmt.Errorf("a label %s: want a name and a value of at most %d bytes", short([]byte(name)), maxLabel)
 		}
+	}
+	if all > allLabels {
+		return fmt.Errorf("%d bytes of names and values: more than %d", all, allLabels)
 	}
 	return nil
 }

@@ -50,23 +50,23 @@ func readNodes(tx storage.Tx, ref Ref) (nodes []Node, err error) {
 
 // admit fails if a node may not report, or there are too many.
 func admit(tx storage.Tx, ref Ref, s *State, r *Report, now time.Time) error {
-	others := func(n *Node) bool { return n.By != r.By && !r.Any && n.alive(now) }
+	others := func(s *State, n *Node) bool { return n.By != r.By && !r.Any && s.there(n, now) }
 	for i := range s.Nodes {
 		if n := &s.Nodes[i]; n.Name == r.Node {
-			if others(n) {
+			if others(s, n) {
 				return ErrTaken
 			}
 			return nil
 		}
 	}
-	alive := 0
+	there := 0
 	for i := range s.Nodes {
-		if s.Nodes[i].alive(now) {
-			alive++
+		if s.there(&s.Nodes[i], now) {
+			there++
 		}
 	}
-	if alive >= MaxNodes {
-		return fmt.Errorf("%w: %d nodes follow %s", ErrMany, alive, ref)
+	if there >= MaxNodes {
+		return fmt.Errorf("%w: %d nodes follow %s", ErrMany, there, ref)
 	}
 	known, err := storage.Nodes.Get(tx, storage.Key(r.Node))
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -87,7 +87,7 @@ func admit(tx storage.Tx, ref Ref, s *State, r *Report, now time.Time) error {
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return err
 		}
-		if others(&Node{Name: r.Node, Follower: row}) {
+		if others(&State{Up: s.Up}, &Node{Name: r.Node, Follower: row}) {
 			return ErrTaken
 		}
 	}

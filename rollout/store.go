@@ -163,12 +163,12 @@ func (s *Store) try(ctx context.Context, ref Ref, t Target, r *Report, steer fun
 		if err != nil {
 			return st, err
 		}
+		st.Up = s.up
 		if r != nil {
 			if err := admit(tx, ref, &st, r, now); err != nil {
 				return st, err
 			}
 		}
-		st.Up = s.up
 		before := st
 		if steer != nil {
 			st.Nodes = append([]Node{}, st.Nodes...)

@@ -97,6 +97,14 @@ func followConflicts(c Config) []settings.Conflict {
 	if len(c.Node.Labels) > mostLabels {
 		report("expected at most 64 labels", "node.labels")
 	}
+	const allLabels = 4 << 10
+	bytes := 0
+	for name, value := range c.Node.Labels {
+		bytes += len(name) + len(value)
+	}
+	if bytes > allLabels {
+		report("expected names and values of at most 4096 bytes together", "node.labels")
+	}
 	names := map[string]bool{}
 	for _, f := range c.Follow {
 		name := f.StackName()

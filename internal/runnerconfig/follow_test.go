@@ -2,6 +2,7 @@ package runnerconfig
 
 import (
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -77,5 +78,12 @@ func TestFollowErrors(t *testing.T) {
 	}
 	if err := schema.Validate(many); err == nil || !strings.Contains(err.Error(), "at most 64 labels") {
 		t.Errorf("65 labels: %v", err)
+	}
+	many.Node.Labels = map[string]string{}
+	for i := range 17 {
+		many.Node.Labels[strconv.Itoa(i)] = strings.Repeat("x", 250)
+	}
+	if err := schema.Validate(many); err == nil || !strings.Contains(err.Error(), "at most 4096 bytes") {
+		t.Errorf("long labels: %v", err)
 	}
 }
