@@ -5,9 +5,11 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/go-units"
+	"golang.org/x/net/idna"
 
 	"github.com/berth-registry/berth/deploy"
 )
@@ -73,7 +75,7 @@ func (r *route) label(key string) keys { return r.service.at("labels", r.prefix+
 
 func (r *route) read(s types.ServiceConfig) deploy.Route {
 	out := deploy.Route{
-		Hosts:  r.list("host", r.checkHost),
+		Hosts:  asciiHosts(r.list("host", r.checkHost)),
 		Paths:  r.list("path", r.checkPath),
 		Port:   r.port(s),
 		Sticky: r.cookie(),
@@ -162,8 +164,32 @@ func (r *route) list(key string, check func(string) string) []string {
 
 var hostName = regexp.MustCompile(`^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 
+// asciiHost is a name as clients ask for it: with letters that are not of ASCII encoded
+// (RFC 5891).
+func asciiHost(s string) string {
+	wild, name := "", s
+	if rest, ok := strings.CutPrefix(s, "*."); ok {
+		wild, name = "*.", rest
+	}
+	if strings.IndexFunc(name, func(c rune) bool { return c > unicode.MaxASCII }) < 0 {
+		return s
+	}
+	ascii, err := idna.Lookup.ToASCII(name)
+	if err != nil {
+		return s // which is refused
+	}
+	return wild + ascii
+}
+
+func asciiHosts(names []string) []string {
+	for i, name := range names {
+		names[i] = asciiHost(name)
+	}
+	return names
+}
+
 func (r *route) checkHost(s string) string {
-	if len(s) > 253 || !hostName.MatchString(s) {
+	if s = asciiHost(s); len(s) > 253 || !hostName.MatchString(s) {
 		return "is no name of a host, in small letters and without a port"
 	}
 	return ""
