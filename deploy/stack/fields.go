@@ -205,6 +205,10 @@ func (w *walk) value(p keys, pattern string, v any) {
 	if opaque(pattern) {
 		return
 	}
+	if !w.parents[pattern] && !w.parents[pattern+".[]"] && hasNUL(v) {
+		w.addf(p, "a NUL byte, which nothing of a container can have in it")
+		return
+	}
 	switch v := v.(type) {
 	case map[string]any:
 		if w.parents[pattern] {
@@ -217,6 +221,23 @@ func (w *walk) value(p keys, pattern string, v any) {
 			}
 		}
 	}
+}
+
+// hasNUL says whether a value is a text with a NUL byte, or a list of such, or a mapping.
+func hasNUL(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return strings.IndexByte(v, 0) >= 0
+	case []any:
+		return slices.ContainsFunc(v, hasNUL)
+	case map[string]any:
+		for key, e := range v {
+			if hasNUL(key) || hasNUL(e) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func join(pattern, key string) string {

@@ -65,7 +65,9 @@ func (t *translation) file(p keys, dir string, from keys, def types.FileObjectCo
 	case !path.IsAbs(f.Target):
 		f.Target = path.Join(dir, f.Target)
 	}
-	f.Target = path.Clean(f.Target)
+	if f.Target = path.Clean(f.Target); f.Target == "/" {
+		t.addf(p.at("target"), "a file cannot be in the place of the root")
+	}
 	if ref.Mode != nil {
 		if f.Mode = os.FileMode(*ref.Mode); *ref.Mode < 0 || *ref.Mode > 0o777 {
 			t.addf(p.at("mode"), "%s is no mode of a file", ref.Mode)

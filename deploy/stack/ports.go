@@ -3,6 +3,7 @@ package stack
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -51,6 +52,10 @@ func (t *translation) ports(p keys, s types.ServiceConfig) network.PortMap {
 			t.unsupportedf(at, "the service has its port whichever containers are behind it: name one instead of %s", port.Published)
 			continue
 		}
+		if _, err := strconv.ParseUint(port.Published, 10, 16); port.Published != "" && err != nil {
+			t.addf(at, "%q is no port of the host", port.Published)
+			continue
+		}
 		out[np] = append(out[np], network.PortBinding{HostIP: t.addr(at, port.HostIP), HostPort: port.Published})
 	}
 	if len(out) == 0 {
@@ -62,12 +67,13 @@ func (t *translation) ports(p keys, s types.ServiceConfig) network.PortMap {
 	return out
 }
 
-// checkPorts refuses a port of the host that two services publish.
+// checkPorts refuses a port of the host that is published twice.
 func (t *translation) checkPorts(services []deploy.Service) {
 	type published struct{ proto, port string }
 	type binding struct {
 		addr    netip.Addr
 		service string
+		to      network.Port
 	}
 	taken := map[published][]binding{}
 	for _, s := range services {
@@ -78,11 +84,11 @@ func (t *translation) checkPorts(services []deploy.Service) {
 					continue
 				}
 				for _, other := range taken[key] {
-					if other.service != s.Name && overlap(other.addr, b.HostIP) {
+					if (other.service != s.Name || other.to != port) && overlap(other.addr, b.HostIP) {
 						t.addf(keys{"services", s.Name, "ports"}, "port %s/%s of the host is published by %s already", b.HostPort, key.proto, other.service)
 					}
 				}
-				taken[key] = append(taken[key], binding{b.HostIP, s.Name})
+				taken[key] = append(taken[key], binding{b.HostIP, s.Name, port})
 			}
 		}
 	}

@@ -96,6 +96,7 @@ func (t *translation) service(s types.ServiceConfig) deploy.Service {
 	}
 	out.Routes = t.routes(p, s)
 	t.update(p, s, ext, &out)
+	t.checkValues(p, s)
 	t.checkTwice(p, s, &out)
 	return out
 }

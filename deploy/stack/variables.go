@@ -2,21 +2,55 @@ package stack
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/interpolation"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/template"
 )
 
-// variables replaces the variables of a Compose file, and knows which had no value.
+// variables replaces the variables of a Compose file, and knows which had no value. It
+// also reads the booleans of YAML 1.1.
 type variables struct {
 	unset []string
+	words []word
 }
 
+// word is a boolean that is one to YAML 1.1 alone.
+type word struct{ key, value, means string }
+
 // option has compose-go use it.
-func (v *variables) option(o *loader.Options) { o.Interpolate.Substitute = v.substitute }
+func (v *variables) option(o *loader.Options) {
+	o.Interpolate.Substitute = v.substitute
+	casts := maps.Clone(o.Interpolate.TypeCastMapping)
+	for path, cast := range casts {
+		if is, err := cast("true"); err == nil && is == true {
+			casts[path] = v.boolean(path.Last(), cast)
+		}
+	}
+	o.Interpolate.TypeCastMapping = casts
+}
+
+// boolean reads a word as what it was to YAML 1.1, as compose-go does, which would tell
+// of it by a logger of its own.
+func (v *variables) boolean(key string, cast interpolation.Cast) interpolation.Cast {
+	return func(value string) (any, error) {
+		means := value
+		switch strings.ToLower(value) {
+		case "y", "yes", "on":
+			means = "true"
+		case "n", "no", "off":
+			means = "false"
+		}
+		if w := (word{key, value, means}); means != value && !slices.Contains(v.words, w) {
+			v.words = append(v.words, w)
+		}
+		return cast(means)
+	}
+}
 
 // maxNested bounds how many variables the default of one may have.
 const maxNested = 50
@@ -98,6 +132,10 @@ func closing(text string) int {
 // tell warns of what had no value; on a node there are no variables at all, and one
 // without a default is an error.
 func (v *variables) tell(ps *problems) {
+	for _, w := range v.words {
+		file, line := ps.src.matching(regexp.QuoteMeta(w.key) + `["']?:\s*["']?` + regexp.QuoteMeta(w.value) + `\b`)
+		ps.warnings = append(ps.warnings, Problem{File: file, Line: line, Message: fmt.Sprintf("%s: %s is taken to be %s: say so", w.key, w.value, w.means)})
+	}
 	slices.Sort(v.unset)
 	for _, name := range slices.Compact(v.unset) {
 		file, line := ps.src.mention(name)
@@ -114,7 +152,12 @@ func (v *variables) tell(ps *problems) {
 
 // mention returns the first line where a variable is used in the files that are known.
 func (s *sources) mention(name string) (file string, line int) {
-	used := regexp.MustCompile(`\$(` + regexp.QuoteMeta(name) + `\b|\{` + regexp.QuoteMeta(name) + `\b)`)
+	return s.matching(`\$(` + regexp.QuoteMeta(name) + `\b|\{` + regexp.QuoteMeta(name) + `\b)`)
+}
+
+// matching returns the first line that has a text like that in the files that are known.
+func (s *sources) matching(form string) (file string, line int) {
+	used := regexp.MustCompile(form)
 	for _, f := range s.files {
 		if at := used.FindIndex(f.data); at != nil {
 			return f.name, 1 + strings.Count(string(f.data[:at[0]]), "\n")
