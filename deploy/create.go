@@ -20,6 +20,7 @@ func (u *unit) request(svc *Service, version string, revision, number int) (runn
 	if req.CreateRequest, err = bare(svc); err != nil {
 		return req, err
 	}
+	req.Image = readable(req.Image, svc.Image)
 	labels := map[string]string{}
 	maps.Copy(labels, req.Labels)
 	maps.Copy(labels, map[string]string{

@@ -93,6 +93,18 @@ func (m *Manager) repull(ctx context.Context, svc *Service, auth map[string]regi
 	return m.engine.PullImage(ctx, req, progress(tell))
 }
 
+// readable is the name of an image by digest with the tag that was asked for, as Swarm
+// has it: docker ps shows REPOSITORY:TAG of it. What it names is the digest alone.
+func readable(pinned, asked string) string {
+	repo, d, ok := strings.Cut(pinned, "@")
+	asked, _, _ = strings.Cut(asked, "@")
+	tag := strings.TrimPrefix(asked, repository(asked))
+	if !ok || tag == "" {
+		return pinned
+	}
+	return repository(repo) + tag + "@" + d
+}
+
 // pin makes a service's containers those of an image that does not change.
 func pin(svc *Service, ref string, d digest.Digest) {
 	svc.Container.Config = withImage(svc, ref)

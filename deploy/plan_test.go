@@ -62,6 +62,23 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// The tag that was asked for is for people: what runs is named by its digest.
+func TestReadable(t *testing.T) {
+	d := "@" + digestOf("x").String()
+	for _, test := range []struct{ pinned, asked, want string }{
+		{"web" + d, "web:1", "web:1" + d},
+		{"localhost:5000/a/web" + d, "localhost:5000/a/web:v1.2", "localhost:5000/a/web:v1.2" + d},
+		{"localhost:5000/web" + d, "localhost:5000/web", "localhost:5000/web" + d},
+		{"web" + d, "docker.io/library/web:1" + d, "web:1" + d},
+		{"web:0" + d, "web:1", "web:1" + d},
+		{"sha256:0123", "web:1", "sha256:0123"},
+	} {
+		if got := readable(test.pinned, test.asked); got != test.want {
+			t.Errorf("%s of %s: got %s, want %s", test.pinned, test.asked, got, test.want)
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	rolling := func(s *Service) { s.Strategy, s.Update.Parallelism = Rolling, 1 }
 	canary := func(s *Service) { s.Strategy, s.Steps = Canary, []CanaryStep{{Weight: 10, Pause: time.Minute}} }

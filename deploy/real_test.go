@@ -342,8 +342,7 @@ func TestRealNeeds(t *testing.T) {
 	if got := h.logs(st.Services[1].Containers[0].ID); got != "it is a secret"+"12 34 440\n" {
 		t.Errorf("the job says %q", got)
 	}
-	h.must(h.Close())
-	h.open(nil)
+	h.damaged()
 	h.answers("one")
 	failing := h.stack("two")
 	job.Container.Cmd = []string{"/bin/sh", "-c", "echo no >&2; exit 3"}
@@ -354,6 +353,28 @@ func TestRealNeeds(t *testing.T) {
 		t.Errorf("%v: %+v", err, f)
 	}
 	h.answers("one")
+}
+
+// damaged opens the stacks again with a record that is empty, and puts it back.
+func (h *host) damaged() {
+	h.t.Helper()
+	h.must(h.Close())
+	path := filepath.Join(h.dir, "stacks/shop/record.json")
+	h.must(os.Rename(path, path+".kept"))
+	h.must(os.WriteFile(path, nil, 0o600))
+	h.open(nil)
+	h.answers("one")
+	st, err := h.Status(h.t.Context(), "shop")
+	if err != nil || !strings.Contains(st.Error, path+" cannot be read: it is empty") || len(st.Services) != 3 || st.Services[2].Ready != 2 || len(st.Services[2].Ports) == 0 {
+		h.t.Errorf("%+v, %v", st, err)
+	}
+	if _, err := h.deploy(deploy.Request{Stack: h.stack("two")}); !errors.Is(err, runner.ErrPrecondition) {
+		h.t.Errorf("deployed: %v", err)
+	}
+	h.must(os.Rename(path+".kept", path))
+	if st, err = h.Status(h.t.Context(), "shop"); err != nil || st.Error != "" || st.Services[0].Ready != 2 || len(st.Drift) > 0 {
+		h.t.Errorf("%+v, %v", st, err)
+	}
 }
 
 func (h *host) logs(id string) string {
