@@ -107,6 +107,36 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestHostileFiles loads such files from a directory, where they may name others: none
+// takes long.
+func TestHostileFiles(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, data, want string }{
+		{"bomb of aliases", bomb(12), "compose.yaml:7: more than 200000 values"},
+		{"deep", "name: x\nservices: {a: {image: a, x-a: " + strings.Repeat("{a: ", 3000) + "1" + strings.Repeat("}", 3000) + "}}", "deep in each other"},
+		{"merge of itself", "name: x\nservices: {a: &a {image: a, <<: *a}}", "compose.yaml:2: an alias that contains itself"},
+		{"ports", "name: x\nservices:\n  a: {image: a, ports: ['1-65535:1-65535']}", "compose.yaml:3: services.a.ports[0]: 1-65535:1-65535 has more than 1000 ports"},
+		{"many services", many(5000, "  s%d: {image: a}\n"), "compose.yaml:2: services: 5000 services are more than the 1000"},
+		{"a file that includes itself", "name: x\ninclude: [compose.yaml]\nservices: {a: {image: a}}", "compose.yaml:2: include: include cycle detected"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(test.data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			_, err := Load(t.Context(), Options{WorkingDir: dir})
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error is %.300v, and has no %q", err, test.want)
+			}
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("it has taken %s", took)
+			}
+		})
+	}
+}
+
 // TestHuge has a config that is more than may be deployed.
 func TestHuge(t *testing.T) {
 	t.Parallel()

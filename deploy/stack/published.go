@@ -14,8 +14,8 @@ import (
 // alone is why a published Compose file is refused that names others.
 const alone = "a published Compose file stands alone, and names no other files"
 
-// These bound the shape of a published Compose file, which somebody else has written.
-// Files that people write are far from them.
+// These bound the shape of a Compose file, which somebody else may have written. Files
+// that people write are far from them.
 const (
 	maxDepth = 64      // of mappings and lists in each other
 	maxNodes = 200_000 // with all aliases written out
@@ -25,17 +25,51 @@ const (
 // maxServices bounds the services of a stack.
 const maxServices = 1000
 
-// checkPublished refuses what would have compose-go read files of this host, or work
-// for minutes.
-func checkPublished(s *sources) error {
+// checkShape refuses what would have compose-go work for minutes.
+func checkShape(s *sources) error {
 	ps := &problems{src: s}
-	sh := &shape{sizes: map[*yaml.Node]size{}}
-	for _, doc := range s.files[0].parse() {
-		if n, why := sh.measure(doc); n != nil {
-			ps.errs = append(ps.errs, Problem{File: s.files[0].name, Line: n.Line, Message: why})
-			return ps.err()
+	for _, f := range s.files {
+		sh := &shape{sizes: map[*yaml.Node]size{}}
+		for _, doc := range f.parse() {
+			if n, why := sh.measure(doc); n != nil {
+				ps.errs = append(ps.errs, Problem{File: f.name, Line: n.Line, Message: why})
+				return ps.err()
+			}
+		}
+		for _, doc := range f.parse() {
+			for _, services := range step(place{file: f, value: doc}, "services") {
+				if n := len(resolve(services.value).Content) / 2; n > maxServices {
+					ps.addf(keys{"services"}, "%d services are more than the %d that a stack may have", n, maxServices)
+				}
+				refuseWide(ps, f, resolve(services.value))
+			}
 		}
 	}
+	return ps.err()
+}
+
+// refuseWide refuses ranges of too many ports.
+func refuseWide(ps *problems, f *source, services *yaml.Node) {
+	for i := 0; services.Kind == yaml.MappingNode && i+1 < len(services.Content); i += 2 {
+		name, service := services.Content[i].Value, services.Content[i+1]
+		for i, port := range resolve(child(service, "ports")).Content {
+			if !wide(resolve(port).Value) {
+				continue
+			}
+			ps.errs = append(ps.errs, Problem{
+				File: f.name, Line: port.Line, Path: keys{"services", name, "ports"}.index(i).String(),
+				Message: resolve(port).Value + " has more than " + strconv.Itoa(maxRange) + " ports",
+			})
+		}
+	}
+}
+
+// checkPublished refuses what would have compose-go read files of this host.
+func checkPublished(s *sources) error {
+	if err := checkShape(s); err != nil {
+		return err
+	}
+	ps := &problems{src: s}
 	if err := s.files[0].err; err != nil {
 		return explain(ps, err)
 	}
@@ -45,9 +79,6 @@ func checkPublished(s *sources) error {
 			ps.addf(keys{"include"}, "%s", alone)
 		}
 		for _, services := range step(root, "services") {
-			if n := len(resolve(services.value).Content) / 2; n > maxServices {
-				ps.addf(keys{"services"}, "%d services are more than the %d that a stack may have", n, maxServices)
-			}
 			refuseLocalServices(ps, resolve(services.value))
 		}
 	}
@@ -57,11 +88,6 @@ func checkPublished(s *sources) error {
 func refuseLocalServices(ps *problems, services *yaml.Node) {
 	for i := 0; services.Kind == yaml.MappingNode && i+1 < len(services.Content); i += 2 {
 		name, service := services.Content[i].Value, services.Content[i+1]
-		for i, port := range resolve(child(service, "ports")).Content {
-			if wide(resolve(port).Value) {
-				ps.addf(keys{"services", name, "ports"}.index(i), "%s has more than %d ports", resolve(port).Value, maxRange)
-			}
-		}
 		for _, key := range []string{"env_file", "label_file"} {
 			if len(step(place{value: service}, key)) > 0 {
 				ps.addf(keys{"services", name, key}, "%s", alone)

@@ -91,6 +91,9 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 		}
 		src.files = append(src.files, &source{name: name, path: f.Filename, data: f.Content})
 	}
+	if err := checkShape(src); err != nil {
+		return nil, err
+	}
 	name := cmp.Or(o.ProjectName, opts.Environment[consts.ComposeProjectName])
 	return load(ctx, src, *details, naming(name, details.WorkingDir), loader.WithDiscardEnvFiles,
 		func(o *loader.Options) {

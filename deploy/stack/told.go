@@ -26,6 +26,10 @@ func (s *sources) told(text string) *Problem {
 		}
 	}
 	services := s.services() // which has the files read
+	if strings.HasPrefix(text, "include cycle detected: ") {
+		file, line := s.locate(keys{"include"})
+		return &Problem{File: file, Line: line, Path: "include", Message: text}
+	}
 	for _, doc := range s.roots {
 		for _, inc := range step(doc, "include") {
 			if n := s.names(inc, text); n != nil {
