@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ func TestObserve(t *testing.T) {
 	o := &observer{host: h, image: h.image("busybox")}
 	t.Run("stats", o.stats)
 	t.Run("stats of what ends", o.statsEnd)
+	t.Run("stats that cannot be read", o.statsUnreadable)
 	t.Run("disk usage", o.diskUsage)
 	t.Run("events", o.events)
 	t.Run("event filters", o.eventFilters)
@@ -158,6 +160,51 @@ func (o *observer) statsEnd(t *testing.T) {
 		var s sample
 		return errors.Is(stream.Decode(&s), io.EOF)
 	})
+}
+
+// A file of statistics that cannot be read is told of: once in the log, and to a
+// client as Docker does it, which has an empty sample in a stream, and an error when
+// it asked for one. Other containers are not touched.
+func (o *observer) statsUnreadable(t *testing.T) {
+	type sample = container.StatsResponse
+	o.docker.Run("run", "-d", "--name", "unreadable", o.image, "sleep", "300")
+	o.docker.Run("run", "-d", "--name", "readable", o.image, "sleep", "300")
+	defer o.docker.Run("rm", "-f", "unreadable", "readable")
+	id := strings.TrimSpace(o.docker.Run("inspect", "--format", "{{.Id}}", "unreadable"))
+	on := func(args ...string) string {
+		t.Helper()
+		ns := o.Machine.Path("proc", "1", "ns")
+		cmd := exec.Command("nsenter", append([]string{"--mount=" + ns + "/mnt", "--pid=" + ns + "/pid"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	path := on("find", "/sys/fs/cgroup", "-path", "*"+id+"/pids.current")
+	on("mount", "--bind", "/proc/1/mem", path) // whose first page cannot be read
+	stream := json.NewDecoder(o.get(t, "/containers/unreadable/stats").Body)
+	for range 2 {
+		if s := decode[sample](t, stream); !s.Read.IsZero() || s.Name != "/unreadable" {
+			t.Errorf("a sample is %+v", s)
+		}
+	}
+	for range 2 {
+		resp := o.get(t, "/containers/unreadable/stats?stream=0&one-shot=1")
+		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(string(body), "pids.current: input/output error") {
+			t.Errorf("once: %s: %s", resp.Status, body)
+		}
+	}
+	if got := o.docker.Run("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "unreadable", "readable"); got != "unreadable 0\nreadable 1\n" {
+		t.Errorf("docker stats says %q", got)
+	}
+	if n := strings.Count(o.Log(), `"sample a container"`); n != 1 {
+		t.Errorf("the log tells of it %d times", n)
+	}
+	on("umount", path)
+	if shot := decode[sample](t, json.NewDecoder(o.get(t, "/containers/unreadable/stats?stream=0&one-shot=1").Body)); shot.PidsStats.Current != 1 {
+		t.Errorf("when it can be read again, a sample is %+v", shot)
+	}
 }
 
 func (o *observer) diskUsage(t *testing.T) {

@@ -31,6 +31,8 @@ type ctr struct {
 	keepers  int                // operations that --rm has to wait for
 	ooms     uint64             // times that the kernel killed for want of memory
 	removed  chan struct{}
+
+	unsampled map[string]bool // why it could not be sampled, of which the log has told
 }
 
 // run is one run of a container, from its start until its exit is recorded.

@@ -240,7 +240,7 @@ func (e *Engine) openLeaves(ctx context.Context) (err error) {
 	if err := e.openLogs(); err != nil {
 		return err
 	}
-	e.stats, err = stats.Open()
+	e.stats, err = stats.Open(e.log)
 	return err
 }
 

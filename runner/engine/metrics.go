@@ -16,7 +16,7 @@ type ContainerUsage struct {
 	Health    container.HealthStatus
 	Cgroup    string // path below the root of each hierarchy
 	OOMs      uint64 // times that the kernel killed for want of memory, since the engine started
-	// Sample is nil if the container does not run.
+	// Sample is nil if the container does not run, or could not be sampled.
 	Sample *container.StatsResponse
 	// OwnNetwork says that the interfaces of the sample are no other container's.
 	OwnNetwork bool
@@ -36,10 +36,8 @@ func (e *Engine) Usage(ctx context.Context) []ContainerUsage {
 			OOMs:       c.oomCount(),
 			OwnNetwork: hasOwnNetwork(rec),
 		}
-		if target, runs := e.statsTarget(c); runs && ctx.Err() == nil {
-			if sample, err := e.stats.Read(target); err == nil {
-				u.Sample = sample
-			}
+		if ctx.Err() == nil {
+			u.Sample, _ = e.readStats(c) // why it failed is logged
 		}
 		list = append(list, u)
 	}

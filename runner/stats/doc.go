@@ -7,7 +7,15 @@
 // that it keeps open, and every reader gets that sample. While nobody does,
 // nothing runs and nothing is open.
 //
-// A controller that the host does not have leaves its part of the sample zero.
+// Most containers do nothing in most seconds. What only a container that runs can
+// change is not read while the kernel's count of its processor time stands still, and
+// its limits only when they were set; every tenth time all is read, so that what
+// somebody does in its cgroups by hand is told at most so much later. What reads as
+// before is not parsed again.
+//
+// A controller that the host does not have leaves its part of the sample zero; so
+// does a file that the kernel does not have, of which the log tells once. A file that
+// is there and cannot be read is an error, and there is no sample.
 // The package knows no containers, only cgroups and processes: which there are,
 // its user says.
 package stats

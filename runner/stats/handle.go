@@ -2,6 +2,9 @@ package stats
 
 import (
 	"errors"
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -10,116 +13,147 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errGone says that there is no such container any more.
-var errGone = errors.New("the container does not run")
+// ErrGone says that there is no cgroup of the container.
+var ErrGone = errors.New("the container has no cgroup")
 
-// handle has the open files of one run of a container. It is not safe for
-// concurrent use.
+// refresh is after how many samples all files are read again, whatever is known
+// of them: somebody else may have set a limit, or moved a process.
+const refresh = 10
+
+// handle has the open files of one run of a container, and what they said last. It
+// is not safe for concurrent use.
 type handle struct {
 	target Target
-	fds    []int // one for each source; negative: there is no such file
-	net    int   // likewise
+	files  []file // one for each source
+	net    file
+
+	last  container.StatsResponse // what it points to is shared, and never changed
+	seed  maphash.Seed
+	left  int // samples until all files are read; none before the first
+	quiet int // samples since a process has run, of which there is one more to read
 }
 
-func (s *Sampler) open(t Target) *handle {
-	h := &handle{target: t, net: -1}
+// file is an open file, and what is known of it.
+type file struct {
+	fd   int // negative: there is none
+	pace pace
+	sum  uint64 // of what it said last
+}
+
+// open opens the files of a container. One that the kernel does not have stays
+// closed.
+func (s *Sampler) open(t Target) (*handle, error) {
+	h := &handle{target: t, net: file{fd: -1}, seed: maphash.MakeSeed()}
+	found := len(s.sources) == 0 // then there is nothing that could be gone
 	for _, src := range s.sources {
-		h.fds = append(h.fds, openFile(filepath.Join(src.mount, t.Cgroup, src.name)))
+		path := src.path(t)
+		fd, err := openFile(path)
+		switch {
+		case err == nil:
+			found = true
+		case errors.Is(err, unix.ENOENT):
+			s.tellAbsent(path)
+		default:
+			h.close()
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		h.files = append(h.files, file{fd: fd, pace: src.pace.of(t.Limits)})
+	}
+	if !found {
+		return nil, ErrGone
 	}
 	if t.PID > 0 {
-		h.net = openFile("/proc/" + strconv.Itoa(t.PID) + "/net/dev")
+		path := netDev(t)
+		fd, err := openFile(path)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) { // those: it has just ended
+			h.close()
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		h.net.fd = fd
 	}
-	return h
+	return h, nil
 }
 
-func openFile(path string) int {
-	for {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return -1
-		}
-		return fd
+// tellAbsent logs once that the kernel does not have a file, if its cgroup is there.
+func (s *Sampler) tellAbsent(path string) {
+	if unix.Access(filepath.Dir(path), unix.F_OK) != nil {
+		return
+	}
+	if _, told := s.absent.LoadOrStore(filepath.Base(path), true); !told {
+		s.log.Warn("statistics lack what the kernel does not tell: it counts as zero", "file", path)
 	}
 }
+
+func (src *source) path(t Target) string { return filepath.Join(src.mount, t.Cgroup, src.name) }
+
+// netDev is where the counters of the interfaces are.
+func netDev(t Target) string { return "/proc/" + strconv.Itoa(t.PID) + "/net/dev" }
 
 func (h *handle) close() {
-	for _, fd := range append(h.fds, h.net) {
-		if fd >= 0 {
-			_ = unix.Close(fd)
+	for _, f := range append(h.files, h.net) {
+		if f.fd >= 0 {
+			_ = unix.Close(f.fd)
 		}
 	}
-	h.fds, h.net = nil, -1
+	h.files, h.net.fd = nil, -1
 }
 
-// sample reads all files. buf is room to read into.
+// sample reads the files that may say something new. buf is room to read into.
 func (h *handle) sample(s *Sampler, now system, buf *[]byte) (*container.StatsResponse, error) {
-	r := &container.StatsResponse{Read: time.Now().UTC()}
-	alive := len(s.sources) == 0 // then there is nothing that could be gone
-	for i, src := range s.sources {
-		var ok bool
-		if *buf, ok = read(h.fds[i], *buf); ok {
-			src.parse(*buf, r)
-			alive = true
+	if now.err != nil {
+		return nil, now.err
+	}
+	all := h.left == 0
+	switch {
+	case h.last.Read.IsZero(): // from then on not those of all containers in the same second
+		h.left = rand.N(refresh) //nolint:gosec // nothing to guess
+	case all:
+		h.left = refresh - 1
+	default:
+		h.left--
+	}
+	h.last.Read = time.Now().UTC()
+	for i := range h.files {
+		f, src := &h.files[i], &s.sources[i]
+		if !all && (f.pace == set || f.pace == ran && h.quiet > 1) {
+			continue
+		}
+		changed, err := h.read(f, src.parse, buf)
+		switch {
+		case errors.Is(err, unix.ENODEV):
+			return nil, ErrGone
+		case err != nil:
+			return nil, fmt.Errorf("read %s: %w", src.path(h.target), err)
+		case f.pace == clock && changed:
+			h.quiet = 0
+		case f.pace == clock && f.fd >= 0:
+			h.quiet++
 		}
 	}
-	if !alive {
-		return nil, errGone
+	if _, err := h.read(&h.net, parseNetDev, buf); err != nil {
+		return nil, fmt.Errorf("read %s: %w", netDev(h.target), err)
 	}
-	var ok bool
-	if *buf, ok = read(h.net, *buf); ok {
-		parseNetDev(*buf, r)
-	}
-	r.CPUStats.SystemUsage, r.CPUStats.OnlineCPUs = now.usage, now.cpus
+	h.last.CPUStats.SystemUsage, h.last.CPUStats.OnlineCPUs = now.usage, now.cpus
+	r := h.last
 	if limit := r.MemoryStats.Limit; limit == 0 || limit > s.memory {
 		r.MemoryStats.Limit = s.memory
 	}
-	return r, nil
+	return &r, nil
 }
 
-// read reads a whole file from its beginning into buf, which is returned, grown
-// if need be.
-func read(fd int, buf []byte) (text []byte, ok bool) {
-	const (
-		enough  = 1 << 20
-		partial = 2 << 10 // of a file of records the kernel gives a page at a time
-	)
-	buf = buf[:0]
-	for fd >= 0 {
-		if cap(buf)-len(buf) < partial {
-			buf = append(make([]byte, 0, 2*cap(buf)+partial), buf...)
-		}
-		n, err := unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return buf[:0], false
-		}
-		buf = buf[:len(buf)+n]
-		if n < partial || len(buf) > enough {
-			return buf, true
-		}
+// read reads a file, and parses it if it does not say what it said before.
+func (h *handle) read(f *file, parse func([]byte, *container.StatsResponse), buf *[]byte) (changed bool, err error) {
+	if f.fd < 0 {
+		return false, nil
 	}
-	return buf, false
-}
-
-// system is what the host has used.
-type system struct {
-	usage uint64 // nanoseconds
-	cpus  uint32
-}
-
-func readSystem(buf []byte) (system, []byte) {
-	fd := openFile("/proc/stat")
-	if fd < 0 {
-		return system{}, buf
+	if *buf, err = read(f.fd, *buf); err != nil {
+		return false, err
 	}
-	defer unix.Close(fd)
-	var now system
-	buf, _ = read(fd, buf)
-	now.usage, now.cpus = parseStat(buf)
-	return now, buf
+	sum := maphash.Bytes(h.seed, *buf)
+	if sum == f.sum {
+		return false, nil
+	}
+	f.sum = sum
+	parse(*buf, &h.last)
+	return true, nil
 }

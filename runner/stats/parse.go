@@ -8,7 +8,8 @@ import (
 )
 
 // What is parsed here the kernel has written, but not all of it: the names of
-// interfaces are the container's own. A line that is not understood is skipped.
+// interfaces are the container's own. A line that is not understood is skipped. What
+// was parsed before is replaced, and what it points to stays as it is.
 
 // lines calls f with each line of a text, without its end.
 func lines(text []byte, f func(line []byte)) {
@@ -58,6 +59,7 @@ func eachKey(text []byte, f func(key []byte, value uint64)) {
 // processor.
 func parseUsagePercpu(text []byte, s *container.StatsResponse) {
 	u := &s.CPUStats.CPUUsage
+	u.TotalUsage = 0
 	text = bytes.TrimSpace(text)
 	u.PercpuUsage = make([]uint64, 0, bytes.Count(text, []byte{' '})+1)
 	for one, rest := field(text); len(one) > 0; one, rest = field(rest) {
@@ -71,6 +73,7 @@ func parseUsagePercpu(text []byte, s *container.StatsResponse) {
 // nanoseconds for users and for the kernel, as far as ticks have met them.
 func parseUsageAll(text []byte, s *container.StatsResponse) {
 	u := &s.CPUStats.CPUUsage
+	u.UsageInUsermode, u.UsageInKernelmode = 0, 0
 	lines(text, func(line []byte) {
 		cpu, rest := field(line)
 		if len(cpu) == 0 || cpu[0] < '0' || cpu[0] > '9' {
@@ -223,6 +226,7 @@ const maxInterfaces = 128
 // parseNetDev reads /proc/PID/net/dev: the interfaces of a network namespace,
 // without those that the kernel puts into each.
 func parseNetDev(text []byte, s *container.StatsResponse) {
+	s.Networks = nil
 	lines(text, func(line []byte) {
 		name, rest, ok := bytes.Cut(bytes.TrimLeft(line, " "), []byte{':'})
 		if !ok || builtin(name) || len(s.Networks) == maxInterfaces {

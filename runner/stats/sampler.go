@@ -2,6 +2,7 @@ package stats
 
 import (
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -23,6 +24,17 @@ type Target struct {
 	// PID is of a process in the network namespace whose interfaces are counted;
 	// 0: none are.
 	PID int
+	// Limits of the container, which are others when they are elsewhere. nil: they
+	// may be any, and change.
+	Limits *container.Resources
+}
+
+// Subject is a container that is watched.
+type Subject struct {
+	// Find says before each sample which run there is, or that there is none.
+	Find func() (Target, bool)
+	// Failed is told why there is no sample of one, each time.
+	Failed func(error)
 }
 
 // Sampler samples containers. It is safe for concurrent use.
@@ -30,6 +42,9 @@ type Sampler struct {
 	sources []source
 	memory  uint64 // bytes that the host has
 	keep    int    // containers whose files may be kept open
+	log     *slog.Logger
+
+	absent sync.Map // names of files that this kernel does not have, of which was told
 
 	mu      sync.Mutex
 	watched map[string]*watched // by the container's ID
@@ -38,25 +53,11 @@ type Sampler struct {
 	done    sync.WaitGroup
 }
 
-// watched is a container that somebody reads.
-type watched struct {
-	find func() (Target, bool)
-	kept bool // its files may stay open
-
-	readers map[*Reader]struct{} // guarded by the sampler
-
-	mu     sync.Mutex
-	handle *handle
-	last   *container.StatsResponse
-	taken  time.Time // when last was
-	ended  bool
-}
-
 // Reader gets the samples of one container, for one client.
 type Reader struct {
 	// C has the latest sample that was not taken from it. It is shared with other
 	// readers, and not to be changed. One whose Read is zero says that the
-	// container does not run. C is closed with the sampler.
+	// container does not run, or could not be sampled. C is closed with the sampler.
 	C chan *container.StatsResponse
 
 	leave func()
@@ -65,8 +66,9 @@ type Reader struct {
 // Close ends the reader.
 func (r *Reader) Close() { r.leave() }
 
-// Open makes a sampler for the cgroups of this host.
-func Open() (*Sampler, error) {
+// Open makes a sampler for the cgroups of this host. It logs which files of
+// statistics the kernel does not have.
+func Open(log *slog.Logger) (*Sampler, error) {
 	sources, err := findSources()
 	if err != nil {
 		return nil, fmt.Errorf("stats: %w", err)
@@ -84,6 +86,7 @@ func Open() (*Sampler, error) {
 		sources: sources,
 		memory:  info.Totalram * uint64(info.Unit),
 		keep:    int(min(files.Cur, 1<<30)) * most / of / (len(sources) + 1),
+		log:     log,
 		watched: map[string]*watched{},
 		closed:  make(chan struct{}),
 	}, nil
@@ -100,10 +103,9 @@ func (s *Sampler) Close() {
 	s.done.Wait()
 }
 
-// Watch returns a reader of the container id, which find looks up: before each
-// sample it says which run there is, or that there is none. The first sample is
-// ready at once.
-func (s *Sampler) Watch(id string, find func() (Target, bool)) *Reader {
+// Watch returns a reader of the container id. The first sample is ready at once.
+// All readers of a container have the same subject.
+func (s *Sampler) Watch(id string, of Subject) *Reader {
 	r := &Reader{C: make(chan *container.StatsResponse, 1)}
 	s.mu.Lock()
 	select {
@@ -116,7 +118,7 @@ func (s *Sampler) Watch(id string, find func() (Target, bool)) *Reader {
 	}
 	w := s.watched[id]
 	if w == nil {
-		w = &watched{find: find, kept: len(s.watched) < s.keep, readers: map[*Reader]struct{}{}}
+		w = &watched{Subject: of, kept: len(s.watched) < s.keep, readers: map[*Reader]struct{}{}}
 		s.watched[id] = w
 	}
 	w.readers[r] = struct{}{}
@@ -136,9 +138,13 @@ func (s *Sampler) Watch(id string, find func() (Target, bool)) *Reader {
 	return r
 }
 
-// Read samples a container once, now. It fails if there is no such run any more.
+// Read samples a container once, now. It fails with ErrGone if there is no such run
+// any more, and if a file cannot be read.
 func (s *Sampler) Read(t Target) (*container.StatsResponse, error) {
-	h := s.open(t)
+	h, err := s.open(t)
+	if err != nil {
+		return nil, err
+	}
 	defer h.close()
 	now, buf := readSystem(nil)
 	return h.sample(s, now, &buf)
@@ -226,55 +232,4 @@ func (s *Sampler) publish(w *watched, sample *container.StatsResponse) {
 		}
 		r.C <- sample // only here, and with the lock: there is room
 	}
-}
-
-// recent says whether the last sample is too young for another.
-func (w *watched) recent() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Since(w.taken) < spacing
-}
-
-// sample samples a container, or returns what was sampled just now. buf is room to
-// read into.
-func (w *watched) sample(s *Sampler, now system, buf *[]byte) *container.StatsResponse {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if time.Since(w.taken) < spacing {
-		return w.last
-	}
-	w.last, w.taken = &container.StatsResponse{}, time.Now()
-	t, runs := w.find()
-	if !runs || w.ended {
-		w.shut()
-		return w.last
-	}
-	if w.handle == nil || w.handle.target != t {
-		w.shut()
-		w.handle = s.open(t)
-	}
-	sample, err := w.handle.sample(s, now, buf)
-	if err == nil {
-		w.last = sample
-	}
-	if err != nil || !w.kept {
-		w.shut()
-	}
-	return w.last
-}
-
-// shut closes the files. The caller has locked w.
-func (w *watched) shut() {
-	if w.handle != nil {
-		w.handle.close()
-		w.handle = nil
-	}
-}
-
-// finish closes the files for good.
-func (w *watched) finish() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ended = true
-	w.shut()
 }

@@ -1,7 +1,9 @@
 package stats
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,11 +52,13 @@ func mounts(s *Sampler) []string {
 	return all
 }
 
-// run runs a shell's script in a cgroup, and with no network but the loopback.
-func run(tb testing.TB, s *Sampler, path, script string) (pid int, kill func()) {
+// run runs a shell's script in a cgroup, and with no network but the loopback. It has
+// files from 3 on.
+func run(tb testing.TB, s *Sampler, path, script string, files ...*os.File) (pid int, kill func()) {
 	tb.Helper()
 	cmd := exec.Command("sh", "-c", "read -r _; "+script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: unix.CLONE_NEWNET}
+	cmd.ExtraFiles = files
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		tb.Fatal(err)
@@ -80,12 +84,27 @@ func run(tb testing.TB, s *Sampler, path, script string) (pid int, kill func()) 
 
 func open(tb testing.TB) *Sampler {
 	tb.Helper()
-	s, err := Open()
+	s, err := Open(slog.New(slog.DiscardHandler))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.Close)
 	return s
+}
+
+// watch watches the container "id", which is always sampled.
+func watch(t *testing.T, s *Sampler, find func() (Target, bool)) *Reader {
+	t.Helper()
+	return s.Watch("id", Subject{Find: find, Failed: func(err error) { t.Error(err) }})
+}
+
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in 10 s it did not come to this: %s", what)
+		}
+	}
 }
 
 func next(t *testing.T, r *Reader) *container.StatsResponse {
@@ -129,8 +148,8 @@ func TestWatch(t *testing.T) {
 	pid, kill := run(t, s, path, "x=$(head -c 1000000 /dev/zero | tr '\\0' x); while :; do :; done")
 	var runs atomic.Bool
 	runs.Store(true)
-	find := func() (Target, bool) { return Target{path, pid}, runs.Load() }
-	a, b := s.Watch("id", find), s.Watch("id", find)
+	find := func() (Target, bool) { return Target{Cgroup: path, PID: pid}, runs.Load() }
+	a, b := watch(t, s, find), watch(t, s, find)
 	defer b.Close()
 	first, other := next(t, a), next(t, b)
 	if first != other {
@@ -204,8 +223,8 @@ func TestSlowReader(t *testing.T) {
 	s := open(t)
 	path := group(t, s, "slow")
 	pid, _ := run(t, s, path, "exec sleep 60")
-	find := func() (Target, bool) { return Target{path, pid}, true }
-	slow, quick := s.Watch("id", find), s.Watch("id", find)
+	find := func() (Target, bool) { return Target{Cgroup: path, PID: pid}, true }
+	slow, quick := watch(t, s, find), watch(t, s, find)
 	defer slow.Close()
 	defer quick.Close()
 	next(t, quick)
@@ -218,12 +237,16 @@ func TestSlowReader(t *testing.T) {
 
 func TestGone(t *testing.T) {
 	s := open(t)
-	if _, err := s.Read(Target{"/berth-test-stats-none", 0}); err == nil {
+	if _, err := s.Read(Target{Cgroup: "/berth-test-stats-none"}); err == nil {
 		t.Error("a cgroup that is not there was sampled")
 	}
-	r := s.Watch("id", func() (Target, bool) { return Target{"/berth-test-stats-none", 0}, true })
-	if !next(t, r).Read.IsZero() {
-		t.Error("so it was for a reader")
+	var why error
+	r := s.Watch("id", Subject{
+		Find:   func() (Target, bool) { return Target{Cgroup: "/berth-test-stats-none"}, true },
+		Failed: func(err error) { why = err },
+	})
+	if !next(t, r).Read.IsZero() || !errors.Is(why, ErrGone) {
+		t.Errorf("so it was for a reader: %v", why)
 	}
 	s.mu.Lock()
 	s.end("id", s.watched["id"])
@@ -240,7 +263,7 @@ func TestFewFiles(t *testing.T) {
 	s.keep = 0
 	path := group(t, s, "few")
 	pid, _ := run(t, s, path, "exec sleep 60")
-	r := s.Watch("id", func() (Target, bool) { return Target{path, pid}, true })
+	r := watch(t, s, func() (Target, bool) { return Target{Cgroup: path, PID: pid}, true })
 	defer r.Close()
 	for range 2 {
 		if next(t, r).PidsStats.Current != 1 {
@@ -262,7 +285,7 @@ func TestVersion2(t *testing.T) {
 			path := group(t, s, "unified")
 			pid, _ := run(t, s, path, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; exec sleep 60")
 			for range 1000 {
-				sample, err := s.Read(Target{path, pid})
+				sample, err := s.Read(Target{Cgroup: path, PID: pid})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -284,7 +307,8 @@ func BenchmarkRound(b *testing.B) {
 	var list []*watched
 	for i := range containers {
 		path := group(b, s, strconv.Itoa(i))
-		w := &watched{kept: true, find: func() (Target, bool) { return Target{path, os.Getpid()}, true }}
+		target := Target{Cgroup: path, PID: os.Getpid(), Limits: &container.Resources{}}
+		w := &watched{kept: true, Subject: Subject{Find: func() (Target, bool) { return target, true }, Failed: func(err error) { b.Error(err) }}}
 		list = append(list, w)
 		b.Cleanup(w.finish)
 	}
