@@ -155,6 +155,11 @@ func (s *shop) privateRegistry(t *testing.T) {
 
 func (s *shop) firstVersion(t *testing.T) {
 	s.says(t, s.command(t, "v1", "deploy"), `^shop is deployed: revision 1$`)
+	s.says(t, s.command(t, "v1", "deploy"), `^shop: nothing has changed: revision 1 is in service$`)
+	s.says(t, s.command(t, "v1", "deploy", "--dry-run"), `^shop, revision 1:\nnothing`)
+	if out := s.docker.Run("ps"); !strings.Contains(out, "/web:v1 ") {
+		t.Errorf("docker ps does not say which image of web runs:\n%s", out)
+	}
 	s.serves(t, "/", "seedtest web v1")
 	s.serves(t, "/greeting", "hello")
 	s.failsWith(t, s.command(t, "v1", "status", "shp"), 1, `there is no stack "shp": there is shop$`)
