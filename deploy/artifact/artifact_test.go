@@ -242,6 +242,13 @@ func TestHostile(t *testing.T) {
 			}
 		})
 	}
+	other := forge(of(yaml))
+	if _, _, err := artifact.Fetch(t.Context(), other, digest.FromString("another").String()); !errors.Is(err, runner.ErrInvalid) || len(other.asked) > 0 {
+		t.Errorf("another manifest than the one of the digest: %v", err)
+	}
+	if b, _, err := artifact.Fetch(t.Context(), other, other.desc.Digest.String()); err != nil || len(b.Compose) == 0 {
+		t.Errorf("by its digest: %v", err)
+	}
 	large := forge(of(yaml))
 	large.desc.Size = 1 << 40
 	if _, _, err := artifact.Fetch(t.Context(), large, "prod"); !errors.Is(err, runner.ErrInvalid) {

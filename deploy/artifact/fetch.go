@@ -30,6 +30,9 @@ func Fetch(ctx context.Context, source oras.ReadOnlyTarget, ref string) (Bundle,
 	if err != nil {
 		return Bundle{}, desc, classify(err)
 	}
+	if d := digest.Digest(ref); d.Validate() == nil && d != desc.Digest {
+		return Bundle{}, desc, runner.Errorf(runner.ErrInvalid, "the registry has %s where %s was asked for", desc.Digest, d)
+	}
 	data, err := fetchManifest(ctx, source, desc)
 	if err != nil {
 		return Bundle{}, desc, err

@@ -15,8 +15,11 @@ import (
 const (
 	// maxTries is how often something is tried that does not fail by itself.
 	maxTries = 3
-	// tryPause is how long it takes until then.
-	tryPause = 5 * time.Second
+	// tryPause is how long it takes until then at most: a registry of images that
+	// restarts is to be there again.
+	tryPause = 10 * time.Second
+	// tryFirst has it take some seconds the first time.
+	tryFirst = 4
 
 	maxLogLines = 20
 	maxLine     = 500 // bytes
@@ -124,7 +127,7 @@ func (l *loop) finish(ctx context.Context, r result) {
 		l.tryAgain = time.Now().Add(backoff(2, maxPause))
 	case l.memory.Tries < maxTries && !byItself(r.err):
 		l.o.Log.WarnContext(ctx, "cannot deploy: it is tried again", "digest", r.digest, "error", r.err)
-		l.tryAgain = time.Now().Add(backoff(l.memory.Tries, tryPause))
+		l.tryAgain = time.Now().Add(backoff(l.memory.Tries+tryFirst-1, tryPause))
 	case failed:
 		l.fail(ctx, r.digest, failure{Error: f.Error(), Log: f.Log})
 	default:

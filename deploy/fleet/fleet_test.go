@@ -217,6 +217,23 @@ func TestNoWatch(t *testing.T) {
 	})
 }
 
+// TestTurn has a node that comes to wait for its turn without having been told of anything
+// hear at once of one that is free.
+func TestTurn(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.move("a")
+		_, stop := w.run()
+		defer stop()
+		after(10 * time.Second)
+		w.wake(func() { w.tag, w.waits = version("b"), "not its turn" })
+		after(35 * time.Second) // with its next report it waits
+		w.check("a", "deploy a")
+		w.wake(func() { w.waits, w.turns = "", 1 })
+		after(3 * time.Second)
+		w.check("b", "deploy b")
+	})
+}
+
 // TestRestless is not driven by a registry that always has something new.
 func TestRestless(t *testing.T) {
 	inBubble(t, func(w *world) {

@@ -21,20 +21,31 @@ const (
 type watching struct {
 	version string
 	news    chan error // nil: there is one
+	stop    func()
 }
 
-// watch begins to watch, if that is not going on.
+// watch begins to watch, if that is not going on: what is watched with an older answer
+// may have less to hear of.
 func (l *loop) watch(ctx context.Context) {
-	if l.polling || l.answer.Version == "" || l.watching != nil {
+	if l.polling || l.answer.Version == "" || l.watching != nil && l.watching.version == l.answer.Version {
 		return
 	}
-	w := &watching{version: l.answer.Version, news: make(chan error, 1)}
+	l.unwatch()
+	ctx, stop := context.WithCancel(ctx)
+	w := &watching{version: l.answer.Version, news: make(chan error, 1), stop: stop}
 	l.watching = w
 	l.running.Go(func() {
 		if err := w.run(ctx, l.source); ctx.Err() == nil {
 			w.news <- err
 		}
 	})
+}
+
+func (l *loop) unwatch() {
+	if l.watching != nil {
+		l.watching.stop()
+		l.watching = nil
+	}
 }
 
 // run returns nil when there is another version, and runner.ErrNotFound if the registry
@@ -62,7 +73,7 @@ func (w *watching) run(ctx context.Context, s Source) error {
 
 // heard makes ready to ask the registry what has changed.
 func (l *loop) heard(ctx context.Context, err error) {
-	l.watching = nil
+	l.unwatch()
 	if err != nil {
 		// Who takes reports and cannot be watched is asked as often as one who does
 		// neither.

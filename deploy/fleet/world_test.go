@@ -59,6 +59,7 @@ type world struct {
 	attempt int64
 	moved   chan struct{} // closed with each change
 	changes int
+	turns   int // that were free: only who waits hears of them
 	away    error // what it fails with
 	noBerth bool
 	noWatch bool
@@ -93,11 +94,19 @@ func (w *world) run() (f *Follower, stop func()) {
 	}
 }
 
+// set changes something that everybody hears of.
 func (w *world) set(fn func()) {
+	w.wake(func() {
+		fn()
+		w.changes++
+	})
+}
+
+// wake changes something.
+func (w *world) wake(fn func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	fn()
-	w.changes++
 	close(w.moved)
 	w.moved = make(chan struct{})
 }
@@ -206,6 +215,7 @@ func (w *world) answer(r runner.FollowReport) runner.FollowAnswer {
 	a := runner.FollowAnswer{Digest: w.tag, Tag: w.tag, Version: strconv.Itoa(w.changes), Rollout: runner.FollowRollout{Attempt: w.attempt}}
 	if w.waits != "" && r.Running != w.tag {
 		a.Digest, a.Reason = r.Running, w.waits
+		a.Version += "." + strconv.Itoa(w.turns)
 	}
 	return a
 }
@@ -231,6 +241,9 @@ func (w *world) Watch(ctx context.Context, version string, most time.Duration) (
 	for {
 		w.mu.Lock()
 		now, moved, err := strconv.Itoa(w.changes), w.moved, w.away
+		if strings.Contains(version, ".") {
+			now += "." + strconv.Itoa(w.turns)
+		}
 		if w.noWatch {
 			err = runner.Errorf(runner.ErrNotFound, "404")
 		}

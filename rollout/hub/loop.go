@@ -122,9 +122,9 @@ func (l *loop) time(ctx context.Context, now time.Time) {
 			defer at.ticking.Store(false)
 			if err := l.source.Tick(ctx, ref); err != nil && ctx.Err() == nil {
 				l.log.WarnContext(ctx, "a rollout cannot go on; will try again", "repository", ref.Repo, "tag", ref.Tag, "error", err)
-				select { // not at once
+				select { // not at once, with a warning each time
 				case <-ctx.Done():
-				case <-time.After(l.every):
+				case <-time.After(5 * l.every):
 				}
 			}
 		}()
