@@ -108,6 +108,12 @@ func (o *observer) stats(t *testing.T) {
 	if second.Name != "/busy" || second.MemoryStats.Limit != 64<<20 || second.MemoryStats.Usage == 0 || second.PidsStats.Limit != 50 || second.PidsStats.Current < 2 {
 		t.Errorf("a sample is %+v", second)
 	}
+	docker.Run("update", "--pids-limit", "60", "busy")
+	for n, limit := 0, uint64(0); limit != 60; n++ { // one may have been on its way
+		if limit = decode[sample](t, stream).PidsStats.Limit; n == 2 {
+			t.Fatalf("after an update the limit is %d", limit)
+		}
+	}
 	if n := second.Networks["eth0"]; n.RxBytes == 0 || n.TxPackets < 3 {
 		t.Errorf("eth0: %+v", n)
 	}
