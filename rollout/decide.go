@@ -32,6 +32,7 @@ func Decide(s State, r *Report, now time.Time) Outcome {
 	d := &decision{now: now.UTC().Truncate(time.Microsecond), was: s.Rollout, before: s.Nodes}
 	d.State = s
 	d.Nodes = slices.Clone(s.Nodes)
+	d.rewind()
 	d.forget()
 	d.listen()
 	if r != nil || d.Rollout.Digest != "" { // else nobody follows it
@@ -75,6 +76,29 @@ func (d *decision) node(name string) *Node {
 	return &d.Nodes[i]
 }
 
+// rewind has what seems to come be now: the clock was set back. Else a node that was heard
+// of then would be there until that time comes, and keep its turn.
+func (d *decision) rewind() {
+	for i := range d.Nodes {
+		n := &d.Nodes[i]
+		if d.early(n.Heard) {
+			n.Heard = d.now
+		}
+		if d.early(n.Turn) {
+			n.Turn = d.now
+		}
+	}
+	if d.early(d.Rollout.Listen) {
+		d.Rollout.Listen = d.now
+	}
+}
+
+// early says whether a time that was is to come, and not only because clocks of servers
+// differ.
+func (d *decision) early(t time.Time) bool { return tooEarly(t, d.now) }
+
+func tooEarly(t, now time.Time) bool { return t.Sub(now) > returning }
+
 // forget leaves out who was not heard of for too long; if there are many, who is not
 // there any more, in the end also those that have failed: that was judged when it was
 // heard of. So there are never more than MaxNodes.
@@ -99,15 +123,18 @@ func (d *decision) forget() {
 }
 
 // listen forgives silence if no node is there at all: the registry was away, or the way
-// to it, and not all of them.
+// to it, and not all of them; or its clock was set. A node that deploys has its time anew.
 func (d *decision) listen() {
 	for i := range d.Nodes {
 		if d.there(&d.Nodes[i], d.now) {
 			return
 		}
 	}
-	if len(d.Nodes) > 0 {
+	for i := range d.Nodes {
 		d.Rollout.Listen = d.now
+		if n := &d.Nodes[i]; n.Slot != "" {
+			n.Turn = d.now
+		}
 	}
 }
 

@@ -32,9 +32,12 @@ type FailedNode struct {
 }
 
 // recordFailures records which nodes have failed to run what the tag names, unless they
-// return, or it has come through.
+// return. If it has come through, there is nothing to tell of.
 func (d *decision) recordFailures() {
 	r := &d.Rollout
+	if r.State == Done {
+		d.Failure = nil
+	}
 	if r.Digest == "" || r.State == Done || returns(r) {
 		return
 	}

@@ -34,7 +34,7 @@ func (s *Store) quick(ctx context.Context, ref Ref, r *Report) (a Answer, ok boo
 		}
 		n := Node{r.Node, old}
 		due := row.Back || !row.Next.IsZero() && !row.Next.After(now)
-		if due || tag.Digest != row.Digest || !n.alive(now) || !n.runs(row.Digest) || n.Slot != "" || n.Failed != "" || !n.says(r) {
+		if due || tooEarly(old.Heard, now) || tag.Digest != row.Digest || !n.alive(now) || !n.runs(row.Digest) || n.Slot != "" || n.Failed != "" || !n.says(r) {
 			return errSlow
 		}
 		write = now.Sub(old.Heard) >= n.Interval/4

@@ -73,7 +73,7 @@ func (s *Store) Status(ctx context.Context, ref Ref) (st Status, err error) {
 	now := s.now()
 	err = s.meta.View(ctx, func(tx storage.Tx) error {
 		st = Status{Nodes: []NodeStatus{}}
-		d, err := look(tx, ref, now, s.up)
+		d, err := look(tx, ref, now, s.upSince(now))
 		if err != nil {
 			return err
 		}
@@ -194,7 +194,7 @@ func (s *Store) List(ctx context.Context, may func(repo string) bool) (list []Su
 			if more = len(list) == MaxList; more {
 				break
 			}
-			d, err := look(tx, ref, now, s.up)
+			d, err := look(tx, ref, now, s.upSince(now))
 			if errors.Is(err, ErrUnknown) {
 				continue
 			}

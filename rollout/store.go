@@ -60,6 +60,9 @@ func NewStore(meta storage.Meta, tags Tags, o Options) *Store {
 	return s
 }
 
+// upSince is since when nodes can be heard, whatever was done to the clock meanwhile.
+func (s *Store) upSince(now time.Time) time.Time { return now.Add(-now.Sub(s.up)) }
+
 // Follow takes a report, and says what the node is to run. It fails with ErrInvalid,
 // ErrTaken or ErrMany.
 func (s *Store) Follow(ctx context.Context, ref Ref, r Report) (Answer, error) {
@@ -163,7 +166,7 @@ func (s *Store) try(ctx context.Context, ref Ref, t Target, r *Report, steer fun
 		if err != nil {
 			return st, err
 		}
-		st.Up = s.up
+		st.Up = s.upSince(now)
 		if r != nil {
 			if err := admit(tx, ref, &st, r, now); err != nil {
 				return st, err

@@ -59,7 +59,7 @@ type world struct {
 	attempt int64
 	moved   chan struct{} // closed with each change
 	changes int
-	turns   int // that were free: only who waits hears of them
+	turns   int   // that were free: only who waits hears of them
 	away    error // what it fails with
 	noBerth bool
 	noWatch bool
