@@ -28,7 +28,6 @@ type Edge struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when nothing watches the program any more
 	wanted chan struct{} // gets what somebody waits for it to serve
-	lost   time.Time     // since when a program serves that is not to be found
 
 	mu     sync.Mutex
 	ready  chan struct{} // closed while the program serves

@@ -196,11 +196,14 @@ func TestOutlives(t *testing.T) {
 		got, err := get(c, cfg.HTTP, "a.test")
 		return got == "hello" && err == nil
 	})
-	// What was told while it was away waits for it.
-	if err := syscall.Kill(status(t, second).PID, syscall.SIGKILL); err != nil {
+	// What was told while it was away waits for it. What it has said at its end is kept.
+	if err := syscall.Kill(status(t, second).PID, syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
 	serve(t, second, "b.test", "there")
+	if text, err := os.ReadFile(filepath.Join(cfg.Run, "crash.log.before")); err != nil || !strings.Contains(string(text), "SIGQUIT: quit") {
+		t.Errorf("its last words: %.100s, %v", text, err)
+	}
 	if got, err := get(c, cfg.HTTP, "b.test"); got != "there" || err != nil {
 		t.Errorf("told while it was away: %q, %v", got, err)
 	}
@@ -253,12 +256,18 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	end(t, cfg)
-	if err := os.WriteFile(cfg.Routes(), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	half := filepath.Join(cfg.Data, ".new-1")
+	for _, path := range []string{half, cfg.Routes()} {
+		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	e = open(t, cfg)
 	if s := status(t, e); s.Owners != 0 {
 		t.Errorf("of a file that cannot be read: %+v", s)
+	}
+	if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was half written: %v", err)
 	}
 	serve(t, e, "again.test", "again")
 }
@@ -482,7 +491,7 @@ func TestToldMeanwhile(t *testing.T) {
 }
 
 // TestStop ends a program that is not wanted any more, also one whose sockets are gone;
-// nothing of its routes is left. After a reboot the addresses of replicas are forgotten.
+// nothing of its routes is left.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	cfg := newConfig(t)
@@ -510,20 +519,49 @@ func TestStop(t *testing.T) {
 			t.Errorf("its routes: %v", err)
 		}
 	}
+}
+
+// TestSocketsGone: who removes the sockets has them again, without a request that fails.
+func TestSocketsGone(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t)
 	e := open(t, cfg)
 	serve(t, e, "a.test", "hello")
-	pid := status(t, e).PID
-	if err := errors.Join(e.Close(), syscall.Kill(pid, syscall.SIGKILL), os.RemoveAll(cfg.Run)); err != nil {
+	before := status(t, e)
+	if err := os.RemoveAll(cfg.Run); err != nil {
 		t.Fatal(err)
 	}
-	e = open(t, cfg)
-	status(t, e)
-	routes, err := edge.NewClient(cfg.Control()).Routes(ctx)
-	if r := routes["stack/a.test"]; err != nil || len(r) != 1 || len(r[0].Upstreams) != 0 {
-		t.Errorf("after a reboot: %v, %v", routes, err)
+	serve(t, e, "b.test", "there")
+	if now := status(t, e); now.PID != before.PID || now.Owners != 2 {
+		t.Errorf("%+v, before %+v", now, before)
 	}
-	serve(t, e, "a.test", "there")
-	if got, err := get(newClient(t, false), cfg.HTTP, "a.test"); got != "there" || err != nil {
-		t.Errorf("when it is told: %q, %v", got, err)
+}
+
+// TestReboot: since the host was started again, the addresses of replicas may be those of
+// others.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t)
+	if err := os.Mkdir(cfg.Data, 0o700); err != nil {
+		t.Fatal(err)
 	}
+	for boot, upstreams := range map[string]int{"": 0, bootOf(t): 1} {
+		text := fmt.Sprintf(`{"Boot": %q, "Owners": {"o": [{"Service": "s", "Hosts": ["a.test"], "TLS": "off", "Upstreams": [{"ID": "a", "Addr": "127.0.0.1:1", "Weight": 1}]}]}}`, boot)
+		if err := os.WriteFile(cfg.Routes(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		routes, err := edge.LoadRoutes(cfg.Options)
+		if r := routes["o"]; err != nil || len(r) != 1 || len(r[0].Upstreams) != upstreams {
+			t.Errorf("boot %q: %v, %v", boot, routes, err)
+		}
+	}
+}
+
+func bootOf(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
 }

@@ -34,8 +34,6 @@ const (
 	lookEvery = 10 * time.Second // that one that runs is looked after
 	// retryAfter is when one that could not take over is started again.
 	retryAfter = time.Minute
-	// lostAfter is longer than one takes that begins to serve, or that ends.
-	lostAfter = 15 * time.Second
 )
 
 // keep keeps the program running until the context ends.
@@ -132,28 +130,7 @@ func (e *Edge) ensure(ctx context.Context) (Status, error) {
 		e.cfg.Log.ErrorContext(ctx, "the HTTP edge goes on as it was", "error", startErr, "again_in", retryAfter.String())
 		return e.ask(ctx)
 	}
-	return Status{}, errors.Join(startErr, e.findLost(ctx))
-}
-
-// findLost ends a program that has the lock, and for a while has not had its sockets.
-func (e *Edge) findLost(ctx context.Context) error {
-	unlock, err := durable.Lock(e.cfg.Lock())
-	switch {
-	case err == nil:
-		e.lost = time.Time{}
-		return unlock()
-	case e.lost.IsZero():
-		e.lost = time.Now()
-		return nil
-	case time.Since(e.lost) < lostAfter:
-		return nil
-	}
-	e.lost = time.Time{}
-	pid, err := stopHolder(e.cfg.Options)
-	if pid > 0 {
-		e.cfg.Log.WarnContext(ctx, "a program of the HTTP edge is ended: it serves, and its sockets are gone", "pid", pid)
-	}
-	return err
+	return Status{}, startErr
 }
 
 // ask asks the program that serves how it is. One that has its socket and does not
@@ -236,13 +213,17 @@ func environ(env []string, o Options) []string {
 }
 
 // lastWords is the first line of what the program that was started last has said before
-// it ended: what a panic says of itself, or an error.
+// it ended: what a panic says of itself, or an error. Lines of Caddy's log are none.
 func (e *Edge) lastWords() string {
 	const most = 4096
 	text, err := os.ReadFile(e.cfg.crashFile())
 	if err != nil {
 		return ""
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
-	return line[:min(len(line), most)]
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '{' {
+			return line[:min(len(line), most)]
+		}
+	}
+	return ""
 }

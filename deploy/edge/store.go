@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/internal/durable"
@@ -13,11 +14,23 @@ import (
 
 // stored is the file of routes.
 type stored struct {
+	Boot   string // of the host, which the replicas' addresses are of
 	Owners map[string][]deploy.EdgeRoute
 }
 
+// bootID tells a start of the host from another; empty if the kernel does not say.
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
 // LoadRoutes reads the routes of all owners, for whoever holds the lock. A file that
-// cannot be read is put aside.
+// cannot be read is put aside. Since the host was started again the addresses of
+// replicas may be those of others: there are none, and requests wait until somebody says
+// where they are.
 func LoadRoutes(o Options) (map[string][]deploy.EdgeRoute, error) {
 	path := o.Routes()
 	text, err := os.ReadFile(path)
@@ -35,6 +48,13 @@ func LoadRoutes(o Options) (map[string][]deploy.EdgeRoute, error) {
 		}
 		s.Owners = nil
 	}
+	for _, routes := range s.Owners {
+		for i := range routes {
+			if s.Boot != bootID() {
+				routes[i].Upstreams = nil
+			}
+		}
+	}
 	if s.Owners == nil {
 		s.Owners = map[string][]deploy.EdgeRoute{}
 	}
@@ -44,7 +64,7 @@ func LoadRoutes(o Options) (map[string][]deploy.EdgeRoute, error) {
 // SaveRoutes writes the routes of all owners, for whoever holds the lock. They are on
 // disk when it returns, or it fails and those before are.
 func SaveRoutes(o Options, owners map[string][]deploy.EdgeRoute) error {
-	text, err := json.Marshal(stored{owners})
+	text, err := json.Marshal(stored{bootID(), owners})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	lastWords = 10 * time.Second
 	// yield is how long a predecessor may take to let go.
 	yield = 20 * time.Second
+	// lookForSockets is how long sockets that somebody has removed may be missed.
+	lookForSockets = time.Second
 )
 
 // Run serves until the context ends, or it is told to end. If a predecessor serves with
@@ -38,7 +41,7 @@ func Run(ctx context.Context, o edge.Options, version string) error {
 		return err
 	}
 	if unlock != nil {
-		if err := forgetReplicas(o); err != nil {
+		if err := removeHalf(o); err != nil {
 			return errors.Join(err, l.close())
 		}
 	}
@@ -64,15 +67,15 @@ func Run(ctx context.Context, o edge.Options, version string) error {
 	if err != nil {
 		return errors.Join(err, p.Close())
 	}
-	select {
-	case <-ctx.Done():
-		hide()
-	case <-retired:
-		remove := c.showRetired(ctx)
-		hide()
+	hide, goesOn := c.stay(ctx, o, hide, retired)
+	if goesOn {
+		defer c.showRetired(ctx)()
+	}
+	close(c.ending)
+	hide()
+	if goesOn {
 		_ = unlock() // whoever comes after has it from now on, and the names of the sockets
 		p.Drain(ctx, lastRequest)
-		defer remove()
 	}
 	err = p.Retire()
 	p.Drain(context.WithoutCancel(ctx), lastWords)
@@ -142,12 +145,54 @@ func (c *control) serve(o edge.Options) (hide func(), err error) {
 	go c.proxy.handOver(sockets)
 	hs := c.serveOn(l)
 	return func() {
-		close(c.ending)
 		_ = sockets.Close()
 		shutdown, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = hs.Shutdown(shutdown)
 	}, nil
+}
+
+// stay returns when the proxy is told to end, or has retired and its requests go on. Until
+// then it is to be found.
+func (c *control) stay(ctx context.Context, o edge.Options, hide func(), retired <-chan struct{}) (nowHide func(), goesOn bool) {
+	look := time.NewTicker(lookForSockets)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return hide, false
+		case <-retired:
+			return hide, true
+		case <-look.C:
+			hide = c.serveAgain(ctx, o, hide)
+		}
+	}
+}
+
+// serveAgain makes the sockets anew, if somebody has removed them: nobody would find the
+// proxy.
+func (c *control) serveAgain(ctx context.Context, o edge.Options, hide func()) func() {
+	missing := false
+	for _, path := range []string{o.Control(), o.Sockets()} {
+		_, err := os.Lstat(path) //nolint:gosec // the path is the daemon's
+		missing = missing || errors.Is(err, fs.ErrNotExist)
+	}
+	if !missing {
+		return hide
+	}
+	next, err := func() (func(), error) {
+		if err := durable.MkdirAll(o.Run); err != nil {
+			return nil, err
+		}
+		return c.serve(o)
+	}()
+	if err != nil {
+		c.proxy.log.ErrorContext(ctx, "the sockets are gone, and cannot be made anew", "error", err)
+		return hide
+	}
+	c.proxy.log.WarnContext(ctx, "the sockets were gone, and are there again", "dir", o.Run)
+	hide()
+	return next
 }
 
 // showRetired answers those who ask for requests that go on in a proxy that has retired,
@@ -172,22 +217,11 @@ func (c *control) serveOn(l net.Listener) *http.Server {
 	return hs
 }
 
-// forgetReplicas lets go of all replicas, if this is the first program since the host
-// was started: their addresses may be those of others by now. Requests wait until
-// somebody says where they are.
-func forgetReplicas(o edge.Options) error {
-	//nolint:gosec // the path is the daemon's
-	if _, err := os.Lstat(o.Control()); !errors.Is(err, fs.ErrNotExist) {
-		return err
+// removeHalf removes files that one that was killed had only begun to write.
+func removeHalf(o edge.Options) error {
+	half, err := filepath.Glob(filepath.Join(o.Data, ".new-*"))
+	for _, path := range half {
+		err = errors.Join(err, os.Remove(path))
 	}
-	owners, err := edge.LoadRoutes(o)
-	if err != nil || len(owners) == 0 {
-		return err
-	}
-	for _, routes := range owners {
-		for i := range routes {
-			routes[i].Upstreams = nil
-		}
-	}
-	return edge.SaveRoutes(o, owners)
+	return err
 }
