@@ -80,7 +80,7 @@ func (m *Manager) put(ctx context.Context, u *unit, what, by string, watch func(
 func (u *unit) admit(in *intent) (int, error) {
 	rec := u.record()
 	if rec.Removing {
-		return 0, runner.Errorf(runner.ErrConflict, "stack %s is being removed", u.name)
+		return 0, runner.Errorf(runner.ErrConflict, "stack %s was to be removed, which did not come to its end: it is tried again each minute, and 'berth-runner rm %s' says why", u.name, u.name)
 	}
 	number := rec.next()
 	if err := u.store.saveContents(&in.stack, in.contents); err != nil {

@@ -1,10 +1,14 @@
 package deploy
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/runner"
 )
 
 // What no revision needs is forgotten, with its files.
@@ -89,6 +93,35 @@ func TestRepairFails(t *testing.T) {
 		st, err := w.Status(t.Context(), "shop")
 		if err != nil || len(st.Drift) != 2 || tries < 5 || tries > 30 {
 			t.Errorf("%d tries: %q, %v", tries, st.Drift, err)
+		}
+	})
+}
+
+// A removal that fails is told, and tried again by itself.
+func TestRemovalFails(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 1)))
+		w.settle()
+		w.engine.fails = func(call string) error {
+			if call == "remove volume" {
+				return runner.Errorf(runner.ErrConflict, "volume is in use")
+			}
+			return nil
+		}
+		if err := w.Remove(t.Context(), "shop", true, nil); !errors.Is(err, runner.ErrConflict) {
+			t.Error(err)
+		}
+		if _, err := w.deploy(shop(web("app:2", 1))); !errors.Is(err, runner.ErrConflict) || !strings.Contains(err.Error(), "berth-runner rm shop") {
+			t.Error(err)
+		}
+		st, err := w.Status(t.Context(), "shop")
+		if err != nil || len(st.Drift) != 1 {
+			t.Errorf("%+v, %v", st, err)
+		}
+		w.engine.fails = nil
+		w.settle()
+		if _, err := w.Status(t.Context(), "shop"); !errors.Is(err, runner.ErrNotFound) || len(w.engine.volumes) > 0 {
+			t.Errorf("%v, left: %v", err, w.engine.volumes)
 		}
 	})
 }

@@ -10,7 +10,8 @@ import (
 
 // sweep removes the containers of a stack that no revision explains: those neither of
 // the revision in service, nor of one that is kept, nor drained. Those that are kept
-// are stopped.
+// are stopped. What a revision has made that cannot be read may be explained by it, and
+// is kept, too.
 func (u *unit) sweep(ctx context.Context, force bool) error {
 	found, err := u.m.find(ctx, u.name)
 	if err != nil {
@@ -20,7 +21,7 @@ func (u *unit) sweep(ctx context.Context, force bool) error {
 	if rec.Under != nil && !force {
 		return nil
 	}
-	kept, err := u.kept(rec)
+	kept, lost, err := u.kept(rec)
 	if err != nil {
 		return err
 	}
@@ -46,7 +47,7 @@ func (u *unit) sweep(ctx context.Context, force bool) error {
 		switch r := found[i]; {
 		case stay[r.ID]:
 			return nil
-		case !keep[r.ID]:
+		case !keep[r.ID] && !slices.Contains(lost, r.Revision):
 			return u.remove(ctx, r.ID)
 		case r.active():
 			return u.stop(ctx, r.ID, serviceOf(kept, r))
@@ -65,15 +66,16 @@ func serviceOf(kept map[int]*versioned, r replica) *Service {
 	return nil
 }
 
-// kept returns the revision in service and those whose containers are kept.
-func (u *unit) kept(rec record) (map[int]*versioned, error) {
-	kept := map[int]*versioned{}
+// kept returns the revision in service and those whose containers are kept, and those
+// that cannot be read and might be among them.
+func (u *unit) kept(rec record) (kept map[int]*versioned, lost []int, err error) {
+	kept = map[int]*versioned{}
 	if rec.Current == 0 {
-		return kept, nil
+		return kept, nil, nil
 	}
 	current, err := u.stack(rec.Current)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	kept[rec.Current] = current
 	different := []*versioned{current}
@@ -89,14 +91,15 @@ func (u *unit) kept(rec record) (map[int]*versioned, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			lost = append(lost, rev.Number)
+			continue
 		}
 		if !slices.ContainsFunc(different, func(o *versioned) bool { return sameVersions(o, v) }) {
 			different = append(different, v)
 		}
 		kept[rev.Number] = v
 	}
-	return kept, nil
+	return kept, lost, nil
 }
 
 // sameVersions says whether two versions have the same containers.
@@ -113,15 +116,19 @@ func sameVersions(a, b *versioned) bool {
 }
 
 // prune forgets revisions that are too old, with what they are made of and their
-// files, and jobs that no revision has.
+// files, and jobs that no revision has. If one cannot be read, the files and jobs of all
+// stay.
 func (u *unit) prune() error {
 	rec := u.record()
-	kept, err := u.kept(rec)
+	kept, lost, err := u.kept(rec)
 	if err != nil {
 		return err
 	}
 	keep := map[int]bool{}
 	for number := range kept {
+		keep[number] = true
+	}
+	for _, number := range lost {
 		keep[number] = true
 	}
 	if rec.Under != nil {
@@ -140,7 +147,8 @@ func (u *unit) prune() error {
 			continue
 		}
 		if err != nil {
-			return err
+			lost = append(lost, number)
+			continue
 		}
 		stacks = append(stacks, v.Stack)
 		for service, version := range v.Versions {
@@ -148,7 +156,7 @@ func (u *unit) prune() error {
 		}
 	}
 	old := func(r Revision) bool { return !keep[r.Number] }
-	undone := func(job string) bool { return !jobs[job] }
+	undone := func(job string) bool { return !jobs[job] && len(lost) == 0 }
 	if slices.ContainsFunc(rec.Revisions, old) || slices.ContainsFunc(rec.Jobs, undone) {
 		err := u.update(func(r *record) {
 			r.Revisions = slices.DeleteFunc(r.Revisions, old)
@@ -158,7 +166,7 @@ func (u *unit) prune() error {
 			return err
 		}
 	}
-	if err := u.forget(keep); err != nil {
+	if err := u.forget(keep); err != nil || len(lost) > 0 {
 		return err
 	}
 	return u.store.forgetContents(stacks)

@@ -165,7 +165,7 @@ func afterKill(t *testing.T, at string, m moment) {
 	if rec.Under != nil || len(rec.Draining) > 0 {
 		t.Errorf("%s: it still goes on: %+v, %+v", at, rec.Under, rec.Draining)
 	}
-	kept, err := u.kept(rec)
+	kept, _, err := u.kept(rec)
 	w.must(err)
 	found, err := w.find(t.Context(), "shop")
 	w.must(err)

@@ -43,8 +43,8 @@ func (s store) load() (record, error) {
 	return r, nil
 }
 
-// stack returns what a revision is made of. It fails with runner.ErrNotFound or an
-// *unreadable.
+// stack returns what a revision is made of. It fails with runner.ErrNotFound, or with
+// runner.ErrPrecondition and an *unreadable.
 func (s store) stack(number int) (*versioned, error) {
 	var v versioned
 	path := s.path(strconv.Itoa(number) + ".json")
@@ -56,7 +56,7 @@ func (s store) stack(number int) (*versioned, error) {
 		err = v.check(filepath.Base(s.dir))
 	}
 	if err != nil {
-		return nil, &unreadable{path, err}
+		return nil, runner.Errorf(runner.ErrPrecondition, "%w", &unreadable{path, err})
 	}
 	return &v, nil
 }
@@ -144,6 +144,11 @@ func (v *versioned) check(name string) error {
 	}
 	if v.Stack.Name != name {
 		return fmt.Errorf("it is of stack %q", v.Stack.Name)
+	}
+	for name := range v.Versions {
+		if v.Stack.service(name) == nil {
+			return fmt.Errorf("there is no service %q, which has a version", name)
+		}
 	}
 	return check(v.Stack, true)
 }

@@ -25,7 +25,10 @@ type backoff struct {
 func (u *unit) repair(ctx context.Context) (later bool, err error) {
 	rec := u.record()
 	switch {
-	case rec.Removing, len(rec.Revisions) == 0:
+	case len(rec.Revisions) == 0:
+		return false, nil
+	case rec.Removing:
+		u.resume() // it could not be removed before
 		return false, nil
 	case rec.paused():
 		return false, nil

@@ -151,6 +151,10 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 			s.Drift = append(s.Drift, drift(svc, v.target(found, svc))...)
 		}
 	}
+	s.Drift = append(s.Drift, u.lost(rec)...)
+	if rec.Removing {
+		s.Drift = []string{"it is being removed"}
+	}
 	if ails != "" {
 		s.Drift = append(s.Drift, "it cannot be repaired: "+ails)
 	}
@@ -158,6 +162,21 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 		s.Drift = append(s.Drift, fmt.Sprintf("revision %d is paused: deploy again, or roll back", rec.Under.Revision))
 	}
 	return s, nil
+}
+
+// lost says which revisions cannot be returned to, since they cannot be read.
+func (u *unit) lost(rec record) []string {
+	var lines []string
+	for _, rev := range rec.Revisions {
+		if rev.Outcome != Deployed || rev.Number == rec.Current {
+			continue
+		}
+		_, err := u.stack(rev.Number)
+		if _, ok := errors.AsType[*unreadable](err); ok {
+			lines = append(lines, fmt.Sprintf("revision %d: %v: restore the file from a backup, or remove it, and the revision is forgotten", rev.Number, err))
+		}
+	}
+	return lines
 }
 
 // outcomeOf is what became of a revision, in a line.

@@ -182,6 +182,58 @@ func (w *world) refused(says string) {
 	}
 }
 
+// A revision before that cannot be read is told of, and keeps nobody from deploying. What
+// may be its own stays: it can be returned to when its file is there again.
+func TestUnreadableRevision(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		version := func(n string) Stack {
+			s := shop(web("app:"+n, 1, func(s *Service) {
+				s.Files = []File{{Name: "key", Target: "/key", Mode: 0o400, Content: digestOf("secret " + n)}}
+			}))
+			s.Keep = 2
+			return s
+		}
+		put := func(n string) {
+			_, err := w.Deploy(t.Context(), Request{Stack: version(n), Contents: Contents{digestOf("secret " + n): []byte("secret " + n)}}, nil)
+			w.must(err)
+		}
+		put("1")
+		put("2")
+		w.settle()
+		w.must(w.Close())
+		path := filepath.Join(w.dir, "shop", "1.json")
+		text, err := os.ReadFile(path)
+		w.must(err)
+		w.must(os.WriteFile(path, text[:100], 0o600))
+		w.open()
+		w.settle()
+		st, err := w.Status(t.Context(), "shop")
+		if err != nil || st.Error != "" || len(st.Drift) != 1 || !strings.HasPrefix(st.Drift[0], "revision 1: "+path+" cannot be read: its end is missing: ") {
+			t.Errorf("%+v, %v", st, err)
+		}
+		if _, err := w.Rollback(t.Context(), "shop", 0, "", nil); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("returned to: %v", err)
+		}
+		put("3")
+		_, err = w.deploy(shop(web("app:4", 1, labels(readyAfter, "never"))))
+		if f, ok := errors.AsType[*Failure](err); !ok || f.Revision.Outcome != RolledBack {
+			t.Errorf("a broken one: %v", err)
+		}
+		w.settle()
+		w.is("running", w.running(), "web-r3-1")
+		w.is("kept", w.stopped(), "web-r1-1 web-r2-1")
+		w.must(os.WriteFile(path, text, 0o600))
+		rev, err := w.Rollback(t.Context(), "shop", 1, "", nil)
+		if err != nil || rev.Number != 5 {
+			t.Errorf("%+v, %v", rev, err)
+		}
+		w.is("serving", w.serving(), "web-r1-1")
+		if st, err = w.Status(t.Context(), "shop"); err != nil || len(st.Drift) > 0 {
+			t.Errorf("%+v, %v", st, err)
+		}
+	})
+}
+
 // FuzzRecord reads records and revisions of any contents: none makes the rest stumble.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"Name": "shop", "Revisions": [{"Number": 1, "Outcome": "deployed"}, {"Number": 2}], "Current": 1, "Under": {"Revision": 2, "Phase": "switch"}, "Draining": [{"ID": "a"}]}`), false)
