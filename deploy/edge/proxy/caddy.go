@@ -126,16 +126,16 @@ func (p *Proxy) server(name string, protocols ...string) object {
 }
 
 func (p *Proxy) logging() *caddy.Logging {
-	const megabytes, files = 10, 3
-	file := func(path string) json.RawMessage {
+	const small, large, files = 10, 100, 3 // megabytes, megabytes, and those before that are kept
+	file := func(path string, megabytes int) json.RawMessage {
 		return raw(object{"output": "file", "filename": path, "roll_size_mb": megabytes, "roll_keep": files})
 	}
 	l := &caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		"default": {BaseLog: caddy.BaseLog{WriterRaw: file(p.o.Log()), Level: "INFO"}, Exclude: []string{"http.log.access"}},
+		"default": {BaseLog: caddy.BaseLog{WriterRaw: file(p.o.Log(), small), Level: "INFO"}, Exclude: []string{"http.log.access"}},
 	}}
 	if p.o.AccessLog {
 		l.Logs["access"] = &caddy.CustomLog{
-			BaseLog: caddy.BaseLog{WriterRaw: file(filepath.Join(p.o.Data, "access.log"))}, Include: []string{"http.log.access"},
+			BaseLog: caddy.BaseLog{WriterRaw: file(filepath.Join(p.o.Data, "access.log"), large)}, Include: []string{"http.log.access"},
 		}
 	}
 	return l
