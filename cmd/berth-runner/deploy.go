@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -107,11 +108,14 @@ func (f *clientFlags) plan(cmd *cobra.Command, c *runnerClient, req deploy.Reque
 }
 
 func planText(p deploy.Plan) string {
-	text := p.String()
+	text := ""
+	for line := range strings.Lines(p.String()) {
+		text += printable(strings.TrimSuffix(line, "\n")) + "\n"
+	}
 	if text == "" {
 		text = "nothing: it is in service as it is\n"
 	}
-	return fmt.Sprintf("%s, revision %d:\n%s", p.Stack, p.Revision, text)
+	return fmt.Sprintf("%s, revision %d:\n%s", printable(p.Stack), p.Revision, text)
 }
 
 // deployment is something that the runner does with a stack, and this command watches.
@@ -185,7 +189,10 @@ func (d *deployment) printLast(r deploy.Revision, left bool, err error) error {
 		return enc.Encode(map[string]any{"result": r})
 	}
 	if left {
-		return d.explain(left, err) // there is no last line of what goes on
+		if err := d.explain(left, err); err != nil {
+			return saidError{err} // there is no last line of what goes on
+		}
+		return nil
 	}
 	said := map[string]any{"message": err.Error()}
 	f, failed := errors.AsType[*deploy.Failure](err)
@@ -196,9 +203,9 @@ func (d *deployment) printLast(r deploy.Revision, left bool, err error) error {
 		return err
 	}
 	if failed {
-		return fmt.Errorf("%s: %w", d.stack, errNotTaken)
+		return saidError{fmt.Errorf("%s: %w", d.stack, errNotTaken)}
 	}
-	return d.explain(left, err)
+	return saidError{d.explain(left, err)}
 }
 
 // explain says what an error means for the stack. If left, it was only the watching

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -127,5 +128,28 @@ func TestReadyOf(t *testing.T) {
 		if got := readyOf(s); got != want {
 			t.Errorf("%+v is %q, want %q", s, got, want)
 		}
+	}
+}
+
+// TestHarmless has names and messages that would command a terminal, in all that is
+// printed of a stack.
+func TestHarmless(t *testing.T) {
+	t.Parallel()
+	const evil = "a\x1b[2J\x9b\u202e\r\nb\tc"
+	var out strings.Builder
+	status := deploy.Status{Name: evil, Revision: 1, Drift: []string{evil}, Services: []deploy.ServiceStatus{{
+		Name: evil, Image: evil, Strategy: evil, Hosts: []string{evil},
+		Containers: []deploy.ContainerStatus{{Name: evil, State: evil, Health: evil}},
+	}}}
+	if err := printStatus(&out, status, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := table(&out, [][]string{{"HEAD"}, historyRow(deploy.Revision{By: evil, From: evil, Outcome: evil, Reason: evil})}); err != nil {
+		t.Fatal(err)
+	}
+	out.WriteString(eventText(deploy.Event{Service: evil, Container: evil, Message: evil}))
+	out.WriteString(planText(deploy.Plan{Stack: evil, Steps: []deploy.Step{{Kind: evil, Service: evil, Note: evil}}}))
+	if i := strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) && r != '\t' }); i >= 0 {
+		t.Errorf("there is %q in what is printed: %q", out.String()[i:i+1], out.String())
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -127,6 +128,7 @@ func changes(p deploy.Plan) bool {
 // print prints how two stacks differ, part by part.
 func (d *differ) print(fromName string, from deploy.Stack, toName string, to deploy.Stack) (differs bool, err error) {
 	pin(&from, &to)
+	hideSecrets(&from, &to)
 	before, err := parts(from)
 	if err != nil {
 		return false, err
@@ -149,6 +151,35 @@ func (d *differ) print(fromName string, from deploy.Stack, toName string, to dep
 		}
 	}
 	return differs, nil
+}
+
+// hideSecrets has contents of secrets told apart and no more: even a part of a digest
+// gives a short one away to who tries all.
+func hideSecrets(a, b *deploy.Stack) {
+	before := map[string]digest.Digest{}
+	each := func(s *deploy.Stack, do func(key string, f *deploy.File)) {
+		s.Services = slices.Clone(s.Services)
+		for i := range s.Services {
+			svc := &s.Services[i]
+			svc.Files = slices.Clone(svc.Files)
+			for j := range svc.Files {
+				if f := &svc.Files[j]; f.Secret {
+					do(svc.Name+" "+f.Name, f)
+				}
+			}
+		}
+	}
+	each(a, func(key string, f *deploy.File) {
+		before[key] = f.Content
+		f.Content = "secret"
+	})
+	each(b, func(key string, f *deploy.File) {
+		was, ok := before[key]
+		same := !ok || was == f.Content
+		if f.Content = "secret"; !same {
+			f.Content = "secret, another one"
+		}
+	})
 }
 
 // pin leaves digests only to images that have one in both stacks: that of a Compose

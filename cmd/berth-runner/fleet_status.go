@@ -36,7 +36,7 @@ func printFollowing(ctx context.Context, w io.Writer, c *runnerClient, stack str
 			if note.text == "" {
 				continue
 			}
-			if _, err := fmt.Fprintf(w, "%s: %s: %s\n", f.Stack, note.what, printable(note.text)); err != nil {
+			if _, err := fmt.Fprintf(w, "%s: %s: %s\n", printable(f.Stack), note.what, printable(note.text)); err != nil {
 				return err
 			}
 		}

@@ -171,5 +171,5 @@ func (l *logReader) source(ctx context.Context, id string) (source, error) {
 	if c.Config == nil {
 		return source{}, errors.New("the daemon's answer has no configuration of a container")
 	}
-	return source{id: c.ID, name: strings.TrimPrefix(c.Name, "/"), tty: c.Config.Tty}, nil
+	return source{id: c.ID, name: printable(strings.TrimPrefix(c.Name, "/")), tty: c.Config.Tty}, nil
 }

@@ -154,7 +154,7 @@ func (p *publishing) tell(w io.Writer, out published) error {
 		return printJSON(w, out)
 	}
 	for _, service := range slices.Sorted(maps.Keys(out.Images)) {
-		if _, err := fmt.Fprintf(w, "%s: %s\n", service, printable(out.Images[service])); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", printable(service), printable(out.Images[service])); err != nil {
 			return err
 		}
 	}

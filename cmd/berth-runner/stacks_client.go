@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,11 +24,36 @@ import (
 
 // newStackCmds makes the commands about stacks.
 func newStackCmds() []*cobra.Command {
-	return []*cobra.Command{
+	cmds := []*cobra.Command{
 		newDeployCmd(), newDiffCmd(), newStatusCmd(), newHistoryCmd(), newLogsCmd(),
 		newRollbackCmd(), newScaleCmd(), newCancelCmd(), newRmCmd(), newPublishCmd(),
 	}
+	for _, cmd := range cmds {
+		errorsAsJSON(cmd)
+	}
+	return cmds
 }
+
+// errorsAsJSON has a command that has --json print its error so, too: whoever reads JSON
+// gets JSON.
+func errorsAsJSON(cmd *cobra.Command) {
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := run(cmd, args)
+		if asked, e := cmd.Flags().GetBool("json"); err == nil || e != nil || !asked {
+			return err
+		}
+		if _, said := errors.AsType[saidError](err); said {
+			return err
+		}
+		return cmp.Or(json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"error": map[string]any{"message": err.Error()}}), err)
+	}
+}
+
+// saidError is one after whose JSON there is nothing more to say.
+type saidError struct{ error }
+
+func (e saidError) Unwrap() error { return e.error }
 
 // completionTime is how long a shell waits for completions.
 const completionTime = 3 * time.Second

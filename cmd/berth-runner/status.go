@@ -69,7 +69,10 @@ With --json: a list, or with STACK an object, of {"Name", "Revision", "Deploying
 			if err == nil && !f.json {
 				err = printFollowing(cmd.Context(), cmd.OutOrStdout(), c, args[0])
 			}
-			return cmp.Or(err, last)
+			if err == nil && last != nil {
+				return saidError{last}
+			}
+			return err
 		})
 	}
 	return cmd
@@ -186,7 +189,7 @@ func printStatus(w io.Writer, s deploy.Status, containers bool) error {
 	if s.Deploying != 0 {
 		text += fmt.Sprintf("; revision %d is being deployed", s.Deploying)
 	}
-	if _, err := fmt.Fprintf(w, "%s: %s\n\n", s.Name, text); err != nil {
+	if _, err := fmt.Fprintf(w, "%s: %s\n\n", printable(s.Name), text); err != nil {
 		return err
 	}
 	rows := [][]string{{"SERVICE", "IMAGE", "STRATEGY", "READY", "PORTS", "REVISION"}}

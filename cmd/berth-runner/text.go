@@ -9,9 +9,10 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"golang.org/x/term"
+
+	"github.com/berth-registry/berth/internal/cli"
 )
 
 // printJSON writes v for machines.
@@ -23,14 +24,7 @@ func printJSON(w io.Writer, v any) error {
 }
 
 // printable keeps what others have written from commanding the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\t' {
-			return r
-		}
-		return '?'
-	}, s)
-}
+func printable(s string) string { return cli.Printable(s) }
 
 // dash stands for what is empty in a table.
 func dash(s string) string { return cmp.Or(printable(s), "-") }
@@ -43,10 +37,16 @@ func moment(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// table writes aligned rows, the first of which is the head.
+// table writes aligned rows, the first of which is the head. What others have named
+// does not command the terminal, and stays in its cell.
 func table(w io.Writer, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
+	for i, row := range rows {
+		if i > 0 {
+			for j, cell := range row {
+				row[j] = strings.ReplaceAll(printable(cell), "\t", " ")
+			}
+		}
 		_, _ = fmt.Fprintln(t, strings.Join(row, "\t")) // Flush returns what fails
 	}
 	return t.Flush()

@@ -51,6 +51,7 @@ type Loaded struct {
 	Contents deploy.Contents // of all its configs and secrets
 	Rollout  *Rollout        // over a fleet; nil: none is stated
 	Warnings []string        // FILE:LINE: PATH: what to know, sorted
+	Files    []string        // that it was read from, as errors name them
 
 	project  *types.Project
 	problems *problems
@@ -88,6 +89,9 @@ func Load(ctx context.Context, o Options) (*Loaded, error) {
 		name := display(f.Filename)
 		if i < len(o.Files) {
 			name = o.Files[i]
+		}
+		if f.IsStdin() {
+			name = "standard input"
 		}
 		src.files = append(src.files, &source{name: name, path: f.Filename, data: f.Content})
 	}

@@ -26,6 +26,9 @@ type translation struct {
 
 func (t *translation) translate(ctx context.Context) (*Loaded, error) {
 	l := &Loaded{Contents: t.contents, project: t.project, problems: t.problems}
+	for _, f := range t.src.files {
+		l.Files = append(l.Files, f.name)
+	}
 	l.Stack = deploy.Stack{
 		Name:     t.project.Name,
 		Networks: t.networks(),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -57,13 +58,25 @@ func Run(ctx context.Context, root *cobra.Command) int {
 	}
 	name := root.Name()
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.TrimSuffix(line, "\n"))
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, Printable(strings.TrimSuffix(line, "\n")))
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintf(os.Stderr, "Run '%s --help' or '%s COMMAND --help' for how to use it.\n", name, name)
 		return ExitUsage
 	}
 	return ExitError
+}
+
+// Printable keeps what others have written, such as a registry's message or a name, from
+// commanding the terminal: a question mark stands for each character that is not to be
+// seen.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\t' {
+			return r
+		}
+		return '?'
+	}, s)
 }
 
 // usageErrors makes the errors about the number of arguments usage errors, in
