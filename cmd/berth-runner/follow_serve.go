@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -155,11 +156,10 @@ func loadBundle(ctx context.Context, b artifact.Bundle, ref, name string) (*stac
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // the next start of the runner clears what is left
-	path, err := b.Write(dir)
-	if err != nil {
+	if _, err := b.Write(dir); err != nil {
 		return nil, err
 	}
-	l, err := stack.Load(ctx, stack.Options{Files: []string{path}, ProjectName: name, WorkingDir: dir})
+	l, err := stack.FromFiles(ctx, ref, b.Compose, dir, b.Extends, slices.Collect(maps.Keys(b.EnvFiles)))
 	if err != nil {
 		return nil, err
 	}

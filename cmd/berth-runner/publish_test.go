@@ -199,15 +199,42 @@ func TestLoadBundle(t *testing.T) {
 	if l.Stack.Name != "here" || l.Stack.Services[0].Image != "localhost:5000/web:2" || !strings.Contains(env, "BASE=1") || !strings.Contains(env, "X=2") {
 		t.Errorf("loaded %+v with %s", l.Stack, env)
 	}
+	// Beside the directory in which the bundle is looked at.
+	stray := filepath.Join(os.TempDir(), fmt.Sprintf("stray-%d", os.Getpid()))
+	for file, text := range map[string]string{stray + ".env": "X=1\n", stray + ".yaml": "services: {base: {image: none}}\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(file) })
+	}
 	for name, text := range map[string]string{
 		"a mount":  "services: {web: {image: x, env_file: [x.env], volumes: [\"./data:/data\"]}}",
 		"a secret": "services: {web: {image: x, env_file: [x.env], secrets: [s]}}\nsecrets: {s: {file: ./x.env}}",
 		"no YAML":  "services: [",
 		"missing":  "services: {web: {image: x, env_file: [y.env]}}",
+		// What lies elsewhere is this host's.
+		"above":        "services: {web: {image: x, env_file: [../stray.env]}}",
+		"absolute":     "services: {web: {image: x, env_file: " + stray + ".env}}",
+		"merged":       "x-y: &y {env_file: {path: ../stray.env}}\nservices: {web: {<<: *y, image: x}}",
+		"by profile":   "services: {web: {image: x}, more: {image: x, profiles: [p], env_file: [{path: ../stray.env}]}}",
+		"labels":       "services: {web: {image: x, label_file: ../stray.env}}",
+		"extended":     "services: {web: {extends: {file: ../stray.yaml, service: base}}}",
+		"below":        "services: {web: {image: x, extends: {file: up.yaml, service: base}}}",
+		"included":     "include: [base.yaml]\nservices: {web: {image: x}}",
+		"later":        "services: {web: {image: x}}\n---\nservices: {web: {env_file: ../stray.env}}",
+		"config":       "services: {web: {image: x, configs: [c]}}\nconfigs: {c: {file: x.env}}",
+		"variable":     "services: {web: {image: x, environment: {A: \"${NONE}\"}}}",
+		"in a name":    "services: {web: {image: x, env_file: \"${NONE:-../stray.env}\"}}",
+		"environment":  "services: {web: {image: x, configs: [c]}}\nconfigs: {c: {environment: HOME}}",
+		"another host": "services: {web: {extends: {file: \"https://localhost/x.yaml\", service: base}}}",
 	} {
-		b.Compose = []byte(text)
-		if _, err := loadBundle(context.Background(), b, "ref", "here"); !errors.Is(err, runner.ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
+		above := func(text string) []byte {
+			return []byte(strings.ReplaceAll(text, "../stray", "../"+filepath.Base(stray)))
+		}
+		b.Compose = above(text)
+		b.Extends["up.yaml"] = above("services: {base: {extends: {file: ../stray.yaml, service: base}}}\n")
+		if l, err := loadBundle(context.Background(), b, "ref", "here"); !errors.Is(err, runner.ErrInvalid) || strings.Contains(err.Error(), os.TempDir()+"/stack-") {
+			t.Errorf("%s: %+v, %v", name, l, err)
 		}
 	}
 	left, err := filepath.Glob(filepath.Join(os.TempDir(), "stack-*"))
