@@ -192,9 +192,10 @@ func TestSlow(t *testing.T) {
 	p := open(t)
 	set(t, "stack/slow", routeTo(host, b.upstream(1)))
 	for what, text := range map[string]string{
-		"half a header": "GET / HTTP/1.1\r\nHost: " + host + "\r\nX-A: ",
-		"half a body":   "POST /form HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 100\r\n\r\nhalf",
-		"nothing":       "",
+		"half a header":  "GET / HTTP/1.1\r\nHost: " + host + "\r\nX-A: ",
+		"half a body":    "POST /form HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 100\r\n\r\nhalf",
+		"half a preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n",
+		"nothing":        "",
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
