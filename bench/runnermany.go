@@ -88,7 +88,34 @@ func listMany(ctx context.Context, b *bench) ([]*figure, error) {
 		return nil, err
 	}
 	api.ratio(nameRunner, nameDocker, bound{})
-	return []*figure{command, api}, nil
+
+	// Other work on the machine does not disturb this one.
+	spent := &figure{Name: "the daemon's processor time for that" + with, Unit: "ms"}
+	turns = nil
+	for _, e := range engines {
+		turns = append(turns, turn{e.name, e.server, func() (float64, error) { return b.spentListing(ctx, e) }})
+	}
+	if err := b.interleave(ctx, spent, turns...); err != nil {
+		return nil, err
+	}
+	spent.ratio(nameRunner, nameDocker, bound{})
+	return []*figure{command, api, spent}, nil
+}
+
+// spentListing returns the processor time, in ms, that a daemon takes to list its
+// containers once.
+func (b *bench) spentListing(ctx context.Context, e *engine) (float64, error) {
+	before, err := e.proc.cpu()
+	if err != nil {
+		return 0, err
+	}
+	for range b.repeats {
+		if err := e.list(ctx, listPath, b.listed); err != nil {
+			return 0, err
+		}
+	}
+	after, err := e.proc.cpu()
+	return milliseconds(after-before) / float64(b.repeats), err
 }
 
 // createMany creates containers that are not started.

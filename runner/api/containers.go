@@ -42,7 +42,7 @@ func (x *exchange) listContainers() error {
 	if err != nil {
 		return err
 	}
-	return x.json(http.StatusOK, x.v.containerList(list))
+	return jsonList(x, x.v.containerList(list))
 }
 
 func (x *exchange) inspectContainer() error {

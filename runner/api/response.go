@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -47,6 +48,34 @@ func (x *exchange) json(code int, v any) error {
 	enc := json.NewEncoder(x.w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
+}
+
+// jsonList answers with a list that may be long: a client has its beginning while
+// the rest is encoded.
+func jsonList[E any](x *exchange, list []E) error {
+	const part = 64 << 10
+	x.w.Header()["Content-Type"] = []string{"application/json"}
+	x.w.WriteHeader(http.StatusOK)
+	text := bytes.NewBufferString("[")
+	enc := json.NewEncoder(text)
+	enc.SetEscapeHTML(false)
+	for i := range list {
+		if i > 0 {
+			text.WriteByte(',')
+		}
+		if err := enc.Encode(&list[i]); err != nil {
+			return err
+		}
+		text.Truncate(text.Len() - 1) // the end of the line
+		if text.Len() >= part {
+			if _, err := text.WriteTo(x.w); err != nil {
+				return err
+			}
+		}
+	}
+	text.WriteString("]\n")
+	_, err := text.WriteTo(x.w)
+	return err
 }
 
 // done answers with a status and no body.

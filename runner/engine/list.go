@@ -27,14 +27,8 @@ func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([
 	if err != nil {
 		return nil, err
 	}
-	all := e.all()
-	slices.SortFunc(all, func(a, b *ctr) int { // the newest first
-		ra, _ := a.snapshot()
-		rb, _ := b.snapshot()
-		return cmp.Or(rb.Created.Compare(ra.Created), cmp.Compare(ra.ID, rb.ID))
-	})
 	list, links := []container.Summary{}, e.linkNames()
-	for _, c := range all {
+	for _, c := range e.newestFirst() {
 		rec, st := c.snapshot()
 		health := c.healthOf()
 		if !match(rec, st, health) {
@@ -53,6 +47,27 @@ func (e *Engine) ListContainers(ctx context.Context, opts runner.ListOptions) ([
 		}
 	}
 	return list, nil
+}
+
+// newestFirst returns the containers there are, the newest first.
+func (e *Engine) newestFirst() []*ctr {
+	type aged struct {
+		*ctr
+		created time.Time
+	}
+	var rows []aged
+	for _, c := range e.all() {
+		rec, _ := c.snapshot()
+		rows = append(rows, aged{c, rec.Created})
+	}
+	slices.SortFunc(rows, func(a, b aged) int {
+		return cmp.Or(b.created.Compare(a.created), cmp.Compare(a.id, b.id))
+	})
+	list := make([]*ctr, len(rows))
+	for i, row := range rows {
+		list[i] = row.ctr
+	}
+	return list
 }
 
 // listMatcher makes of the options a predicate, and checks them.

@@ -122,8 +122,12 @@ func portSummary(rec *runner.Container, st runner.State) []container.PortSummary
 	return list
 }
 
-// endpoints are the networks of a container: of its run, or what was asked for.
+// endpoints are the networks of a container: of its run, or what was asked for. They
+// are not to be changed.
 func endpoints(rec *runner.Container, st runner.State) map[string]*network.EndpointSettings {
+	if len(st.Networks) == 0 && rec.Networks != nil {
+		return rec.Networks
+	}
 	shown := map[string]*network.EndpointSettings{}
 	maps.Copy(shown, rec.Networks)
 	maps.Copy(shown, st.Networks)
