@@ -260,6 +260,9 @@ func TestRouteIsTaken(t *testing.T) {
 			}
 		}
 		w.is("running", w.running(), "web-r1-1")
+		if _, err := w.Plan(t.Context(), Request{Stack: shop(web("app:2", 1, routed))}); !errors.Is(err, runner.ErrConflict) {
+			t.Errorf("what a deployment would do: %v", err)
+		}
 		w.mustDeploy(shop(web("app:2", 1))) // without routes it need not be asked
 	})
 }

@@ -10,9 +10,13 @@ import (
 
 // Plan returns what Deploy would do: no steps if it would leave the revision in service
 // as it is. Nothing is pulled for it: an image that is not on the host counts as another
-// one. Errors are those of Deploy before it begins.
+// one. Errors are those of Deploy before it begins, and of routes that the edge would not
+// take.
 func (m *Manager) Plan(ctx context.Context, req Request) (Plan, error) {
 	if err := check(&req.Stack, m.edge != nil); err != nil {
+		return Plan{}, err
+	}
+	if err := m.checkRoutes(ctx, &req.Stack); err != nil {
 		return Plan{}, err
 	}
 	stack := copyOf(req.Stack)

@@ -16,7 +16,7 @@ import (
 // all is as it was. They lead nowhere until the switch, which gives them to their
 // services. Going back lets go of them.
 func (d *deployment) reserve(ctx context.Context) error {
-	if err := d.u.checkRoutes(ctx, d.to.Stack); err != nil {
+	if err := d.u.m.checkRoutes(ctx, d.to.Stack); err != nil {
 		return err
 	}
 	fresh := newPorts(d.live.services, d.to.Stack)

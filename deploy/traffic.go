@@ -146,15 +146,17 @@ func (u *unit) setRoutes(ctx context.Context, stack *Stack, services []runner.Se
 }
 
 // checkRoutes asks the edge whether it would take the routes of a stack.
-func (u *unit) checkRoutes(ctx context.Context, stack *Stack) error {
-	if u.m.edge == nil {
+func (m *Manager) checkRoutes(ctx context.Context, stack *Stack) error {
+	var routes []EdgeRoute
+	for _, svc := range stack.Services {
+		for _, route := range svc.Routes {
+			routes = append(routes, EdgeRoute{Service: svc.Name, Route: route})
+		}
+	}
+	if m.edge == nil || len(routes) == 0 {
 		return nil
 	}
-	routes, err := u.routesOf(ctx, stack, nil)
-	if err != nil || len(routes) == 0 {
-		return err
-	}
-	return u.m.edge.CheckRoutes(ctx, Owner(u.name), routes)
+	return m.edge.CheckRoutes(ctx, Owner(stack.Name), routes)
 }
 
 func (u *unit) tellRoutes(ctx context.Context, routes []EdgeRoute) error {
