@@ -101,7 +101,7 @@ func certifiable(r deploy.EdgeRoute, https bool, own func(string) bool) error {
 		return nil
 	}
 	if !https {
-		return bad("TLS mode %s: the edge does not listen for HTTPS (edge.https)", r.TLS)
+		return bad("TLS mode %s: the edge does not listen for HTTPS: configure edge.https, or label the service berth.edge.tls: \"off\"", r.TLS)
 	}
 	if len(r.Hosts) == 0 {
 		return bad("TLS mode %s: a certificate is for the name of a host, and the route has none", r.TLS)
