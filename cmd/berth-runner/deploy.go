@@ -108,14 +108,14 @@ func (f *clientFlags) plan(cmd *cobra.Command, c *runnerClient, req deploy.Reque
 }
 
 func planText(p deploy.Plan) string {
-	text := ""
-	for line := range strings.Lines(p.String()) {
-		text += printable(strings.TrimSuffix(line, "\n")) + "\n"
+	lines := strings.Split(strings.TrimSuffix(p.String(), "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
 	}
-	if text == "" {
-		text = "nothing: it is in service as it is\n"
+	if len(p.Steps) == 0 {
+		lines = []string{"nothing: it is in service as it is"}
 	}
-	return fmt.Sprintf("%s, revision %d:\n%s", printable(p.Stack), p.Revision, text)
+	return fmt.Sprintf("%s, revision %d:\n%s\n", printable(p.Stack), p.Revision, strings.Join(lines, "\n"))
 }
 
 // deployment is something that the runner does with a stack, and this command watches.

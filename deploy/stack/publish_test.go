@@ -107,6 +107,31 @@ func TestPin(t *testing.T) {
 	}
 }
 
+// TestPinWarns has variables whose values look like secrets, and some that do not.
+func TestPinWarns(t *testing.T) {
+	t.Parallel()
+	c := unpack(t, txtar.Parse([]byte("-- compose.yaml --\nname: x\nservices:\n  web:\n    image: "+
+		"web@"+otherDigest+"\n    environment:\n      DB_PASSWORD: ${DB_PASSWORD}\n      aws_secret_access_key: a\n"+
+		"      API_TOKEN:\n      DB_PASSWORD_FILE: /run/secrets/db\n      TOKENIZER: a\n      KEYBOARD: b\n      EMPTY_TOKEN: ''\n-- options --\nenv DB_PASSWORD=hunter2\n")))
+	l, err := c.load(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, warnings, err := l.Pin(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.short(strings.Join(warnings, "\n"))
+	for _, want := range []string{"compose.yaml:6: services.web.environment.DB_PASSWORD: its value is published", "compose.yaml:7: services.web.environment.aws_secret_access_key: "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in the warnings:\n%s", want, got)
+		}
+	}
+	if len(warnings) != 2 || strings.Contains(got, "hunter2") {
+		t.Errorf("the warnings are\n%s", got)
+	}
+}
+
 // TestPinRefuses has what cannot go to a registry.
 func TestPinRefuses(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -175,10 +176,18 @@ func (l *Loaded) checkPublished(ps *problems, p keys, s types.ServiceConfig) {
 			ps.addf(p.at("security_opt").index(i), "the seccomp profile %s is relative to the Compose file, which nodes do not have: say an absolute path", file)
 		}
 	}
+	for key, v := range byKey(s.Environment) {
+		if v != nil && *v != "" && secretName.MatchString(key) && !strings.HasSuffix(strings.ToUpper(key), "_FILE") {
+			ps.warnf(p.at("environment", key), "its value is published, for everybody to read who may pull the stack: if it is secret, have it in a file that nodes have, and say it as one of the secrets")
+		}
+	}
 	if l.project.Services[s.Name].Environment != nil && ps.src.exact(p.at("env_file")) != nil {
 		ps.warnf(p.at("env_file"), "its variables are published, for everybody to read who may pull the stack")
 	}
 }
+
+// secretName matches variables whose values often are secret.
+var secretName = regexp.MustCompile(`(?i)(^|_)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET|ENCRYPTION)_?KEY)($|_)`)
 
 // inline puts the content of a config into the Compose file.
 func (l *Loaded) inline(ps *problems, p keys, c types.ConfigObjConfig) types.ConfigObjConfig {
