@@ -72,6 +72,10 @@
 //
 // # What it does not do
 //
+// What only the host can tell is not looked at here: whether it has a runtime, a driver,
+// a device or a network. Compose files have bounds (services, ports of a range, values
+// with all aliases written out, depth), and so have files of variables: 1 MiB.
+//
 // It asks no registry and no engine: images have digests only where the file has them,
 // or where Pin is given them. Compose files of other hosts (git, OCI) are not read.
 package stack
