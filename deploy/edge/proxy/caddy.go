@@ -126,7 +126,7 @@ func (p *Proxy) server(name string, protocols ...string) object {
 }
 
 func (p *Proxy) logging() *caddy.Logging {
-	const small, large, files = 10, 100, 3 // megabytes, megabytes, and those before that are kept
+	const small, large, files = 10, 100, 3 // two sizes in megabytes, and how many before are kept
 	file := func(path string, megabytes int) json.RawMessage {
 		return raw(object{"output": "file", "filename": path, "roll_size_mb": megabytes, "roll_keep": files})
 	}
