@@ -168,6 +168,12 @@ func (d *deployment) launch(ctx context.Context, c *change, have []replica, numb
 			}
 			*r = made
 		}
+		if i < stopped && d.live.leadsTo(r.ID) { // it has ended just now: nobody may be led to it until it is ready
+			d.u.falls(r.ID)
+			if err := d.u.adjust(ctx); err != nil {
+				return err
+			}
+		}
 		d.say(EventStep, c.svc.Name, r.Name, "start "+r.Name)
 		if err := d.u.start(ctx, r); err != nil {
 			if ctx.Err() != nil {

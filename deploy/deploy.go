@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"slices"
@@ -67,6 +68,7 @@ func (m *Manager) put(ctx context.Context, u *unit, what, by string, watch func(
 		<-u.turn
 		u.end(op, Revision{}, err)
 		u.discard()
+		u.m.poke(u) // for what happened meanwhile
 		return Revision{}, err
 	}
 	u.runNow(opCtx, op, func(ctx context.Context) (Revision, error) {
@@ -90,6 +92,10 @@ func (u *unit) admit(in *intent) (int, error) {
 		return 0, err
 	}
 	return number, u.update(func(r *record) {
+		if r.pending() { // it could not go back yet, and need not any more
+			rev := r.revision(r.Under.Revision)
+			rev.Ended, rev.Outcome = time.Now().UTC(), cmp.Or(r.Under.Outcome, RolledBack)
+		}
 		r.Revisions = append(r.Revisions, Revision{
 			Number: number, By: in.by, From: in.from, Started: time.Now().UTC(), Outcome: Deploying, Rollback: in.rollback,
 		})

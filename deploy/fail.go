@@ -105,13 +105,11 @@ func (u *unit) back(ctx context.Context, op *operation, number int, outcome Outc
 			return err
 		}
 	}
-	err = u.update(func(r *record) {
+	return u.update(func(r *record) {
 		r.Under = nil
 		rev := r.revision(number)
 		rev.Ended, rev.Outcome = time.Now().UTC(), outcome
 	})
-	u.m.poke(u)
-	return err
 }
 
 // restore gives the traffic to a version, whose containers are started before if need

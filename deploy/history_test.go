@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/berth-registry/berth/runner"
@@ -115,13 +116,72 @@ func TestRemovalFails(t *testing.T) {
 			t.Error(err)
 		}
 		st, err := w.Status(t.Context(), "shop")
-		if err != nil || len(st.Drift) != 1 {
+		if err != nil || len(st.Drift) != 2 || !strings.HasSuffix(st.Drift[1], ": volume is in use") {
 			t.Errorf("%+v, %v", st, err)
 		}
 		w.engine.fails = nil
 		w.settle()
 		if _, err := w.Status(t.Context(), "shop"); !errors.Is(err, runner.ErrNotFound) || len(w.engine.volumes) > 0 {
 			t.Errorf("%v, left: %v", err, w.engine.volumes)
+		}
+	})
+}
+
+// What ends while a stack is deployed is started again as soon as that is over.
+func TestEndsWhileDeployed(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 1), web("db:1", 1, named("db"))))
+		w.settle()
+		time.AfterFunc(time.Second, func() {
+			w.must(w.engine.change("", func() error {
+				c, err := w.engine.find("shop-db-r1-1")
+				if err == nil {
+					w.engine.end(c, 1)
+				}
+				return err
+			}))
+		})
+		w.mustDeploy(shop(web("app:1", 1), web("db:1", 1, named("db")), web("new:1", 1, named("new"), labels(readyAfter, "5s"))))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := w.running(); !strings.Contains(got, "db-r1-1") {
+			t.Errorf("running: %s", got)
+		}
+	})
+}
+
+// What cannot be taken back is told, and tried again soon; another version may come
+// before it is.
+func TestGoingBackFails(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.mustDeploy(shop(web("app:1", 1)))
+		w.settle()
+		tries := 0
+		w.engine.fails = func(call string) error {
+			if call == "remove" {
+				tries++
+				return runner.Errorf(runner.ErrUnavailable, "the disk is slow")
+			}
+			return nil
+		}
+		if _, err := w.deploy(shop(web("app:2", 1, labels(readyAfter, "never")))); err == nil {
+			t.Error("it is taken")
+		}
+		time.Sleep(10 * time.Minute)
+		st, err := w.Status(t.Context(), "shop")
+		if err != nil || len(st.Drift) != 1 || !strings.Contains(st.Drift[0], "the disk is slow") || tries < 5 || tries > 30 {
+			t.Errorf("%+v, %v, %d tries", st, err, tries)
+		}
+		rev := w.mustDeploy(shop(web("app:3", 1)))
+		h, err := w.History(t.Context(), "shop")
+		if err != nil || rev.Number != 3 || h[1].Outcome != RolledBack || h[1].Ended.IsZero() {
+			t.Errorf("%+v, %+v, %v", rev, h, err)
+		}
+		w.engine.fails = nil
+		w.settle()
+		w.is("running", w.running(), "web-r3-1")
+		if st, err = w.Status(t.Context(), "shop"); err != nil || st.Deploying != 0 || len(st.Drift) > 0 {
+			t.Errorf("%+v, %v", st, err)
 		}
 	})
 }

@@ -32,3 +32,12 @@ func (l *live) set(ctx context.Context, s runner.Service) error {
 	l.services = services
 	return nil
 }
+
+// leadsTo says whether a container is behind a service.
+func (l *live) leadsTo(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.services, func(s runner.Service) bool {
+		return slices.ContainsFunc(s.Backends, func(b runner.Backend) bool { return b.Container == id })
+	})
+}

@@ -67,6 +67,21 @@ func (u *unit) end(op *operation, result Revision, err error) {
 	close(op.done)
 }
 
+// after looks at what happened while an operation ran. What it could not finish, or take
+// back, is tried again.
+func (u *unit) after(err error) {
+	rec, ctx := u.record(), u.m.lifetime()
+	if !rec.pending() {
+		u.m.poke(u)
+		return
+	}
+	wait, news := u.fails(err)
+	if news && ctx.Err() == nil {
+		u.m.log.WarnContext(ctx, "it does not come to its end yet", "stack", u.name, "error", err)
+	}
+	u.m.pokeIn(u, wait)
+}
+
 // takeTurn waits until nobody else changes the stack, or a context ends.
 func (u *unit) takeTurn(ctx context.Context) error {
 	select {
@@ -87,6 +102,7 @@ func (u *unit) run(ctx context.Context, op *operation, do func(ctx context.Conte
 			<-u.turn
 		}
 		u.end(op, result, err)
+		u.after(err)
 	})
 }
 
@@ -96,6 +112,7 @@ func (u *unit) runNow(ctx context.Context, op *operation, do func(ctx context.Co
 		result, err := do(ctx)
 		<-u.turn
 		u.end(op, result, err)
+		u.after(err)
 	})
 }
 

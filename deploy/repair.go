@@ -27,13 +27,7 @@ func (u *unit) repair(ctx context.Context) (later bool, err error) {
 	switch {
 	case len(rec.Revisions) == 0:
 		return false, nil
-	case rec.Removing:
-		u.resume() // it could not be removed before
-		return false, nil
 	case rec.paused():
-		return false, nil
-	case rec.Under != nil:
-		u.resume() // it could not go back before
 		return false, nil
 	case rec.Current == 0:
 		return false, errors.Join(u.sweep(ctx, false), u.prune())

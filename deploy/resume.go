@@ -20,12 +20,15 @@ func (u *unit) resume() {
 		u.resumeWith("removed", func(ctx context.Context, op *operation) (Revision, error) {
 			return Revision{}, u.removeAll(ctx, op, rec.Volumes)
 		})
-	case rec.Under == nil, rec.Under.Phase == phasePaused:
-		u.m.poke(u)
-	default:
+	case rec.pending():
 		u.resumeWith("deployed", func(ctx context.Context, op *operation) (Revision, error) {
-			return u.goOn(ctx, op, *rec.Under)
+			if rec := u.record(); rec.pending() { // else somebody else has done it
+				return u.goOn(ctx, op, *rec.Under)
+			}
+			return Revision{}, nil
 		})
+	default:
+		u.m.poke(u)
 	}
 }
 
@@ -36,7 +39,7 @@ func (u *unit) resumeWith(what string, do func(ctx context.Context, op *operatio
 	}
 	u.run(ctx, op, func(ctx context.Context) (Revision, error) {
 		rev, err := do(ctx, op)
-		if err != nil && !errors.Is(err, errClosing) {
+		if _, taken := errors.AsType[*Failure](err); taken {
 			u.m.log.WarnContext(ctx, "what was cut short", "stack", u.name, "error", err)
 		}
 		return rev, err
@@ -46,7 +49,7 @@ func (u *unit) resumeWith(what string, do func(ctx context.Context, op *operatio
 // goOn finishes a revision that has the traffic, and takes every other one back.
 func (u *unit) goOn(ctx context.Context, op *operation, at under) (Revision, error) {
 	if at.Phase == phaseBack {
-		err := u.back(ctx, op, at.Revision, at.Outcome, at.Reason)
+		err := u.back(u.m.lifetime(), op, at.Revision, at.Outcome, at.Reason) // a cancellation wants no more
 		rec := u.record()
 		return *rec.revision(at.Revision), err
 	}

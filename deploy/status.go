@@ -155,7 +155,10 @@ func (u *unit) status(ctx context.Context) (Status, error) {
 	if rec.Removing {
 		s.Drift = []string{"it is being removed"}
 	}
-	if ails != "" {
+	switch {
+	case ails != "" && rec.pending():
+		s.Drift = append(s.Drift, "it does not come to its end, and is tried again: "+ails)
+	case ails != "":
 		s.Drift = append(s.Drift, "it cannot be repaired: "+ails)
 	}
 	if rec.paused() {

@@ -69,6 +69,9 @@ func (r *record) revision(number int) *Revision {
 // paused says whether a revision stands where it stopped.
 func (r *record) paused() bool { return r.Under != nil && r.Under.Phase == phasePaused }
 
+// pending says whether something was begun that has to be finished, or taken back.
+func (r *record) pending() bool { return r.Removing || r.Under != nil && !r.paused() }
+
 // next is the number of the revision after the last.
 func (r *record) next() int {
 	if n := len(r.Revisions); n > 0 {
@@ -108,8 +111,9 @@ func (s store) saveStack(number int, v *versioned) error {
 	return s.write(strconv.Itoa(number)+".json", v)
 }
 
-// forget removes what revisions are made of that are not among the given. It is not
-// synced: what comes back after a crash is removed another time.
+// forget removes what revisions are made of that are not among the given, and what a
+// kill has left half written. It is not synced: what comes back after a crash is removed
+// another time.
 func (s store) forget(keep map[int]bool) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -117,7 +121,7 @@ func (s store) forget(keep map[int]bool) error {
 	}
 	for _, e := range entries {
 		number, err := strconv.Atoi(strings.TrimSuffix(e.Name(), ".json"))
-		if err != nil || keep[number] {
+		if half := strings.HasPrefix(e.Name(), ".new-"); !half && (err != nil || keep[number]) {
 			continue
 		}
 		if err := os.Remove(s.path(e.Name())); err != nil {

@@ -144,7 +144,6 @@ func (u *unit) commit(ctx context.Context, number int, from, to *versioned) (Rev
 		return Revision{}, err
 	}
 	u.drainAll()
-	u.m.poke(u)
 	rec := u.record()
 	return *rec.revision(number), nil
 }

@@ -75,7 +75,6 @@ func (d *deployment) keep(ctx context.Context) (Revision, error) {
 		return Revision{}, err
 	}
 	d.say(EventStep, "", "", fmt.Sprintf("nothing has changed since revision %d", rec.Current))
-	d.u.m.poke(d.u)
 	rev := *rec.revision(rec.Current)
 	rev.Unchanged = true
 	return rev, nil

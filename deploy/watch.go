@@ -86,10 +86,16 @@ func (m *Manager) pokeIn(u *unit, wait time.Duration) {
 		}
 		u.mu.Lock()
 		u.poked = false
-		busy := u.op != nil || u.gone
+		pending := u.rec.pending()
+		busy := u.op != nil || u.gone || u.unread != nil && !pending
 		u.mu.Unlock()
 		if busy { // what goes on pokes when it is over
 			<-u.turn
+			return
+		}
+		if pending {
+			<-u.turn
+			u.resume()
 			return
 		}
 		later, err := u.repair(ctx)
