@@ -60,7 +60,9 @@
 // backend with an address refuses connections as a port does that nobody listens at;
 // to a port over UDP, packets are lost.
 //
-// A flow of UDP stays with its backend until that is disconnected.
+// A flow of UDP stays with its backend until that is disconnected. A client that comes
+// from the same port within a second after a backend has reset its connection is led to
+// that backend once more.
 //
 // The aliases of a service mean its backends with a weight, in networks of users; who
 // asks is told to keep the answer for a second only. Backends that share another's
@@ -79,7 +81,10 @@
 // # Host settings
 //
 // Forwarding of IPv4 and IPv6 is switched on, and stays on. Interfaces that take
-// their routes from router advertisements are told to go on doing so (accept_ra).
+// their routes from router advertisements are told to go on doing so (accept_ra). With
+// the first service, flows that were reset are remembered for a second in place of ten
+// (nf_conntrack_tcp_timeout_close): a connection from the same address and port would
+// be led by what is remembered, past the switch.
 //
 // # State
 //

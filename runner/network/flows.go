@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -42,6 +43,23 @@ func (m *Manager) forgetStrays() {
 		}
 		return true
 	}, true)
+}
+
+// forgetResets has the kernel remember for a second, and not for ten, a flow that was
+// reset. To the kernel a connection that a client begins from the same port meanwhile is
+// the same flow if the server has reset it: it leads to the backend that the one before
+// led to, which may have no more traffic, or be about to end, and refuses it. A busy
+// client comes to the same port again after a few seconds.
+func (m *Manager) forgetResets() {
+	const name = "net/netfilter/nf_conntrack_tcp_timeout_close"
+	if before, err := strconv.Atoi(getSysctl(name)); err == nil && before <= 1 {
+		return
+	}
+	if err := setSysctl(name, "1"); err != nil {
+		m.log.Warn("a client whose connection was reset may be led to where that led to for some seconds", "error", err)
+		return
+	}
+	m.log.Info("flows that were reset are forgotten after a second; services need it", "sysctl", name)
 }
 
 // forget makes the kernel forget flows from anybody to these ports of the host that

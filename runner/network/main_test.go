@@ -243,12 +243,7 @@ func connect(t testing.TB, m *Manager, name string, asked network.PortMap, serve
 // with a line: a name and the client's address.
 func serveTCP(t testing.TB, ns *os.File, port int, name string) net.Listener {
 	t.Helper()
-	var l net.Listener
-	must(t, within(ns, func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
-		return err
-	}))
-	t.Cleanup(func() { _ = l.Close() })
+	l := listenIn(t, ns, port)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -263,6 +258,17 @@ func serveTCP(t testing.TB, ns *os.File, port int, name string) net.Listener {
 			}()
 		}
 	}()
+	return l
+}
+
+// listenIn listens at a TCP port in a namespace (nil: the host's).
+func listenIn(t testing.TB, ns *os.File, port int) (l net.Listener) {
+	t.Helper()
+	must(t, within(ns, func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 

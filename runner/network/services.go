@@ -77,6 +77,8 @@ func (m *Manager) switchServices(owner string, next *owned, al *allotment) error
 	m.mu.Unlock()
 	if all[owner] = next; len(next.services) == 0 {
 		delete(all, owner)
+	} else {
+		m.forgetResets()
 	}
 	if err := m.saveServices(all); err != nil {
 		return err

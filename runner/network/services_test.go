@@ -652,6 +652,69 @@ func TestAliasesOfServices(t *testing.T) {
 	lookup("web", withAlias)
 }
 
+// fromPort returns a function that connects to port 8080 of the host from a port that is
+// always the same, and expects an answer.
+func fromPort(t *testing.T, port int) func(want string) *net.TCPConn {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}}
+	return func(want string) *net.TCPConn {
+		t.Helper()
+		dialed, err := dialer.DialContext(t.Context(), "tcp", "127.0.0.1:8080")
+		must(t, err)
+		c := dialed.(*net.TCPConn)
+		must(t, c.SetLinger(0)) // so that the port is free at once
+		t.Cleanup(func() { _ = c.Close() })
+		must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+		buf := make([]byte, len(want))
+		if _, err := c.Read(buf); err != nil || string(buf) != want {
+			t.Errorf("answered by %q, %v, want %s", buf, err, want)
+		}
+		return c
+	}
+}
+
+// flowsFrom are what the kernel remembers of connections from a port.
+func flowsFrom(t *testing.T, port uint16) []*netlink.ConntrackFlow {
+	t.Helper()
+	all, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	must(t, err)
+	return slices.DeleteFunc(all, func(f *netlink.ConntrackFlow) bool { return f.Forward.SrcPort != port })
+}
+
+// A client whose connection a backend has reset is not led there again, past the switch,
+// when it comes from the same port.
+func TestResetFlowIsNotTheNextOne(t *testing.T) {
+	newWorld(t)
+	m := openManager(t, Options{})
+	blue, green := connect(t, m, "blue", nil), connect(t, m, "green", nil, 80)
+	l := listenIn(t, blue.ns, 80)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			_, _ = io.WriteString(c, "blue")
+			_, _ = c.Read(make([]byte, 1))
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}
+	}()
+	dial := fromPort(t, 23457)
+	asked := ports(t, "8080>80/tcp")
+	setServices(t, m, behind("web", asked, blue))
+	c := dial("blue")
+	_, err := c.Write([]byte("x"))
+	must(t, err)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the connection ends with %v", err)
+	}
+	must(t, c.Close())
+	setServices(t, m, behind("web", asked, green))
+	for begin := time.Now(); len(flowsFrom(t, 23457)) > 0; time.Sleep(50 * time.Millisecond) {
+		if time.Since(begin) > 5*time.Second { // the kernel's own time is ten
+			t.Fatalf("the kernel remembers %v", flowsFrom(t, 23457))
+		}
+	}
+	dial("green")
+}
+
 // A client that comes from the same port again, while the flow that it had before is
 // about to be forgotten, keeps the new one.
 func TestForgottenFlowIsNotTheNextOne(t *testing.T) {
@@ -659,36 +722,17 @@ func TestForgottenFlowIsNotTheNextOne(t *testing.T) {
 	m := openManager(t, Options{})
 	boxes := backends(t, m, "blue", "green")
 	asked := ports(t, "8080>80/tcp")
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 23456}}
-	dial := func(want string) *net.TCPConn {
-		t.Helper()
-		c, err := dialer.DialContext(t.Context(), "tcp", "127.0.0.1:8080")
-		must(t, err)
-		t.Cleanup(func() { _ = c.Close() })
-		must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
-		buf := make([]byte, len(want))
-		if _, err := c.Read(buf); err != nil || string(buf) != want {
-			t.Errorf("answered by %q, %v, want %s", buf, err, want)
-		}
-		return c.(*net.TCPConn)
-	}
+	dial := fromPort(t, 23456)
 	setServices(t, m, behind("web", asked, boxes[0]))
-	before := dial("blue")
-	must(t, before.SetLinger(0)) // so that the port is free at once
-	must(t, before.Close())
-	all, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-	must(t, err)
+	must(t, dial("blue").Close())
+	all := flowsFrom(t, 23456)
 	setServices(t, m, behind("web", asked, boxes[1]))
 	after := dial("green")
 	setServices(t, m, behind("web", asked, boxes[0])) // where it would go if it began anew
-	forgotten := 0
 	for _, flow := range all {
-		if flow.Forward.DstPort == 8080 {
-			must(t, forgetFlow(unix.AF_INET, flow))
-			forgotten++
-		}
+		must(t, forgetFlow(unix.AF_INET, flow))
 	}
-	if forgotten == 0 {
+	if len(all) == 0 {
 		t.Error("there was no flow")
 	}
 	if _, err := after.Write([]byte("x")); err != nil {

@@ -85,6 +85,9 @@ func (m *Manager) loadServices() error {
 func (m *Manager) adoptServices() {
 	m.switching.Lock()
 	defer m.switching.Unlock()
+	if len(m.services) > 0 {
+		m.forgetResets()
+	}
 	var leads []redirection
 	for owner, o := range m.services {
 		for i, s := range o.services {
