@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/e2e/berthtest"
@@ -145,12 +148,59 @@ func (s *shop) privateRegistry(t *testing.T) {
 	seed(t, s.Machine, private.Addr, "REGISTRY_USER=someone", "REGISTRY_PASS=correct horse")
 	image := private.Addr + "/seedtest/busybox"
 	write(filepath.Join(dir, "compose.yaml"), "name: private\nservices:\n  worker:\n    image: "+image+
-		"\n    command: [sleep, infinity]\n    stop_grace_period: 0s\n    deploy: {update_config: {monitor: 100ms}}\n")
+		"\n    command: [sleep, infinity]\n    secrets: [pin]\n    stop_grace_period: 0s\n    deploy: {update_config: {monitor: 100ms}}\nsecrets: {pin: {file: pin}}\n")
+	write(filepath.Join(dir, "pin"), "the-secret-pin")
 	s.failsWith(t, s.Berth(t, "deploy").Dir(dir), 1, `^berth-runner: .*(denied|unauthorized|authentication required|no basic auth)`)
 	write(filepath.Join(dir, "config.json"), `{"auths": {"`+private.Addr+`": {"auth": "`+base64.StdEncoding.EncodeToString([]byte("someone:correct horse"))+`"}}}`)
 	s.says(t, s.Berth(t, "deploy").Dir(dir).Env("DOCKER_CONFIG="+dir), `^private is deployed: revision \d$`)
+	s.keepsSecrets(t, dir)
 	s.says(t, s.Berth(t, "rm", "private", "--yes"))
 	s.docker.Run("rmi", image)
+}
+
+// keepsSecrets looks for what is secret of the stack that was just deployed: credentials
+// are nowhere, and the content of the secret is where root alone reaches it.
+func (s *shop) keepsSecrets(t *testing.T, dir string) {
+	err := os.WriteFile(filepath.Join(dir, "pin"), []byte("another-secret-pin"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := s.says(t, s.Berth(t, "diff").Dir(dir), "secret, another one")
+	for _, args := range [][]string{{"status", "private", "--json"}, {"history", "private", "--json"}} {
+		said += s.says(t, s.Berth(t, args...))
+	}
+	if pin := digest.FromString("the-secret-pin").Encoded(); strings.Contains(said, "secret-pin") || strings.Contains(said, pin[:12]) {
+		t.Errorf("what is secret is said:\n%s", said)
+	}
+	found := 0
+	err = filepath.WalkDir(filepath.Join(s.Data, "stacks"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			if info.Mode().Perm() != 0o700 {
+				t.Errorf("%s has the mode %s", path, info.Mode())
+			}
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, secret := range []string{"correct horse", base64.StdEncoding.EncodeToString([]byte("someone:correct horse"))} {
+			if strings.Contains(string(text), secret) {
+				t.Errorf("%s has the credentials of a registry", path)
+			}
+		}
+		if strings.Contains(string(text), "the-secret-pin") {
+			found++
+		}
+		return err
+	})
+	if err != nil || found != 2 {
+		t.Errorf("the secret is in %d files, and not in the one that is kept and the one that is mounted: %v", found, err)
+	}
 }
 
 func (s *shop) firstVersion(t *testing.T) {
