@@ -186,12 +186,13 @@ func capabilities(names []string) []string {
 	return slices.Compact(out)
 }
 
-// restartPolicy is as docker compose makes it: deploy.restart_policy goes first.
+// restartPolicy is as docker compose makes it: deploy.restart_policy goes first. Without
+// a condition that is any, as the Compose specification and Swarm have it.
 func restartPolicy(s types.ServiceConfig) container.RestartPolicy {
 	name, count, _ := strings.Cut(s.Restart, ":")
 	attempts, _ := strconv.Atoi(count)
 	if s.Deploy != nil && s.Deploy.RestartPolicy != nil {
-		name, attempts = s.Deploy.RestartPolicy.Condition, 0
+		name, attempts = cmp.Or(s.Deploy.RestartPolicy.Condition, "any"), 0
 		if n := s.Deploy.RestartPolicy.MaxAttempts; n != nil {
 			attempts = int(min(*n, 1<<30))
 		}

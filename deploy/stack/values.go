@@ -65,12 +65,10 @@ func (t *translation) checkRestart(p keys, s types.ServiceConfig) {
 	at, r := p.at("deploy", "restart_policy"), s.Deploy.RestartPolicy
 	switch r.Condition {
 	case "on-failure":
-	case "any", "none":
+	case "any", "none", "":
 		if r.MaxAttempts != nil {
 			t.addf(at.at("max_attempts"), "attempts are counted with condition: on-failure alone")
 		}
-	case "":
-		t.addf(at, "say its condition, which Swarm takes to be any and docker compose to be none: any, on-failure or none")
 	default:
 		t.addf(at.at("condition"), "%q is none of any, on-failure and none", r.Condition)
 	}
