@@ -16,6 +16,7 @@ type situation struct {
 	deploying digest.Digest // empty: nothing of this repository
 	busy      int           // revision that is being deployed; 0: none
 	failed    failure
+	unusable  string // why nothing can be deployed; what is in service is not known then
 }
 
 // unknown is the revision of what the manager does not know yet, or no more.
@@ -33,6 +34,8 @@ const (
 // decide says what is to be done about an answer of the registry.
 func decide(s situation, a runner.FollowAnswer) (action, digest.Digest) {
 	switch {
+	case s.unusable != "":
+		return nothing, ""
 	case s.busy != 0 && s.deploying == "": // by hand: it is replaced when it has ended
 		return nothing, ""
 	case s.busy != 0 && a.Tag != "" && a.Tag != s.deploying && a.Digest != s.deploying:

@@ -51,6 +51,29 @@ func TestMoves(t *testing.T) {
 	})
 }
 
+// TestUnusable tells that the files of a stack cannot be read, and goes on when they can.
+func TestUnusable(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.move("a")
+		_, stop := w.run()
+		defer stop()
+		after(2 * time.Second)
+		w.check("a", "deploy a")
+		w.told("running", "deploying target a", "running has a")
+		w.set(func() { w.damage = "record.json cannot be read" })
+		after(time.Minute)
+		w.told("failed has a target a: record.json cannot be read ")
+		w.move("b")
+		after(time.Minute)
+		w.check("a")
+		w.told("failed has a target a: record.json cannot be read ", "failed has a target b: record.json cannot be read")
+		w.set(func() { w.damage = "" })
+		after(time.Minute)
+		w.check("b", "deploy b")
+		w.told("running has a", "deploying has a target b", "running has b")
+	})
+}
+
 // TestFails does not try again what has failed, until told.
 func TestFails(t *testing.T) {
 	inBubble(t, func(w *world) {

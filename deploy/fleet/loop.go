@@ -99,6 +99,10 @@ func (l *loop) observe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if st.Error != "" { // its files cannot be read: whatever comes fails here, until they can
+		l.see(ctx, situation{running: l.now.running, unusable: st.Error})
+		return nil
+	}
 	history, err := l.manager.History(ctx, l.o.Stack)
 	if err != nil && !errors.Is(err, runner.ErrNotFound) {
 		return err
@@ -132,7 +136,10 @@ func (l *loop) see(ctx context.Context, s situation) {
 		}
 		st.State, st.Running, st.Target = state, s.running, target
 		st.Error, st.Log = "", nil
-		if state == runner.FollowFailed {
+		switch {
+		case s.unusable != "":
+			st.Error = line(s.unusable)
+		case state == runner.FollowFailed:
 			st.Error, st.Log, st.Since = s.failed.Error, s.failed.Log, s.failed.At
 		}
 		if state != runner.FollowDeploying {
@@ -144,6 +151,10 @@ func (l *loop) see(ctx context.Context, s situation) {
 // state says how the present situation is called, and what version it is about.
 func (l *loop) state() (runner.FollowState, digest.Digest) {
 	switch s := l.now; {
+	case s.unusable != "" && l.answer.Tag != "":
+		return runner.FollowFailed, l.answer.Tag
+	case s.unusable != "":
+		return runner.FollowRunning, ""
 	case s.busy != 0 && s.deploying != "":
 		return runner.FollowDeploying, s.deploying
 	case l.memory.Trying != "" && l.memory.Trying == l.answer.Digest: // it is tried again

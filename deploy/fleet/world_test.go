@@ -53,6 +53,7 @@ type world struct {
 	takes     time.Duration
 	fails     map[digest.Digest]func() error
 	did       []string
+	damage    string // why its files cannot be read
 	// The registry.
 	tag     digest.Digest
 	waits   string // reason why nobody may deploy
@@ -198,13 +199,16 @@ func (w *world) Status(context.Context, string) (deploy.Status, error) {
 	if len(w.revisions) == 0 {
 		return deploy.Status{}, runner.Errorf(runner.ErrNotFound, "no such stack")
 	}
-	return deploy.Status{Name: "shop", Revision: w.current, Deploying: w.going}, nil
+	return deploy.Status{Name: "shop", Revision: w.current, Deploying: w.going, Error: w.damage}, nil
 }
 
 // History implements Manager.
 func (w *world) History(context.Context, string) ([]deploy.Revision, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.damage != "" {
+		return nil, runner.Errorf(runner.ErrPrecondition, "%s", w.damage)
+	}
 	list := slices.Clone(w.revisions)
 	slices.Reverse(list)
 	return list, nil
