@@ -66,7 +66,7 @@ func TestUnusable(t *testing.T) {
 		w.move("b")
 		after(time.Minute)
 		w.check("a")
-		w.told("failed has a target a: record.json cannot be read ", "failed has a target b: record.json cannot be read")
+		w.told("failed has a target a: record.json cannot be read ", "failed has a target b: record.json cannot be read ")
 		w.set(func() { w.damage = "" })
 		after(time.Minute)
 		w.check("b", "deploy b")
