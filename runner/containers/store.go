@@ -103,7 +103,8 @@ func (s *Store) Load() ([]Saved, error) {
 		}
 		one, err := s.load(e.Name())
 		if err != nil {
-			return nil, fmt.Errorf("container %s: %w", e.Name(), err)
+			return nil, fmt.Errorf("container %s: %w; put the file back from a backup, or move %s away: the container is ended then, and forgotten",
+				e.Name(), err, s.Dir(e.Name()))
 		}
 		all = append(all, one)
 	}
