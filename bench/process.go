@@ -170,9 +170,20 @@ func (p *process) proc(file string) string {
 
 // freeAddr returns an address of the loopback interface that nobody listens on.
 func freeAddr(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	list, err := freeAddrs(ctx, 1)
+	return list[0], err
+}
+
+// freeAddrs returns as many that differ.
+func freeAddrs(ctx context.Context, n int) (list []string, err error) {
+	list = make([]string, n)
+	for i := range list {
+		l, lerr := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+		if lerr != nil {
+			return list, errors.Join(err, lerr)
+		}
+		defer func() { err = errors.Join(err, l.Close()) }() // not before all are found
+		list[i] = l.Addr().String()
 	}
-	return l.Addr().String(), l.Close()
+	return list, nil
 }

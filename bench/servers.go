@@ -87,10 +87,9 @@ func (b *bench) startBerth(ctx context.Context, dir string) (*server, error) {
 
 // newBerth returns a berth that was not started, and its arguments.
 func (b *bench) newBerth(ctx context.Context, dir string) (*server, []string, error) {
-	addr, err1 := freeAddr(ctx)
-	metrics, err2 := freeAddr(ctx)
-	s := &server{name: nameBerth, addr: addr, dir: filepath.Join(b.dir, dir), metrics: metrics}
-	return s, []string{"serve", "--addr", addr, "--data", s.data(), "--metrics-addr", metrics}, errors.Join(err1, err2)
+	free, err := freeAddrs(ctx, 2)
+	s := &server{name: nameBerth, addr: free[0], dir: filepath.Join(b.dir, dir), metrics: free[1]}
+	return s, []string{"serve", "--addr", s.addr, "--data", s.data(), "--metrics-addr", s.metrics}, err
 }
 
 // data is where a server's data is.
