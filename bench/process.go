@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -177,13 +178,16 @@ func freeAddr(ctx context.Context) (string, error) {
 // freeAddrs returns as many that differ.
 func freeAddrs(ctx context.Context, n int) (list []string, err error) {
 	list = make([]string, n)
+	found := make([]io.Closer, 0, n) // closed when all are there
 	for i := range list {
 		l, lerr := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if lerr != nil {
-			return list, errors.Join(err, lerr)
+		if err = lerr; err != nil {
+			break
 		}
-		defer func() { err = errors.Join(err, l.Close()) }() // not before all are found
-		list[i] = l.Addr().String()
+		list[i], found = l.Addr().String(), append(found, l)
 	}
-	return list, nil
+	for _, l := range found {
+		err = errors.Join(err, l.Close())
+	}
+	return list, err
 }
