@@ -46,6 +46,7 @@ type project struct {
 
 	compose *berthtest.Command
 	dir     string
+	home    string   // directory of docker's configuration
 	args    []string // that run Compose
 }
 
@@ -60,15 +61,16 @@ func (h *host) project(t *testing.T) *project {
 	if err := os.CopyFS(dir, os.DirFS("testdata/compose")); err != nil {
 		t.Fatal(err)
 	}
-	p := &project{host: h, dir: dir, args: []string{"--config", config, "--host", "unix:///run/berth/runner.sock", "compose", "--ansi", "never", "--progress", "plain"}}
+	p := &project{host: h, dir: dir, home: config, args: []string{"--config", config, "--host", "unix:///run/berth/runner.sock", "compose", "--ansi", "never", "--progress", "plain"}}
 	p.compose = p.on(berthtest.NewCommand(t, "docker", p.args...))
 	return p
 }
 
 // on sets where a command runs: on the machine, where what Compose mounts and
-// publishes is.
+// publishes is. What "watch" locks a project with is its own: a run that was killed
+// leaves it, and the process that it names may be another by then.
 func (p *project) on(c *berthtest.Command) *berthtest.Command {
-	return c.On(p.Machine).Dir(p.dir).Env("DOCKER_CLI_HINTS=false", "COMPOSE_MENU=false", "REGISTRY="+strings.TrimSuffix(p.repository(""), "/"))
+	return c.On(p.Machine).Dir(p.dir).Env("DOCKER_CONFIG="+p.home, "XDG_RUNTIME_DIR=", "DOCKER_CLI_HINTS=false", "COMPOSE_MENU=false", "REGISTRY="+strings.TrimSuffix(p.repository(""), "/"))
 }
 
 // withoutHistory is a census without what BuildKit has noted of a build: it keeps it
