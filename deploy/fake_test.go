@@ -96,13 +96,23 @@ func (f *fake) resume() {
 	}
 }
 
+// failing has calls fail from now on as a function says.
+func (f *fake) failing(fails func(call string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fails = fails
+}
+
 // change runs a call that changes something.
 func (f *fake) change(call string, do func() error) error {
 	if f.step != nil {
 		f.step(call)
 	}
-	if f.fails != nil {
-		if err := f.fails(call); err != nil {
+	f.mu.Lock()
+	fails := f.fails
+	f.mu.Unlock()
+	if fails != nil {
+		if err := fails(call); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,12 +85,12 @@ func TestRepairFails(t *testing.T) {
 			return err
 		}))
 		tries := 0
-		w.engine.fails = func(call string) error {
+		w.engine.failing(func(call string) error {
 			if call == "start" {
 				tries++
 			}
 			return nil
-		}
+		})
 		time.Sleep(10 * time.Minute)
 		st, err := w.Status(t.Context(), "shop")
 		if err != nil || len(st.Drift) != 2 || tries < 5 || tries > 30 {
@@ -103,12 +104,12 @@ func TestRemovalFails(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.mustDeploy(shop(web("app:1", 1)))
 		w.settle()
-		w.engine.fails = func(call string) error {
+		w.engine.failing(func(call string) error {
 			if call == "remove volume" {
 				return runner.Errorf(runner.ErrConflict, "volume is in use")
 			}
 			return nil
-		}
+		})
 		if err := w.Remove(t.Context(), "shop", true, nil); !errors.Is(err, runner.ErrConflict) {
 			t.Error(err)
 		}
@@ -119,7 +120,7 @@ func TestRemovalFails(t *testing.T) {
 		if err != nil || len(st.Drift) != 2 || !strings.HasSuffix(st.Drift[1], ": volume is in use") {
 			t.Errorf("%+v, %v", st, err)
 		}
-		w.engine.fails = nil
+		w.engine.failing(nil)
 		w.settle()
 		if _, err := w.Status(t.Context(), "shop"); !errors.Is(err, runner.ErrNotFound) || len(w.engine.volumes) > 0 {
 			t.Errorf("%v, left: %v", err, w.engine.volumes)
@@ -156,28 +157,29 @@ func TestGoingBackFails(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.mustDeploy(shop(web("app:1", 1)))
 		w.settle()
-		tries := 0
-		w.engine.fails = func(call string) error {
-			if call == "remove" {
-				tries++
+		var tries atomic.Int32
+		var well atomic.Bool
+		w.engine.failing(func(call string) error {
+			if call == "remove" && !well.Load() {
+				tries.Add(1)
 				return runner.Errorf(runner.ErrUnavailable, "the disk is slow")
 			}
 			return nil
-		}
+		})
 		if _, err := w.deploy(shop(web("app:2", 1, labels(readyAfter, "never")))); err == nil {
 			t.Error("it is taken")
 		}
 		time.Sleep(10 * time.Minute)
 		st, err := w.Status(t.Context(), "shop")
-		if err != nil || len(st.Drift) != 1 || !strings.Contains(st.Drift[0], "the disk is slow") || tries < 5 || tries > 30 {
-			t.Errorf("%+v, %v, %d tries", st, err, tries)
+		if err != nil || len(st.Drift) != 1 || !strings.Contains(st.Drift[0], "the disk is slow") || tries.Load() < 5 || tries.Load() > 30 {
+			t.Errorf("%+v, %v, %d tries", st, err, tries.Load())
 		}
 		rev := w.mustDeploy(shop(web("app:3", 1)))
 		h, err := w.History(t.Context(), "shop")
 		if err != nil || rev.Number != 3 || h[1].Outcome != RolledBack || h[1].Ended.IsZero() {
 			t.Errorf("%+v, %+v, %v", rev, h, err)
 		}
-		w.engine.fails = nil
+		well.Store(true)
 		w.settle()
 		w.is("running", w.running(), "web-r3-1")
 		if st, err = w.Status(t.Context(), "shop"); err != nil || st.Deploying != 0 || len(st.Drift) > 0 {

@@ -230,14 +230,14 @@ func TestEngineFailsAtEveryStep(t *testing.T) {
 				w.mustDeploy(shop(web("app:1", 2)))
 				w.settle()
 				var mu sync.Mutex
-				w.engine.fails = func(call string) error {
+				w.engine.failing(func(call string) error {
 					mu.Lock()
 					defer mu.Unlock()
 					if calls++; calls == n {
 						return runner.Errorf(runner.ErrUnavailable, "%s: out of order", call)
 					}
 					return nil
-				}
+				})
 				rev, err := w.deploy(shop(web("app:2", 2)))
 				w.settle()
 				if want := map[bool]string{true: "web-r2-1 web-r2-2", false: "web-r1-1 web-r1-2"}[err == nil]; w.serving() != want || w.running() != want {

@@ -52,6 +52,13 @@ func (e *fakeEdge) Requests(_ context.Context, id string) (int, error) {
 
 func (e *fakeEdge) CheckRoutes(context.Context, string, []EdgeRoute) error { return e.check }
 
+// of returns the routes of an owner.
+func (e *fakeEdge) of(owner string) []EdgeRoute {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.routes[owner]
+}
+
 // has says how many requests a container has.
 func (e *fakeEdge) has(id string, n int) {
 	e.mu.Lock()
@@ -63,6 +70,8 @@ func (e *fakeEdge) has(id string, n int) {
 }
 
 func (e *fakeEdge) SetRoutes(_ context.Context, owner string, routes []EdgeRoute) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.sets++
 	if e.err == nil {
 		e.routes[owner] = routes

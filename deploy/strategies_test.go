@@ -51,7 +51,7 @@ func TestCanary(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		w.is("weights", w.weights("mixed"), "r1-1:1 r1-2:1 r2-1:2")
 		var shares []int
-		for _, up := range w.edge.routes["stack/shop"][0].Upstreams {
+		for _, up := range w.edge.of("stack/shop")[0].Upstreams {
 			shares = append(shares, up.Weight)
 		}
 		if fmt.Sprint(shares) != "[1 1 2]" {
@@ -59,7 +59,7 @@ func TestCanary(t *testing.T) {
 		}
 		w.must(<-done)
 		w.is("weights", w.weights("mixed"), "r2-1:1")
-		if ups := w.edge.routes["stack/shop"][0].Upstreams; len(ups) != 1 || ups[0].Addr.Port() != 80 {
+		if ups := w.edge.of("stack/shop")[0].Upstreams; len(ups) != 1 || ups[0].Addr.Port() != 80 {
 			t.Errorf("upstreams %v", ups)
 		}
 		// One that fails while it has a part of the traffic goes back.
@@ -277,7 +277,7 @@ func TestRepair(t *testing.T) {
 		w.engine.setHealth("shop-web-r1-1", container.Unhealthy)
 		soon()
 		w.is("an unhealthy one", w.weights("web"), "r1-1:0 r1-2:1")
-		if n := len(w.edge.routes["stack/shop"][0].Upstreams); n != 1 {
+		if n := len(w.edge.of("stack/shop")[0].Upstreams); n != 1 {
 			t.Errorf("%d upstreams", n)
 		}
 		st, err := w.Status(t.Context(), "shop")
@@ -292,7 +292,7 @@ func TestRepair(t *testing.T) {
 		soon()
 		w.is("healthy again", w.weights("web"), "r1-1:1 r1-2:1")
 
-		addr := w.edge.routes["stack/shop"][0].Upstreams[0].Addr
+		addr := w.edge.of("stack/shop")[0].Upstreams[0].Addr
 		w.engine.mu.Lock()
 		c, _ := w.engine.find("shop-web-r1-1")
 		w.engine.end(c, 1)
@@ -301,7 +301,7 @@ func TestRepair(t *testing.T) {
 		w.is("just started again", w.weights("web"), "r1-1:0 r1-2:1")
 		soon()
 		w.is("started again", w.weights("web"), "r1-1:1 r1-2:1")
-		if now := w.edge.routes["stack/shop"][0].Upstreams[0].Addr; now == addr {
+		if now := w.edge.of("stack/shop")[0].Upstreams[0].Addr; now == addr {
 			t.Errorf("the edge still has %s", addr)
 		}
 		w.engine.mu.Lock()
@@ -322,7 +322,7 @@ func TestRepair(t *testing.T) {
 		w.open()
 		w.settle()
 		w.is("stopped", w.stopped(), "")
-		if len(w.edge.routes["stack/shop"]) != 1 {
+		if len(w.edge.of("stack/shop")) != 1 {
 			t.Error("no routes")
 		}
 	})

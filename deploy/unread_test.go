@@ -132,7 +132,7 @@ func TestUnreadable(t *testing.T) {
 				again.open()
 				w.must(again.Remove(t.Context(), "shop", true, nil))
 				w.is("left", again.running()+again.stopped(), "other-web-r1-1")
-				if len(again.engine.traffic["stack/shop"])+len(again.edge.routes["stack/shop"]) > 0 {
+				if len(again.engine.traffic["stack/shop"])+len(again.edge.of("stack/shop")) > 0 {
 					t.Errorf("left: %v, %v", again.engine.traffic, again.edge.routes)
 				}
 				for name, labels := range again.engine.networks {
