@@ -116,6 +116,7 @@ func TestRemovalFails(t *testing.T) {
 		if _, err := w.deploy(shop(web("app:2", 1))); !errors.Is(err, runner.ErrConflict) || !strings.Contains(err.Error(), "berth-runner rm shop") {
 			t.Error(err)
 		}
+		synctest.Wait() // until the stack knows of it, too
 		st, err := w.Status(t.Context(), "shop")
 		if err != nil || len(st.Drift) != 2 || !strings.HasSuffix(st.Drift[1], ": volume is in use") {
 			t.Errorf("%+v, %v", st, err)

@@ -1,7 +1,9 @@
 package deploy
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,7 +38,11 @@ func (r *recorder) step(call string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	dir := filepath.Join(r.t.TempDir(), "killed")
-	if err := os.CopyFS(dir, os.DirFS(r.w.dir)); err != nil {
+	err := os.CopyFS(dir, os.DirFS(r.w.dir))
+	for errors.Is(err, fs.ErrNotExist) { // a file was being replaced, by what goes on beside this call
+		err = errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(r.w.dir)))
+	}
+	if err != nil {
 		r.t.Error(err)
 	}
 	r.moments = append(r.moments, moment{call, dir, r.w.engine.copy()})
@@ -162,6 +168,9 @@ func afterKill(t *testing.T, at string, m moment) {
 		return
 	}
 	rec := u.record()
+	if !u.sound() {
+		t.Fatalf("%s: it cannot be read: %v", at, u.unread)
+	}
 	if rec.Under != nil || len(rec.Draining) > 0 {
 		t.Errorf("%s: it still goes on: %+v, %+v", at, rec.Under, rec.Draining)
 	}
