@@ -20,6 +20,7 @@ import (
 
 	"github.com/berth-registry/berth/backup"
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/storage"
 	"github.com/berth-registry/berth/storage/bolt"
@@ -242,7 +243,7 @@ func s3Server(t testing.TB) (c backup.S3Config, bucket string) {
 	if err := os.Mkdir(bucket, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	addr := berthtest.FreeAddr(t)
+	addr := freeaddr.For(t)
 	berthtest.NewCommand(t, "versitygw").Env("ROOT_ACCESS_KEY=testkey", "ROOT_SECRET_KEY=testsecret").Daemon(func() error {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {

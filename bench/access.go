@@ -71,7 +71,7 @@ func access(ctx context.Context, b *bench) ([]*figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	open, args, err := b.newBerth(ctx, "open")
+	open, args, err := b.newBerth("open")
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func (r reader) load(ctx context.Context, clients int, window time.Duration) (ra
 // startRestricted starts a berth with access control that has an image and an
 // account, of which it returns an API key.
 func (b *bench) startRestricted(ctx context.Context, img image) (*server, string, error) {
-	s, args, err := b.newBerth(ctx, "restricted")
+	s, args, err := b.newBerth("restricted")
 	if err != nil {
 		return nil, "", err
 	}

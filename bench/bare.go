@@ -27,7 +27,7 @@ func (b *bench) startBare(ctx context.Context, c *http.Client, url string) (*ser
 	if err != nil {
 		return nil, err
 	}
-	addr, err := freeAddr(ctx)
+	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}

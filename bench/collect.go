@@ -23,7 +23,7 @@ func collect(ctx context.Context, b *bench) ([]*figure, error) {
 	var turns []turn
 	for _, stored := range []int{b.stored, b.garbage} {
 		of := fmt.Sprintf("of %s blobs", thousands(stored))
-		s, _, err := b.newBerth(ctx, thousands(stored))
+		s, _, err := b.newBerth(thousands(stored))
 		if err != nil {
 			return nil, err
 		}

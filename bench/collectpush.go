@@ -18,7 +18,7 @@ import (
 // 'berth gc' collects, and while it does not. The garbage was there before: there
 // is more than what is collected in that time.
 func collectPush(ctx context.Context, b *bench) ([]*figure, error) {
-	s, _, err := b.newBerth(ctx, nameBerth)
+	s, _, err := b.newBerth(nameBerth)
 	if err != nil {
 		return nil, err
 	}

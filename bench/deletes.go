@@ -75,7 +75,7 @@ func deleteRepo(i int) string { return seedRepo(i / deletesPerRepo) }
 
 // deleteBerth stores images in a new berth and deletes them.
 func (b *bench) deleteBerth(ctx context.Context, images []image) (d deletion, err error) {
-	s, _, err := b.newBerth(ctx, nameBerth)
+	s, _, err := b.newBerth(nameBerth)
 	if err != nil {
 		return d, err
 	}

@@ -44,7 +44,7 @@ func growth(ctx context.Context, b *bench) ([]*figure, error) {
 
 // startSeeded starts a berth that has n manifests.
 func (b *bench) startSeeded(ctx context.Context, dir string, n int) (*server, error) {
-	s, _, err := b.newBerth(ctx, dir)
+	s, _, err := b.newBerth(dir)
 	if err != nil {
 		return nil, err
 	}

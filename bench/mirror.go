@@ -71,7 +71,7 @@ type mirrorBench struct {
 
 // prepare starts the upstream.
 func (m *mirrorBench) prepare(ctx context.Context) error {
-	s, args, err := m.newBerth(ctx, "upstream")
+	s, args, err := m.newBerth("upstream")
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func (m *mirrorBench) caches() []mirrorCache {
 }
 
 func (m *mirrorBench) startMirror(ctx context.Context, l *link) (*server, error) {
-	s, args, err := m.newBerth(ctx, "mirror")
+	s, args, err := m.newBerth("mirror")
 	if err != nil {
 		return nil, err
 	}

@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // process is a server's process. Its output goes to a file.
@@ -169,25 +169,9 @@ func (p *process) proc(file string) string {
 	return fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file)
 }
 
-// freeAddr returns an address of the loopback interface that nobody listens on.
-func freeAddr(ctx context.Context) (string, error) {
-	list, err := freeAddrs(ctx, 1)
-	return list[0], err
-}
-
-// freeAddrs returns as many that differ.
-func freeAddrs(ctx context.Context, n int) (list []string, err error) {
-	list = make([]string, n)
-	found := make([]io.Closer, 0, n) // closed when all are there
-	for i := range list {
-		l, lerr := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err = lerr; err != nil {
-			break
-		}
-		list[i], found = l.Addr().String(), append(found, l)
-	}
-	for _, l := range found {
-		err = errors.Join(err, l.Close())
-	}
-	return list, err
+// freeAddr returns an address of the loopback interface that nobody listens on, until
+// the bench ends.
+func freeAddr() (string, error) {
+	addr, _, err := freeaddr.Claim()
+	return addr, err
 }

@@ -50,7 +50,7 @@ func (b *bench) startEngine(ctx context.Context, name string, more ...string) (*
 	program, args := "", []string(nil)
 	switch name {
 	case nameRunner:
-		metrics, err := freeAddr(ctx)
+		metrics, err := freeAddr()
 		if err != nil {
 			return nil, err
 		}

@@ -53,7 +53,7 @@ func (r *images) great() string { return r.addr + "/" + repoGreat + ":latest" }
 // startImages starts a berth with images, further ones as more puts them there,
 // and lets podman know that it has no TLS.
 func (b *bench) startImages(ctx context.Context, more ...func(context.Context, *images, registry.Writer) error) (*images, error) {
-	s, args, err := b.newBerth(ctx, "images")
+	s, args, err := b.newBerth("images")
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ func postgresDir() string {
 
 // startS3 starts an S3 server with the buckets named, and returns its address.
 func (b *bench) startS3(ctx context.Context, buckets ...string) (*server, error) {
-	addr, err := freeAddr(ctx)
+	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (b *bench) startPostgres(ctx context.Context) (dsn string, err error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	addr, err := freeAddr(ctx)
+	addr, err := freeAddr()
 	if err != nil {
 		return "", err
 	}
@@ -137,7 +137,7 @@ const replicaConfig = `storage:
 
 // startReplica starts a berth on S3 and PostgreSQL.
 func (b *bench) startReplica(ctx context.Context, dir, dsn, s3, bucket string) (*server, error) {
-	s, args, err := b.newBerth(ctx, dir)
+	s, args, err := b.newBerth(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ http: {addr: %q}
 
 // startDockerRegistryS3 starts a docker-registry on S3.
 func (b *bench) startDockerRegistryS3(ctx context.Context, s3, bucket string) (*server, error) {
-	addr, err := freeAddr(ctx)
+	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}

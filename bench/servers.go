@@ -78,7 +78,7 @@ func (b *bench) start(ctx context.Context, s *server, ready, program string, arg
 
 // startBerth starts berth with its data in dir, below the work's own directory.
 func (b *bench) startBerth(ctx context.Context, dir string) (*server, error) {
-	s, args, err := b.newBerth(ctx, dir)
+	s, args, err := b.newBerth(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -86,10 +86,11 @@ func (b *bench) startBerth(ctx context.Context, dir string) (*server, error) {
 }
 
 // newBerth returns a berth that was not started, and its arguments.
-func (b *bench) newBerth(ctx context.Context, dir string) (*server, []string, error) {
-	free, err := freeAddrs(ctx, 2)
-	s := &server{name: nameBerth, addr: free[0], dir: filepath.Join(b.dir, dir), metrics: free[1]}
-	return s, []string{"serve", "--addr", s.addr, "--data", s.data(), "--metrics-addr", s.metrics}, err
+func (b *bench) newBerth(dir string) (*server, []string, error) {
+	addr, err := freeAddr()
+	metrics, merr := freeAddr()
+	s := &server{name: nameBerth, addr: addr, dir: filepath.Join(b.dir, dir), metrics: metrics}
+	return s, []string{"serve", "--addr", s.addr, "--data", s.data(), "--metrics-addr", s.metrics}, errors.Join(err, merr)
 }
 
 // data is where a server's data is.
@@ -110,7 +111,7 @@ func (b *bench) startDockerRegistry(ctx context.Context) (*server, error) {
 
 // startDockerRegistryWith starts it with more configuration.
 func (b *bench) startDockerRegistryWith(ctx context.Context, more string) (*server, error) {
-	addr, err := freeAddr(ctx)
+	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +151,7 @@ http {
 
 // startNginx serves the files in the data directory of what it returns.
 func (b *bench) startNginx(ctx context.Context, put func(data string) error) (*server, error) {
-	addr, err := freeAddr(ctx)
+	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ const seedPerRepo = 1000
 // that carries a manifest, with many manifests on disk; after berth was told to
 // stop, and after it was killed.
 func start(ctx context.Context, b *bench) ([]*figure, error) {
-	s, _, err := b.newBerth(ctx, nameBerth)
+	s, _, err := b.newBerth(nameBerth)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (b *bench) seedMany(ctx context.Context, w registry.Writer, n int) error {
 // timeStart starts berth, returns the seconds to its first answer with a
 // manifest, and ends it with a signal.
 func (b *bench) timeStart(ctx context.Context, end syscall.Signal) (float64, error) {
-	s, args, err := b.newBerth(ctx, nameBerth)
+	s, args, err := b.newBerth(nameBerth)
 	if err != nil {
 		return 0, err
 	}

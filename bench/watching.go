@@ -47,7 +47,7 @@ func watching(ctx context.Context, b *bench) ([]*figure, error) {
 	memory := &figure{Name: "the registry's memory for each of " + nodes + ", heap and stacks in use", Unit: "KB"}
 	process := &figure{Name: "the registry's memory for each of " + nodes + ", whole process (PSS)", Unit: "KB"}
 	for run := range b.runs {
-		s, _, err := b.newBerth(ctx, fmt.Sprint("run", run))
+		s, _, err := b.newBerth(fmt.Sprint("run", run))
 		if err != nil {
 			return nil, err
 		}

@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/deploy"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/engine"
 )
@@ -45,7 +45,8 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir, port: freePort(t)}
+	_, port, _ := net.SplitHostPort(freeaddr.For(t))
+	h := &host{t: t, dir: dir, port: port}
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	h.engine, err = engine.Open(context.Background(), engine.Options{
 		Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Version: "test", Runtime: "crun",
@@ -109,16 +110,6 @@ func busybox(t *testing.T) io.Reader {
 		t.Fatal(err)
 	}
 	return &b
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // stack has a web server that answers with its version; edit changes the service.

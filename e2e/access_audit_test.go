@@ -17,6 +17,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // event is a line of the audit log. Time and request are looked at apart.
@@ -258,7 +259,7 @@ func newHook(t *testing.T) *hook {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hook{t: t, addr: berthtest.FreeAddr(t), verify: verify, seen: map[string]bool{}}
+	h := &hook{t: t, addr: freeaddr.For(t), verify: verify, seen: map[string]bool{}}
 	t.Cleanup(h.down)
 	return h
 }

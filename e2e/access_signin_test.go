@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // signInConfig has a provider for people and for jobs, whose URL, client and
@@ -342,7 +343,7 @@ func startSlapd(t *testing.T) *slapd {
 	}
 	config := writeFile(t, dir, "slapd.conf", []byte(strings.NewReplacer("DIR", dir, "CERT", cert, "KEY", key).Replace(slapdConfig)))
 	berthtest.NewCommand(t, "slapadd").Run("-f", config, "-l", writeFile(t, dir, "tree.ldif", []byte(slapdTree)))
-	s := &slapd{t: t, addr: berthtest.FreeAddr(t), ca: ca.File, config: config}
+	s := &slapd{t: t, addr: freeaddr.For(t), ca: ca.File, config: config}
 	s.start()
 	return s
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // serialAt is the serial number of the certificate that a new connection gets.
@@ -149,7 +150,7 @@ func TestCertificateReplaced(t *testing.T) {
 // TestRedirect follows the redirect from plain HTTP with curl.
 func TestRedirect(t *testing.T) {
 	t.Parallel()
-	ca, plain := berthtest.NewCA(t), berthtest.FreeAddr(t)
+	ca, plain := berthtest.NewCA(t), freeaddr.For(t)
 	cert, key := ca.Server("127.0.0.1")
 	s := berthtest.Start(t, berthtest.Options{CA: ca, Config: fmt.Sprintf("http: {redirect_addr: %q, tls: {cert: %s, key: %s}}\n", plain, cert, key)})
 	curl := berthtest.NewCommand(t, "curl", "-sSL", "--cacert", ca.File, "-o", "/dev/null", "-w", "%{num_redirects} %{response_code} %{url_effective}")
@@ -170,14 +171,14 @@ func TestACME(t *testing.T) {
 	t.Parallel()
 	const domain = "registry.example.com"
 	dir, ca := t.TempDir(), berthtest.NewCA(t)
-	addr, directory, management, dns := berthtest.FreeAddr(t), berthtest.FreeAddr(t), berthtest.FreeAddr(t), berthtest.FreeAddr(t)
+	addr, directory, management, dns := freeaddr.For(t), freeaddr.For(t), freeaddr.For(t), freeaddr.For(t)
 	cert, key := ca.Server("127.0.0.1")
 	_, port, _ := net.SplitHostPort(addr)
 	config := writeFile(t, dir, "pebble.json", fmt.Appendf(nil, `{"pebble": {
 		"listenAddress": %q, "managementListenAddress": %q, "certificate": %q, "privateKey": %q, "httpPort": 1, "tlsPort": %s,
 		"profiles": {"default": {"description": "the only one", "validityPeriod": 7776000}}}}`, directory, management, cert, key, port))
 	berthtest.NewCommand(t, "pebble-challtestsrv").Daemon(listens(dns), "-dnsserver", dns, "-defaultIPv6", "",
-		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", berthtest.FreeAddr(t))
+		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", freeaddr.For(t))
 	stop := berthtest.NewCommand(t, "pebble").Env("PEBBLE_VA_NOSLEEP=1").Daemon(listens(directory), "-config", config, "-dnsserver", dns)
 	root, err := ca.HTTP().Get("https://" + management + "/roots/0")
 	roots := poolOf(t, writeFile(t, dir, "root.pem", []byte(body(t, root, err))))
@@ -315,7 +316,7 @@ type proxied struct {
 // startProxied starts a registry and a proxy before it.
 func startProxied(t *testing.T, program, proxy, http string, encrypted bool, args ...string) *proxied {
 	t.Helper()
-	ca, dir, front := berthtest.NewCA(t), t.TempDir(), berthtest.FreeAddr(t)
+	ca, dir, front := berthtest.NewCA(t), t.TempDir(), freeaddr.For(t)
 	if err := os.Chmod(dir, 0o755); err != nil { // a proxy's workers may be another user
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 const mirrorPolicy = `
@@ -23,7 +24,7 @@ const mirrorPolicy = `
 func TestMirrorAccess(t *testing.T) {
 	t.Parallel()
 	u := startTokenUpstream(t)
-	metrics := berthtest.FreeAddr(t)
+	metrics := freeaddr.For(t)
 	g := startGuarded(t, berthtest.Options{Args: []string{"--metrics-addr", metrics}}, "mirrors:\n"+u.entry("far", quick+", registry_mirror: true"), mirrorPolicy)
 	for _, s := range u.secrets {
 		g.secret("a secret of the upstream", s)

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // upstream is a registry that is mirrored, behind a proxy that can fail.
@@ -33,7 +34,7 @@ var upstreams = map[string]func(*testing.T) *upstream{"docker-registry": startBa
 
 func startBasicUpstream(t *testing.T) *upstream {
 	t.Helper()
-	dir, addr, password := t.TempDir(), berthtest.FreeAddr(t), "pw-"+rand.Text()
+	dir, addr, password := t.TempDir(), freeaddr.For(t), "pw-"+rand.Text()
 	users := writeFile(t, dir, "htpasswd", []byte(berthtest.NewCommand(t, "htpasswd").Input(password).Run("-niB", "puller")))
 	config := writeFile(t, dir, "config.yml", fmt.Appendf(nil, "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %q}, delete: {enabled: true}}\n"+
 		"http: {addr: %q}\nauth: {htpasswd: {realm: test, path: %q}}\n", filepath.Join(dir, "data"), addr, users))
@@ -50,7 +51,7 @@ func startTokenUpstream(t *testing.T) *upstream {
 	ca := berthtest.NewCA(t)
 	cert, key := ca.Server("127.0.0.1")
 	password, root := "pw-"+rand.Text(), "pw-"+rand.Text()
-	data, addr := filepath.Join(t.TempDir(), "data"), berthtest.FreeAddr(t)
+	data, addr := filepath.Join(t.TempDir(), "data"), freeaddr.For(t)
 	for name, password := range map[string]string{"puller": password, "root": root} {
 		berthtest.NewCommand(t, "sh", "-ec").Input(password+"\n").Run(`"$0" user add "$2" --data "$1" --password-stdin`, berthtest.Binary(t, "berth"), data, name)
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,6 +23,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-registry/berth/importing"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/remote"
 	"github.com/berth-registry/berth/storage"
@@ -56,12 +56,7 @@ func fill(t *testing.T, push func(*pushed)) *pushed {
 		t.Fatal("docker-registry is missing: apt-get install docker-registry")
 	}
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := freeaddr.For(t)
 	config := filepath.Join(t.TempDir(), "config.yml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, debianConfig, dir, addr), 0o600); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-registry/berth/auth"
 	"github.com/berth-registry/berth/auth/ldap"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 func TestLDAP(t *testing.T) {
@@ -246,7 +247,7 @@ func testFailures(t *testing.T, s *slapd) {
 	o.UserBase = "ou=nowhere," + suffix
 	failure(t, source(t, o), "alice", alicePass)
 	o = s.options()
-	o.URL = "ldap://" + freeAddr(t)
+	o.URL = "ldap://" + freeaddr.For(t)
 	failure(t, source(t, o), "alice", alicePass)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -23,6 +23,7 @@ import (
 
 	"github.com/berth-registry/berth/auth/ldap"
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 const (
@@ -48,7 +49,7 @@ func start(t *testing.T) *slapd {
 	t.Helper()
 	dir := t.TempDir()
 	s := &slapd{t: t, dir: dir, ca: filepath.Join(dir, "ca.pem")}
-	s.plain, s.tls = "ldap://"+freeAddr(t), "ldaps://"+freeAddr(t)
+	s.plain, s.tls = "ldap://"+freeaddr.For(t), "ldaps://"+freeaddr.For(t)
 	s.unix = "ldapi://" + url.QueryEscape(filepath.Join(dir, "socket"))
 	certify(t, dir)
 	s.write("slapd.conf", conf)
@@ -128,16 +129,6 @@ func source(t *testing.T, o ldap.Options) *ldap.Source {
 	}
 	t.Cleanup(src.Close)
 	return src
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // certify writes an authority (ca.pem), a certificate of 127.0.0.1 by it

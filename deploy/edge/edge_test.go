@@ -22,7 +22,7 @@ import (
 	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/deploy/edge"
 	"github.com/berth-registry/berth/deploy/edge/proxy"
-	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -54,7 +54,7 @@ func newConfig(t *testing.T) edge.Config {
 		t.Fatal(err)
 	}
 	cfg := edge.Config{Program: program, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Options: edge.Options{
-		HTTP: berthtest.FreeAddr(t), Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"),
+		HTTP: freeaddr.For(t), Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"),
 	}}
 	t.Cleanup(func() {
 		end(t, cfg)

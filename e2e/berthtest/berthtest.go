@@ -9,14 +9,14 @@
 package berthtest
 
 import (
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 const (
@@ -55,7 +55,7 @@ func Start(tb testing.TB, o Options) *Server {
 		o.Data = filepath.Join(tb.TempDir(), "data")
 	}
 	if o.Addr == "" {
-		o.Addr = FreeAddr(tb)
+		o.Addr = freeaddr.For(tb)
 	}
 	s := &Server{daemon: newDaemon(tb, "berth", o.Machine, o.Env), Addr: o.Addr, Data: o.Data, args: o.Args}
 	s.URL, s.client = "http://"+s.Addr, o.Machine.Client()
@@ -114,7 +114,7 @@ func (s *Server) argv(addr string) []string {
 func (s *Server) RunSecond() (exitCode int, output string) {
 	s.tb.Helper()
 	second := &Server{daemon: newDaemon(s.tb, "berth", s.machine, s.env), Data: s.Data}
-	second.start(second.argv(FreeAddr(s.tb))...)
+	second.start(second.argv(freeaddr.For(s.tb))...)
 	p := second.proc
 	if err := p.wait(startTime); err != nil {
 		_ = p.cmd.Process.Kill()
@@ -131,21 +131,4 @@ func answersOK(client *http.Client, url string) bool {
 	}
 	_ = res.Body.Close()
 	return res.StatusCode == http.StatusOK
-}
-
-// FreeAddr returns a loopback address that nobody listens on. Its port is below
-// those that the kernel gives to connections, so that none takes it between a
-// server's end and its restart.
-func FreeAddr(tb testing.TB) string {
-	tb.Helper()
-	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(15000+rand.IntN(15000)))
-		l, err := net.Listen("tcp", addr)
-		if err == nil {
-			_ = l.Close()
-			return addr
-		}
-	}
-	tb.Fatal("found no free port")
-	return ""
 }

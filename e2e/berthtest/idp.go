@@ -25,6 +25,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // IDP is an OpenID Connect provider: the program of e2e/idp, a process on a
@@ -89,7 +91,7 @@ func StartTLSIDP(tb testing.TB) *IDP {
 
 func startIDP(tb testing.TB, scheme string) *IDP {
 	tb.Helper()
-	addr := freeLoopback(tb)
+	addr := freeaddr.For(tb)
 	dir := tb.TempDir()
 	p := &IDP{
 		Issuer: scheme + "://" + addr, ClientID: "berth", Secret: "secret-of-" + rand.Text(),
@@ -260,17 +262,6 @@ func (p *IDP) page(resp *http.Response, err error) *Page {
 		p.tb.Fatal(err)
 	}
 	return &Page{URL: resp.Request.URL, Status: resp.StatusCode, Header: resp.Header, Body: string(body)}
-}
-
-// freeLoopback is an address that nobody listens on.
-func freeLoopback(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // writeCertificate makes a certificate for loopback that signs itself, writes it

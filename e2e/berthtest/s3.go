@@ -10,6 +10,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // S3 is an S3 server of its own with one bucket.
@@ -33,7 +35,7 @@ func StartS3(tb testing.TB, args ...string) *S3 {
 	tb.Helper()
 	root := tb.TempDir()
 	s := &S3{
-		Addr: FreeAddr(tb), Bucket: "bucket", Region: "us-east-1", AccessKey: "testkey", SecretKey: "test-secret",
+		Addr: freeaddr.For(tb), Bucket: "bucket", Region: "us-east-1", AccessKey: "testkey", SecretKey: "test-secret",
 		Dir: filepath.Join(root, "bucket"), tb: tb,
 	}
 	s.Endpoint = "http://" + s.Addr

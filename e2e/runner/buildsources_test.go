@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // TestBuildSources has what a build is made of come from where somebody wants to
@@ -54,7 +55,7 @@ func (h *host) buildsGit(t *testing.T, b *builder) {
 	for _, args := range []string{"init -q -b branch", "add .", "commit -q -m x", "config --local uploadpack.allowAnySHA1InWant true"} {
 		git.Run(strings.Fields(args)...)
 	}
-	_, port, err := net.SplitHostPort(berthtest.FreeAddr(t))
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // htpasswd is the user "someone" with the password "correct horse".
@@ -65,7 +66,7 @@ func TestCredentials(t *testing.T) {
 func guardedRegistry(t *testing.T, m *berthtest.Machine) string {
 	t.Helper()
 	dir := t.TempDir()
-	_, port, err := net.SplitHostPort(berthtest.FreeAddr(t))
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func otherArch() string {
 func TestPrivateAddress(t *testing.T) {
 	t.Parallel()
 	m := berthtest.NewMachine(t, berthtest.MachineOptions{})
-	_, port, err := net.SplitHostPort(berthtest.FreeAddr(t))
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // TestMutualTLS serves the API over TCP: to those with a certificate of the
@@ -31,7 +32,7 @@ func TestMutualTLS(t *testing.T) {
 	theirs.issue(t, dir, "stranger")
 	ours.write(t, filepath.Join(dir, "ca.pem"))
 	m := berthtest.NewMachine(t, berthtest.MachineOptions{})
-	_, port, err := net.SplitHostPort(berthtest.FreeAddr(t))
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // TestTogether does what the README shows: it starts both programs as make run
@@ -18,7 +19,7 @@ func TestTogether(t *testing.T) {
 	t.Parallel()
 	m := berthtest.NewMachine(t, berthtest.MachineOptions{})
 	dir := t.TempDir()
-	_, port, err := net.SplitHostPort(berthtest.FreeAddr(t))
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-registry/berth/e2e/berthtest"
 	"github.com/berth-registry/berth/internal/edge"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // pebble is an ACME server that validates at the ports of one Edge.
@@ -38,18 +39,18 @@ var challenges atomic.Int64
 func newPebble(t *testing.T, validity time.Duration, byHTTP bool) *pebble {
 	t.Helper()
 	dir, f := t.TempDir(), newFiles(t)
-	p := &pebble{addr: berthtest.FreeAddr(t), management: berthtest.FreeAddr(t), dns: berthtest.FreeAddr(t)}
+	p := &pebble{addr: freeaddr.For(t), management: freeaddr.For(t), dns: freeaddr.For(t)}
 	p.http = client(t, &tls.Config{RootCAs: f.ca.pool()}, false)
 	// certmagic finds the challenges of a process by their names.
 	suffix := fmt.Sprintf("-%d.example.com", challenges.Add(1))
-	p.o = edge.Options{Addr: berthtest.FreeAddr(t), ACME: edge.ACME{
+	p.o = edge.Options{Addr: freeaddr.For(t), ACME: edge.ACME{
 		Domains: []string{"one" + suffix, "two" + suffix}, Email: "ops@example.com",
 		Directory: "https://" + p.addr + "/dir", DirectoryCA: write(t, dir+"/root.pem", f.ca.pem()), Storage: dir + "/acme",
 	}}
-	tlsAddr, httpAddr := p.o.Addr, berthtest.FreeAddr(t)
+	tlsAddr, httpAddr := p.o.Addr, freeaddr.For(t)
 	if byHTTP {
 		p.o.RedirectAddr = httpAddr
-		tlsAddr = berthtest.FreeAddr(t) // where nobody answers
+		tlsAddr = freeaddr.For(t) // where nobody answers
 	}
 	_, tlsPort, _ := net.SplitHostPort(tlsAddr)
 	_, httpPort, _ := net.SplitHostPort(httpAddr)
@@ -64,7 +65,7 @@ func newPebble(t *testing.T, validity time.Duration, byHTTP bool) *pebble {
 			err = conn.Close()
 		}
 		return err
-	}, "-dnsserver", p.dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", berthtest.FreeAddr(t))
+	}, "-dnsserver", p.dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", freeaddr.For(t))
 	return p
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/berth-registry/berth/e2e/berthtest"
 	"github.com/berth-registry/berth/internal/edge"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 func netSplit(addr string) (host, port string, err error) { return net.SplitHostPort(addr) }
@@ -259,7 +260,7 @@ func TestHAProxy(t *testing.T) {
 	}))
 	c := client(t, &tls.Config{RootCAs: f.ca.pool()}, true)
 	for _, version := range []string{"send-proxy", "send-proxy-v2"} {
-		addr := berthtest.FreeAddr(t)
+		addr := freeaddr.For(t)
 		daemon(t, "haproxy", addr, fmt.Sprintf(`
 global
 	log stderr format raw local0
@@ -308,7 +309,7 @@ func TestNginx(t *testing.T) {
 		}
 		tell(w, r)
 	}))
-	f, dir, addr := newFiles(t), t.TempDir(), berthtest.FreeAddr(t)
+	f, dir, addr := newFiles(t), t.TempDir(), freeaddr.For(t)
 	if err := os.Chmod(dir, 0o755); err != nil { // its workers are another user
 		t.Fatal(err)
 	}

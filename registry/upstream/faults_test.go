@@ -17,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/upstream"
 )
@@ -36,7 +37,7 @@ func open(t *testing.T, u *upstream.Upstream, c *clock, least, most time.Duratio
 
 func TestDownAndUpAgain(t *testing.T) {
 	w := newWorld(t)
-	addr := freeAddr(t)
+	addr := freeaddr.For(t)
 	var c clock
 	var logs bytes.Buffer
 	u := dial(t, upstream.Options{

@@ -19,15 +19,6 @@ import (
 
 var noTime time.Time
 
-// freeAddr is an address that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ok(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // getJSON gets an answer as hatter.
 func getJSON(t *testing.T, ca *berthtest.CA, url string, answer any) {
 	t.Helper()

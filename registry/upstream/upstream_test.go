@@ -18,6 +18,7 @@ import (
 	"github.com/berth-registry/berth/auth/htpasswd"
 	"github.com/berth-registry/berth/auth/tokens"
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/registry"
 	"github.com/berth-registry/berth/registry/upstream"
 	"github.com/berth-registry/berth/storage/mem"
@@ -67,7 +68,7 @@ func tokenServer(t *testing.T, ca *berthtest.CA) (f *front, url string, l *regis
 func TestDebianRegistryWithPasswords(t *testing.T) {
 	ca := berthtest.NewCA(t)
 	cert, key := ca.Server("127.0.0.1")
-	addr := freeAddr(t)
+	addr := freeaddr.For(t)
 	config := filepath.Join(t.TempDir(), "config.yml")
 	ok(t, os.WriteFile(config, []byte("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"+
 		"storage: {filesystem: {rootdirectory: "+t.TempDir()+"}, delete: {enabled: true}}\n"+

@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/runner"
 	"github.com/berth-registry/berth/runner/images/remote"
 	"github.com/berth-registry/berth/runner/report"
@@ -231,7 +232,7 @@ func TestRefused(t *testing.T) {
 	if err := os.WriteFile(wrong, []byte("a wrong password"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, port, err := net.SplitHostPort(berthtest.FreeAddr(t))
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
 	if err != nil {
 		t.Fatal(err)
 	}

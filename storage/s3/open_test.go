@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/storage"
 )
 
@@ -37,7 +38,7 @@ func TestOptions(t *testing.T) {
 		{func(o *Options) { o.Endpoint = "ftp://127.0.0.1" }, "must be https://"},
 		{func(o *Options) { o.Endpoint = "http://127.0.0.1/path" }, "must be https://"},
 		{func(o *Options) { o.Endpoint = "http://user:a-password@127.0.0.1" }, "must be https://"},
-		{func(o *Options) { o.Endpoint = "http://" + berthtest.FreeAddr(t) }, "check the endpoint"},
+		{func(o *Options) { o.Endpoint = "http://" + freeaddr.For(t) }, "check the endpoint"},
 		{func(o *Options) { o.Endpoint, o.RedirectEndpoint, o.Redirect = s.Endpoint, "nonsense", true }, "must be https://"},
 		{func(o *Options) { o.PathStyle, o.VirtualHost = true, true }, "exclude each other"},
 		{func(o *Options) { o.PartSize = minPart - 1 }, "part size"},

@@ -25,6 +25,7 @@ import (
 	"github.com/berth-registry/berth/deploy"
 	"github.com/berth-registry/berth/deploy/edge"
 	"github.com/berth-registry/berth/e2e/berthtest"
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // TestACME obtains certificates of an authority, by either challenge; one that is the
@@ -38,7 +39,7 @@ func TestACME(t *testing.T) {
 				t.Fatal(err)
 			}
 			cfg := edge.Config{Program: self(t), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Options: edge.Options{
-				HTTP: berthtest.FreeAddr(t), HTTPS: berthtest.FreeAddr(t),
+				HTTP: freeaddr.For(t), HTTPS: freeaddr.For(t),
 				Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Certs: filepath.Join(dir, "certs"),
 			}}
 			if !byHTTP {
@@ -138,12 +139,12 @@ type testAuthority struct {
 func startAuthority(t *testing.T, o edge.Options) *testAuthority {
 	t.Helper()
 	dir := t.TempDir()
-	a := &testAuthority{addr: berthtest.FreeAddr(t)}
+	a := &testAuthority{addr: freeaddr.For(t)}
 	var key string
 	a.cert, key = writePair(t, dir, "pebble", "127.0.0.1")
 	port := func(addr string) string {
 		if addr == "" {
-			addr = berthtest.FreeAddr(t) // where nobody answers
+			addr = freeaddr.For(t) // where nobody answers
 		}
 		_, p, _ := net.SplitHostPort(addr)
 		return p
@@ -157,17 +158,17 @@ func startAuthority(t *testing.T, o edge.Options) *testAuthority {
 		"listenAddress": %q, "managementListenAddress": %q, "certificate": %q, "privateKey": %q,
 		"httpPort": %s, "tlsPort": %s, "retryAfter": {"authz": 1, "order": 1}, "keyAlgorithm": "ecdsa",
 		"profiles": {"default": {"description": "the only one", "validityPeriod": 7776000}}
-	}}`, a.addr, berthtest.FreeAddr(t), a.cert, key, port(o.HTTP), tlsPort), 0o600); err != nil {
+	}}`, a.addr, freeaddr.For(t), a.cert, key, port(o.HTTP), tlsPort), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dns := berthtest.FreeAddr(t)
+	dns := freeaddr.For(t)
 	berthtest.NewCommand(t, "pebble-challtestsrv").Daemon(func() error {
 		c, err := net.Dial("tcp", dns)
 		if err == nil {
 			err = c.Close()
 		}
 		return err
-	}, "-dnsserver", dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", berthtest.FreeAddr(t))
+	}, "-dnsserver", dns, "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", freeaddr.For(t))
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	t.Cleanup(c.CloseIdleConnections)
 	a.stop = berthtest.NewCommand(t, "pebble").Env("PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=20").Daemon(func() error {

@@ -8,13 +8,14 @@ import (
 
 	"github.com/moby/moby/api/types/registry"
 
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/runner"
 )
 
 func TestNobody(t *testing.T) {
 	t.Parallel()
 	var src contents
-	addr := freeAddr(t)
+	addr := freeaddr.For(t)
 	c := client(t, Options{})
 	r := c.Repository(named(t, addr+"/x"), nil)
 	want := fmt.Sprintf(`Get "http://%s/v2/": dial tcp %s: connect: connection refused`, addr, addr)

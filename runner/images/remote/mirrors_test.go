@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // TestMirrors goes from one mirror to the next and to the registry, also in the
@@ -68,7 +70,7 @@ func TestMirrors(t *testing.T) {
 			t.Fatalf("got %d bytes, %v", len(got), err)
 		}
 	}
-	fetch("http://"+freeAddr(t), broken.URL, good.URL+"/hub")
+	fetch("http://"+freeaddr.For(t), broken.URL, good.URL+"/hub")
 	if good.count("GET /v2/hub/app/blobs/") != 1 || upstream.count("") != 0 || broken.count("HEAD /v2/app/manifests/") != 1 || broken.count("GET /v2/app/blobs/") != 0 {
 		t.Errorf("the good mirror has got:\n%s\nthe other:\n%s\nthe registry:\n%s", good.requests(), broken.requests(), upstream.requests())
 	}
@@ -95,7 +97,7 @@ func TestMirrorLogin(t *testing.T) {
 		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
 		_, _ = io.WriteString(w, "{}")
 	})
-	host := freeAddr(t)
+	host := freeaddr.For(t)
 	c := client(t, Options{Hosts: map[string]Host{host: {Mirrors: []string{"http://mirroruser:pass@" + f.addr()}}}})
 	if _, err := c.Repository(named(t, host+"/app"), user("secret")).Resolve(t.Context(), "v1"); err != nil {
 		t.Errorf("%v\n%s", err, f.requests())

@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // registryServer is a real registry on a port of its own.
@@ -30,7 +32,7 @@ type registryServer struct{ addr string }
 // distribution starts Debian's docker-registry with further configuration.
 func distribution(t *testing.T, env ...string) registryServer {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := freeaddr.For(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
 	write(t, config, "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: "+dir+"/data}, delete: {enabled: true}}\n"+
@@ -48,7 +50,7 @@ func berth(t *testing.T, env ...string) registryServer {
 	if bin == "" {
 		bin = "../../../bin/berth"
 	}
-	addr := freeAddr(t)
+	addr := freeaddr.For(t)
 	cmd := exec.Command(bin, "serve", "--addr", addr, "--data", t.TempDir(), "--metrics-addr", "")
 	cmd.Env = append(os.Environ(), env...)
 	start(t, cmd, addr)
@@ -88,16 +90,6 @@ func start(t *testing.T, cmd *exec.Cmd, addr string) {
 			t.Fatalf("%s does not listen on %s:\n%s", cmd.Path, addr, out.String())
 		}
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func write(t *testing.T, path, text string) {

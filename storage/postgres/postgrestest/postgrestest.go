@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/internal/freeaddr"
 )
 
 // Options say how a server is.
@@ -75,7 +77,7 @@ func New(tb testing.TB, o Options) *Server {
 		}
 	})
 	if o.TCP {
-		s.port = freePort(tb)
+		_, s.port, _ = net.SplitHostPort(freeaddr.For(tb))
 	}
 	s.own()
 	out, err := s.command("initdb", "--no-sync", "--auth=trust", "--username=berth", "--encoding=UTF8", "--locale=C.UTF-8", "-D", s.data).CombinedOutput()
@@ -282,15 +284,3 @@ var lasting = sync.OnceValue(func() chan<- func() {
 	}()
 	return work
 })
-
-// freePort is a port of 127.0.0.1 that nobody listens on.
-func freePort(tb testing.TB) string {
-	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
