@@ -161,9 +161,9 @@ func TestHeld(t *testing.T) {
 }
 
 // TestSettles: a switch is done when nobody chooses any more among those who answered
-// before.
+// before. It is alone: a switch of another test would wait for the choice that is held
+// here, and this one's for its turn.
 func TestSettles(t *testing.T) {
-	t.Parallel()
 	const host = "settles.test"
 	p := open(t)
 	old, next := newBackend(t, "old"), newBackend(t, "next")
@@ -173,6 +173,7 @@ func TestSettles(t *testing.T) {
 	if got := p.hold(chooses).choose("", nil); got.id != "old" {
 		t.Fatalf("chosen before the switch: %s", got.id)
 	}
+	defer chooses.release()
 	done := make(chan error, 1)
 	go func() { done <- p.Set("stack/settles", []edgeRoute{routeTo(host, next.upstream(1))}) }()
 	later := &attempt{host: host, path: "/", route: e.route}
@@ -182,7 +183,6 @@ func TestSettles(t *testing.T) {
 	})
 	select {
 	case err := <-done:
-		chooses.release()
 		t.Fatalf("the switch is done while somebody chooses: %v", err)
 	default:
 	}
