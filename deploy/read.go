@@ -8,12 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -64,18 +64,9 @@ func (s store) stack(number int) (*versioned, error) {
 // readJSON reads a file strictly: what a newer program has written into it, and this one
 // does not know, must not be lost or overlooked.
 func readJSON(path string, into any) error {
-	fi, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return reason(err)
-	case !fi.Mode().IsRegular():
-		return errors.New("it is no file")
-	case fi.Size() > fileBound:
-		return fmt.Errorf("it is larger than %d MiB", fileBound>>20)
-	}
-	text, err := os.ReadFile(path)
+	text, err := durable.ReadFile(path, fileBound)
 	if err != nil {
-		return reason(err)
+		return err
 	}
 	if len(bytes.TrimSpace(text)) == 0 {
 		return errors.New("it is empty")
@@ -95,14 +86,6 @@ func readJSON(path string, into any) error {
 		return errors.New("there is something behind its end")
 	}
 	return nil
-}
-
-// reason is an error about a file without its path.
-func reason(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
-	}
-	return err
 }
 
 // check returns what is wrong with a record that was read: what the rest relies on.

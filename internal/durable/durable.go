@@ -1,13 +1,15 @@
 // Package durable changes directories so that the change is on disk when a
-// function returns nil. Each function says, call by call, what it does.
+// function returns nil, and reads what may have suffered since. Each function says,
+// call by call, what it does.
 //
-// It does not write file contents: whoever writes a file calls Sync on it
-// before giving it a name that others look for.
+// Whoever writes a file by other means than WriteFile calls Sync on it before giving
+// it a name that others look for.
 package durable
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -90,6 +92,37 @@ func WriteFile(path string, data []byte) error {
 	}
 	if err != nil {
 		_ = os.Remove(f.Name()) // it is of no use
+	}
+	return err
+}
+
+// ReadFile reads a file that this program has written, of at most bound bytes. What is
+// something else by now is an error: it does not wait for the writer of a FIFO, and
+// reads no device. Its errors do not name the path.
+func ReadFile(path string, bound int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	defer f.Close()
+	switch fi, err := f.Stat(); {
+	case err != nil:
+		return nil, withoutPath(err)
+	case !fi.Mode().IsRegular():
+		return nil, errors.New("it is no file")
+	case fi.Size() > bound:
+		return nil, fmt.Errorf("it has more than %d bytes", bound)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	return data, nil
+}
+
+func withoutPath(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
 	}
 	return err
 }

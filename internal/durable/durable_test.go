@@ -3,11 +3,13 @@ package durable_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,5 +136,35 @@ func TestLockOfTheDead(t *testing.T) {
 	}
 	if err := again(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestReadFile reads what is no file, or too large, as an error at once.
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := durable.WriteFile(path("some"), []byte("text")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path("fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		path("some"):    "",
+		path("fifo"):    "it is no file",
+		dir:             "it is no file",
+		"/dev/zero":     "it is no file",
+		path("missing"): "no such file or directory",
+	} {
+		got, err := durable.ReadFile(name, 4)
+		if want == "" && (string(got) != "text" || err != nil) || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+	}
+	if _, err := durable.ReadFile(path("missing"), 4); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file: %v", err)
+	}
+	if _, err := durable.ReadFile(path("some"), 3); err == nil || err.Error() != "it has more than 3 bytes" {
+		t.Errorf("too large a file: %v", err)
 	}
 }

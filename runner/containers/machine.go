@@ -44,6 +44,9 @@ var transitions = map[container.ContainerState]map[Event]container.ContainerStat
 		Start:  container.StateRunning,
 		Remove: container.StateRemoving,
 	},
+	container.StateDead: { // what it was is not known
+		Remove: container.StateRemoving,
+	},
 	container.StateRemoving: {
 		Remove: container.StateRemoving,
 	},

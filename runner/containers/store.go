@@ -31,10 +31,17 @@ type Store struct {
 	unfinished map[string][]string // what Open has found
 }
 
+// recordBound bounds a file of a container, in bytes: it is far more than what a request
+// may have.
+const recordBound = 256 << 20
+
 // Saved is a container as it was last written.
 type Saved struct {
-	Container *runner.Container
+	ID        string
+	Container *runner.Container // nil if it cannot be read
 	State     runner.State
+	RecordErr error // why Container cannot be read
+	StateErr  error // why State cannot be read
 }
 
 // Open makes the directory if need be, and removes what was being made or
@@ -90,7 +97,8 @@ func (s *Store) Unfinished() map[string][]string { return s.unfinished }
 // Discard gives up a container that was noted and is not to be created.
 func (s *Store) Discard(id string) error { return os.RemoveAll(filepath.Join(s.dir, making+id)) }
 
-// Load reads all containers. One that cannot be read is an error that names it.
+// Load reads all containers. What cannot be read of one is told with it, and is left
+// as it is; a directory that nothing of a container is in is passed over.
 func (s *Store) Load() ([]Saved, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -101,27 +109,54 @@ func (s *Store) Load() ([]Saved, error) {
 		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		one, err := s.load(e.Name())
-		if err != nil {
-			return nil, fmt.Errorf("container %s: %w; put the file back from a backup, or move %s away: the container is ended then, and forgotten",
-				e.Name(), err, s.Dir(e.Name()))
+		one := s.load(e.Name())
+		if errors.Is(one.RecordErr, fs.ErrNotExist) {
+			if _, err := os.Stat(s.Upper(one.ID)); errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
 		}
 		all = append(all, one)
 	}
 	return all, nil
 }
 
-func (s *Store) load(id string) (Saved, error) {
-	one := Saved{Container: new(runner.Container)}
-	if err := readJSON(filepath.Join(s.dir, id, recordFile), one.Container); err != nil {
-		return Saved{}, err
+func (s *Store) load(id string) Saved {
+	one := Saved{ID: id}
+	var rec runner.Container
+	one.RecordErr = s.read(id, recordFile, &rec, func() bool {
+		return rec.ID == id && rec.Name != "" && rec.Config != nil && rec.HostConfig != nil
+	})
+	if one.RecordErr == nil {
+		one.Container = &rec
 	}
-	err := readJSON(filepath.Join(s.dir, id, stateFile), &one.State)
-	if errors.Is(err, fs.ErrNotExist) { // it has not been started
-		one.State.Status = container.StateCreated
-		return one, nil
+	one.StateErr = s.read(id, stateFile, &one.State, func() bool { return transitions[one.State.Status] != nil })
+	switch {
+	case errors.Is(one.StateErr, fs.ErrNotExist): // it has not been started
+		one.State, one.StateErr = runner.State{Status: container.StateCreated}, nil
+	case one.StateErr != nil:
+		one.State = runner.State{} // not half of it
 	}
-	return one, err
+	return one
+}
+
+// read reads a file of a container, of which sound says whether it makes sense.
+func (s *Store) read(id, name string, into any, sound func() bool) error {
+	path := filepath.Join(s.dir, id, name)
+	data, err := durable.ReadFile(path, recordBound)
+	switch {
+	case err != nil:
+	case len(data) == 0:
+		err = errors.New("it is empty")
+	default:
+		err = json.Unmarshal(data, into)
+		if err == nil && !sound() {
+			err = errors.New("it is not what was written")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s cannot be read: %w", path, err)
+	}
+	return nil
 }
 
 // Dir is the directory of a container.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,16 +113,52 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-func TestLoadNamesTheBrokenRecord(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "containers"))
-	if err := s.Create(record("aa", "web")); err != nil {
-		t.Fatal(err)
+// TestLoadTellsOfDamage reads all that can be read beside what cannot, and leaves that
+// as it is.
+func TestLoadTellsOfDamage(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"empty": "", "cut": `{"ID":"aa","Name":"we`, "null": "null", "nothing": "{}", "other": `{"ID":"bb","Name":"web","Config":{},"HostConfig":{}}`,
+		"bare": `{"ID":"aa","Name":"web"}`, "list": "[]", "binary": "\x00\x00\x00\x00", "status": `{"Status":"asleep"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, filepath.Join(t.TempDir(), "containers"))
+			for _, id := range []string{"aa", "bb"} {
+				ok(t, s.Create(record(id, id)))
+				ok(t, s.SaveState(id, runner.State{Status: container.StateExited, ExitCode: 3}))
+			}
+			ok(t, os.Mkdir(s.Dir("lost+found"), 0o700))
+			record, state := filepath.Join(s.Dir("aa"), recordFile), filepath.Join(s.Dir("bb"), stateFile)
+			for _, file := range []string{record, state} {
+				ok(t, os.WriteFile(file, []byte(text), 0o600))
+			}
+			all, err := s.Load()
+			if err != nil || len(all) != 2 {
+				t.Fatalf("%+v, %v", all, err)
+			}
+			one, other := all[0], all[1]
+			if one.ID != "aa" || one.Container != nil || one.RecordErr == nil || !strings.Contains(one.RecordErr.Error(), record) ||
+				one.StateErr != nil || one.State.ExitCode != 3 {
+				t.Errorf("of a record: %+v", one)
+			}
+			if other.ID != "bb" || other.RecordErr != nil || other.Container.Name != "bb" || other.State.Status != "" ||
+				other.StateErr == nil || !strings.Contains(other.StateErr.Error(), state) {
+				t.Errorf("of a state: %+v", other)
+			}
+			for _, file := range []string{record, state} {
+				if got, err := os.ReadFile(file); string(got) != text || err != nil {
+					t.Errorf("%s has %q now, %v", file, got, err)
+				}
+			}
+		})
 	}
-	if err := os.WriteFile(filepath.Join(s.Dir("aa"), recordFile), []byte("{"), 0o600); err != nil {
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
-	}
-	if _, err := s.Load(); err == nil {
-		t.Error("a broken record was read")
 	}
 }
 

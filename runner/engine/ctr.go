@@ -31,6 +31,7 @@ type ctr struct {
 	keepers  int                // operations that --rm has to wait for
 	ooms     uint64             // times that the kernel killed for want of memory
 	removed  chan struct{}
+	unread   error // why its record is not known; what is asked of it fails so
 
 	unsampled map[string]bool // why it could not be sampled, of which the log has told
 }
@@ -195,8 +196,18 @@ func noSuchContainer(ref string) error {
 }
 
 // find returns the container that a client names: by name, by ID, or by the
-// beginning of an ID that only one has.
+// beginning of an ID that only one has. It fails with the reason if its record cannot
+// be read.
 func (e *Engine) find(ref string) (*ctr, error) {
+	c, err := e.lookUp(ref)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.unread
+}
+
+// lookUp is find, also of a container whose record cannot be read.
+func (e *Engine) lookUp(ref string) (*ctr, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	name := strings.TrimPrefix(ref, "/")

@@ -5,7 +5,8 @@
 // It promises that what it has acknowledged survives a kill of the daemon at any
 // instant: a container's record and state are on disk before a call returns, and
 // Open brings both in line with what really runs. While the daemon runs, its
-// memory is what counts; nothing is read back from disk.
+// memory is what counts; nothing is read back from disk. A container whose files were
+// damaged costs no other its engine.
 //
 // One operation at a time changes a container (its turn); what only looks, such
 // as a list or an inspection, never waits for one.

@@ -292,12 +292,12 @@ func (e *Engine) all() []*ctr {
 	return all
 }
 
-// users tells which containers stand on an image.
+// users tells which containers stand on an image, or may do so.
 func (e *Engine) users(imageID string) []images.User {
 	var users []images.User
 	for _, c := range e.all() {
 		rec, st := c.snapshot()
-		if rec.ImageID == imageID || mountsImage(rec, imageID) {
+		if c.unread != nil || rec.ImageID == imageID || mountsImage(rec, imageID) {
 			users = append(users, images.User{ContainerID: rec.ID, Running: st.Running()})
 		}
 	}

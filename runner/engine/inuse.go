@@ -16,10 +16,17 @@ import (
 // ImagesInUse lists the manifests of the images of all containers that run, are
 // paused, or are about to be started again by their restart policy: by the full names
 // that registries know them by, sorted. Of an index that was pulled it has both the
-// index and the manifest that was chosen of it.
+// index and the manifest that was chosen of it. As long as there is a container whose
+// record cannot be read, all images count.
 func (e *Engine) ImagesInUse(ctx context.Context) []reference.Canonical {
 	found := map[string]reference.Canonical{}
 	for _, c := range e.all() {
+		if c.unread != nil {
+			for _, name := range e.allManifests(ctx) {
+				found[name.String()] = name
+			}
+			continue
+		}
 		rec, st := c.snapshot()
 		if !st.Running() && st.Status != container.StateRestarting {
 			continue
@@ -43,6 +50,14 @@ func (e *Engine) ImagesInUse(ctx context.Context) []reference.Canonical {
 	return list
 }
 
+// allManifests are those of all images that there are.
+func (e *Engine) allManifests(ctx context.Context) (list []reference.Canonical) {
+	for id := range e.images.Provenances() {
+		list = append(list, e.manifestsOfImage(ctx, id)...)
+	}
+	return list
+}
+
 // mountedManifests are those of the images that a container has as mounts.
 func (e *Engine) mountedManifests(ctx context.Context, rec *runner.Container) []reference.Canonical {
 	var list []reference.Canonical
@@ -50,11 +65,17 @@ func (e *Engine) mountedManifests(ctx context.Context, rec *runner.Container) []
 		if m.Type != mount.TypeImage {
 			continue
 		}
-		if img, err := e.images.Get(ctx, m.Name); err == nil { // else it was removed by force
-			list = append(list, manifestsOf(&runner.Container{Manifest: &img.Manifest}, img.Names, nil)...)
-		}
+		list = append(list, e.manifestsOfImage(ctx, m.Name)...)
 	}
 	return list
+}
+
+func (e *Engine) manifestsOfImage(ctx context.Context, id string) []reference.Canonical {
+	img, err := e.images.Get(ctx, id)
+	if err != nil { // it was removed by force
+		return nil
+	}
+	return manifestsOf(&runner.Container{Manifest: &img.Manifest}, img.Names, nil)
 }
 
 // manifestsOf are the manifests of a container's image: those that its names with a

@@ -26,24 +26,32 @@ const lostExit = 255
 //   - what ended meanwhile is reported by the shim once its exits are watched;
 //   - what was made but not started is cleared, and is as it was before;
 //   - what ran when the host went down has exited;
-//   - what no record names is cleared.
+//   - what no record names is cleared;
+//   - what has a record that cannot be read is left as it is: see unread.go.
 func (e *Engine) recover(ctx context.Context) error {
 	saved, err := e.store.Load()
 	if err != nil {
 		return err
 	}
 	var alive []network.Attached
+	youngestFirst(saved)
 	for _, one := range saved {
+		if one.Container == nil {
+			at, runs, err := e.adoptUnread(ctx, one)
+			if err != nil {
+				return err
+			}
+			if runs {
+				alive = append(alive, at)
+			}
+			continue
+		}
 		c, err := e.adopt(ctx, one)
 		if err != nil {
 			return err
 		}
 		if rec, st := c.snapshot(); st.Running() {
-			alive = append(alive, network.Attached{
-				ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
-				Endpoint: network.Endpoint{Networks: st.Networks, Ports: st.Ports},
-				NetNS:    netNSPath(rec, st), DNS: rec.HostConfig.DNS,
-			})
+			alive = append(alive, attachedOf(rec, st))
 			if err := e.watchLog(ctx, rec); err != nil {
 				return err
 			}
@@ -68,11 +76,19 @@ func (e *Engine) recover(ctx context.Context) error {
 	return nil
 }
 
+// attachedOf is where a container that runs is in the networks.
+func attachedOf(rec *runner.Container, st runner.State) network.Attached {
+	return network.Attached{
+		ContainerID: rec.ID, Name: rec.Name, Hostname: rec.Config.Hostname,
+		Endpoint: network.Endpoint{Networks: st.Networks, Ports: st.Ports},
+		NetNS:    netNSPath(rec, st), DNS: rec.HostConfig.DNS,
+	}
+}
+
 // adopt registers a container with the state that it really has.
 func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) {
-	rec, st := one.Container, one.State
-	c := newCtr(e.work, rec, st)
-	e.containers[rec.ID], e.names[rec.Name] = c, rec.ID
+	c := e.register(ctx, one)
+	rec, st := c.snapshot()
 	for _, m := range rec.Mounts {
 		if m.Type != mount.TypeVolume {
 			continue
@@ -80,6 +96,9 @@ func (e *Engine) adopt(ctx context.Context, one containers.Saved) (*ctr, error) 
 		if err := e.volumes.Ref(m.Name, rec.ID); err != nil && !errors.Is(err, runner.ErrNotFound) {
 			return nil, err
 		}
+	}
+	if one.StateErr != nil {
+		return c, e.loseRun(ctx, c, one.StateErr)
 	}
 	now, err := e.shim.Status(rec.ID)
 	if errors.Is(err, runner.ErrNotFound) {

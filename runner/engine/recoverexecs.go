@@ -36,6 +36,9 @@ func (e *Engine) recoverExecs() error {
 			}
 			continue
 		}
+		if c.unread != nil {
+			continue
+		}
 		_, cst := c.snapshot()
 		x := newExec(e.execFile, cst.PID, st)
 		switch {

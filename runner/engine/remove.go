@@ -19,9 +19,12 @@ func (e *Engine) RemoveContainer(ctx context.Context, ref string, opts runner.Re
 	if opts.Link {
 		return e.removeLink(context.WithoutCancel(ctx), ref)
 	}
-	c, err := e.find(ref)
+	c, err := e.lookUp(ref)
 	if err != nil {
 		return err
+	}
+	if c.unread != nil && !opts.Force {
+		return c.unread
 	}
 	for killed := false; ; killed = true {
 		unlock, err := c.lock(ctx)

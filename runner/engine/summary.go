@@ -76,6 +76,8 @@ func statusText(st runner.State, now time.Time) string {
 		return "Removal In Progress"
 	case container.StateCreated:
 		return "Created"
+	case container.StateDead:
+		return "Dead"
 	default:
 		return fmt.Sprintf("Exited (%d) %s ago", st.ExitCode, ago(st.FinishedAt))
 	}

@@ -153,6 +153,9 @@ func (e *Engine) reviewTrust() {
 		ctx := e.lifetime()
 		decided := map[string]error{}
 		for _, c := range e.all() {
+			if c.unread != nil {
+				continue
+			}
 			rec, st := c.snapshot()
 			err, known := decided[rec.ImageID]
 			if !known {
