@@ -47,15 +47,8 @@ func newHost(t *testing.T) *host {
 	}
 	_, port, _ := net.SplitHostPort(freeaddr.For(t))
 	h := &host{t: t, dir: dir, port: port}
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	h.engine, err = engine.Open(context.Background(), engine.Options{
-		Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run"), Version: "test", Runtime: "crun",
-		Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 231, byte(len(t.Name())), 0}), 24), LogMaxSize: 1 << 20, LogMaxFile: 2, StopTimeout: 10 * time.Second, Log: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.open(log)
+	h.openEngine()
+	h.open()
 	t.Cleanup(func() {
 		err := h.Remove(context.Background(), "shop", true, nil)
 		if errors.Is(err, runner.ErrNotFound) {
@@ -78,10 +71,27 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-func (h *host) open(log *slog.Logger) {
+// log is what the engine and the Manager warn of.
+func (h *host) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+func (h *host) openEngine() {
 	h.t.Helper()
 	var err error
-	h.Manager, err = deploy.Open(h.t.Context(), deploy.Options{Dir: filepath.Join(h.dir, "stacks"), Engine: h.engine, Log: log})
+	h.engine, err = engine.Open(context.Background(), engine.Options{
+		Data: filepath.Join(h.dir, "data"), Run: filepath.Join(h.dir, "run"), Version: "test", Runtime: "crun",
+		Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 231, byte(len(h.t.Name())), 0}), 24), LogMaxSize: 1 << 20, LogMaxFile: 2, StopTimeout: 10 * time.Second, Log: h.log(),
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) open() {
+	h.t.Helper()
+	var err error
+	h.Manager, err = deploy.Open(h.t.Context(), deploy.Options{Dir: filepath.Join(h.dir, "stacks"), Engine: h.engine, Log: h.log()})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -248,21 +258,50 @@ func TestRealStack(t *testing.T) {
 	h.answers("four")
 
 	// A replica that is removed by hand comes again.
-	st, err := h.Status(t.Context(), "shop")
+	h.must(h.engine.RemoveContainer(t.Context(), h.serving(), runner.RemoveOptions{Force: true}))
+	h.eventually("two replicas", h.whole)
+	h.answers("four")
+	h.unread()
+}
+
+// whole says whether the stack is as it should be.
+func (h *host) whole() bool {
+	st, err := h.Status(h.t.Context(), "shop")
+	return err == nil && st.Services[0].Ready == 2 && len(st.Drift) == 0
+}
+
+// serving returns one of the containers that have traffic.
+func (h *host) serving() string {
+	h.t.Helper()
+	st, err := h.Status(h.t.Context(), "shop")
 	h.must(err)
-	if st.Services[0].Ready != 2 || len(st.Drift) > 0 {
-		t.Errorf("%+v", st)
-	}
 	for _, c := range st.Services[0].Containers {
-		if c.Weight > 0 {
-			h.must(h.engine.RemoveContainer(t.Context(), c.ID, runner.RemoveOptions{Force: true}))
-			break
+		if c.Weight > 0 && h.whole() {
+			return c.ID
 		}
 	}
-	h.eventually("two replicas", func() bool {
-		st, err := h.Status(t.Context(), "shop")
-		return err == nil && st.Services[0].Ready == 2 && len(st.Drift) == 0
-	})
+	h.t.Fatalf("nobody serves: %+v", st)
+	return ""
+}
+
+// unread has the record of a replica be damaged while neither engine nor Manager is
+// there: another one comes for it, and nobody is refused.
+func (h *host) unread() {
+	h.t.Helper()
+	id := h.serving()
+	h.must(errors.Join(h.Close(), h.engine.Close()))
+	stop := h.load()
+	h.must(os.WriteFile(filepath.Join(h.dir, "data/containers", id, "record.json"), []byte("{}"), 0o600))
+	h.openEngine()
+	h.open()
+	h.eventually("two replicas that are known", h.whole)
+	if other := h.serving(); other == id {
+		h.t.Errorf("the damaged one serves as one that is known")
+	}
+	h.must(h.engine.RemoveContainer(h.t.Context(), id, runner.RemoveOptions{Force: true}))
+	if c := stop(); len(c) != 1 || c["four"] == 0 {
+		h.t.Errorf("answers: %v", c)
+	}
 	h.answers("four")
 }
 
@@ -353,7 +392,7 @@ func (h *host) damaged() {
 	path := filepath.Join(h.dir, "stacks/shop/record.json")
 	h.must(os.Rename(path, path+".kept"))
 	h.must(os.WriteFile(path, nil, 0o600))
-	h.open(nil)
+	h.open()
 	h.answers("one")
 	st, err := h.Status(h.t.Context(), "shop")
 	if err != nil || !strings.Contains(st.Error, path+" cannot be read: it is empty") || len(st.Services) != 3 || st.Services[2].Ready != 2 || len(st.Services[2].Ports) == 0 {
