@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 
+	"github.com/berth-registry/berth/internal/freeaddr"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -252,9 +254,11 @@ func TestNetworkOfAnother(t *testing.T) {
 func TestPortsAreFreeAtOnce(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	_, port, err := net.SplitHostPort(freeaddr.For(t))
+	h.must(err)
 	publish := func(req *runner.CreateRequest) {
 		req.HostConfig.NetworkMode = "bridge"
-		req.HostConfig.PortBindings = portOf(t, "80/tcp", "28933")
+		req.HostConfig.PortBindings = portOf(t, "80/tcp", port)
 	}
 	first, second := h.create(script("exec sleep 1000", publish)), h.create(script("exec sleep 1000", publish))
 	for i := range 4 {
