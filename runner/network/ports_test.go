@@ -21,12 +21,14 @@ import (
 func TestPortsAreShownAsBound(t *testing.T) {
 	newWorld(t)
 	m := openManager(t, Options{})
-	must(t, setSysctl("net/ipv4/ip_local_port_range", "40000\t40003"))
+	// Ports that no connection of another test has had: one that was closed is in the way
+	// for a minute.
+	must(t, setSysctl("net/ipv4/ip_local_port_range", "31000\t31003"))
 	t.Cleanup(func() { must(t, setSysctl("net/ipv4/ip_local_port_range", "32768\t60999")) })
-	blocker, err := net.Listen("tcp", "0.0.0.0:40001")
+	blocker, err := net.Listen("tcp", "0.0.0.0:31001")
 	must(t, err)
 	defer blocker.Close()
-	asked := ports(t, ">80/tcp", "40000>81/tcp", "127.0.0.1|0>82/tcp", "8000-8002>83/tcp", "8000-8002>84/tcp", "8000-8002>84/udp", "7000>7/sctp")
+	asked := ports(t, ">80/tcp", "31000>81/tcp", "127.0.0.1|0>82/tcp", "8000-8002>83/tcp", "8000-8002>84/tcp", "8000-8002>84/udp", "7000>7/sctp")
 	asked[network.MustParsePort("9/tcp")] = nil
 	web := connect(t, m, "web", asked)
 	shown := func(port string) (list []string) {
@@ -36,9 +38,9 @@ func TestPortsAreShownAsBound(t *testing.T) {
 		return list
 	}
 	for port, want := range map[string]string{
-		"80/tcp": "[0.0.0.0 40002 :: 40002]",
-		"81/tcp": "[0.0.0.0 40000 :: 40000]",
-		"82/tcp": "[127.0.0.1 40003]",
+		"80/tcp": "[0.0.0.0 31002 :: 31002]",
+		"81/tcp": "[0.0.0.0 31000 :: 31000]",
+		"82/tcp": "[127.0.0.1 31003]",
 		"83/tcp": "[0.0.0.0 8000 :: 8000]",
 		"84/tcp": "[0.0.0.0 8001 :: 8001]",
 		"84/udp": "[0.0.0.0 8000 :: 8000]",
