@@ -49,7 +49,7 @@ func TestWeights(t *testing.T) {
 		}
 		return false
 	})
-	if p.Requests("blue") != 0 {
+	if p.Requests(blue.id) != 0 {
 		t.Error("a replica has requests that have ended")
 	}
 }
@@ -184,13 +184,13 @@ func TestClientGone(t *testing.T) {
 	r, w := io.Pipe()
 	go func() {
 		_, _ = w.Write([]byte("half"))
-		eventually(t, "the replica has it", func() bool { return p.Requests("b") == 1 })
+		eventually(t, "the replica has it", func() bool { return p.Requests(b.id) == 1 })
 		_ = w.CloseWithError(fmt.Errorf("enough"))
 	}()
 	if _, err := c.Post("http://"+host+"/form", "text/plain", r); err == nil {
 		t.Fatal("a request that was broken off is answered")
 	}
-	eventually(t, "it is over", func() bool { return p.Requests("b") == 0 })
+	eventually(t, "it is over", func() bool { return p.Requests(b.id) == 0 })
 	begin := time.Now()
 	if by := count(t, c, "http://"+host+"/", 3); by["b"] != 3 || time.Since(begin) > 2*time.Second {
 		t.Errorf("after it: %v in %s", by, time.Since(begin))

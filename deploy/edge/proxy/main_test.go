@@ -136,13 +136,14 @@ func fetch(t *testing.T, c *http.Client, url string) (int, string) {
 type backend struct {
 	*httptest.Server
 
+	id   string // no other test's, as there is one proxy for all
 	name string
 	n    atomic.Int64 // requests
 }
 
 func newBackend(t *testing.T, name string) *backend {
 	t.Helper()
-	b := &backend{name: name}
+	b := &backend{id: t.Name() + "/" + name, name: name}
 	b.Server = httptest.NewServer(http.HandlerFunc(b.serve))
 	t.Cleanup(b.Close)
 	return b
@@ -150,7 +151,7 @@ func newBackend(t *testing.T, name string) *backend {
 
 // upstream is the backend as a replica.
 func (b *backend) upstream(weight int) deploy.Upstream {
-	return deploy.Upstream{ID: b.name, Addr: netip.MustParseAddrPort(b.Listener.Addr().String()), Weight: weight}
+	return deploy.Upstream{ID: b.id, Addr: netip.MustParseAddrPort(b.Listener.Addr().String()), Weight: weight}
 }
 
 func (b *backend) serve(w http.ResponseWriter, r *http.Request) {

@@ -273,7 +273,7 @@ func TestFiles(t *testing.T) {
 	}
 	eventually(t, "the request is in the log", func() bool {
 		text, err := os.ReadFile(filepath.Join(front.dir, "access.log"))
-		return err == nil && logsAs(string(text), `"host":"files.test"`, `"owner":"stack/files"`, `"service":"web"`, `"container":"b"`)
+		return err == nil && logsAs(string(text), `"host":"files.test"`, `"owner":"stack/files"`, `"service":"web"`, `"container":"TestFiles/b"`)
 	})
 }
 

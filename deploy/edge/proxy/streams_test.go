@@ -25,7 +25,7 @@ func newServer(t *testing.T, h http.HandlerFunc) upstream {
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
 	t.Cleanup(s.Close)
-	return (&backend{Server: s, name: t.Name()}).upstream(1)
+	return (&backend{Server: s, id: t.Name()}).upstream(1)
 }
 
 // TestQuiet: a replica may be quiet for as long as it likes, within a stream and before

@@ -63,7 +63,7 @@ func TestSwitch(t *testing.T) {
 		}
 		begun.Store(int64(i))
 		if before != first {
-			eventually(t, "the one before has no request any more", func() bool { return p.Requests(before.name) == 0 })
+			eventually(t, "the one before has no request any more", func() bool { return p.Requests(before.id) == 0 })
 			before.Close()
 		}
 		before = next
@@ -84,7 +84,7 @@ func TestSwitch(t *testing.T) {
 			t.Fatalf("the stream has ended: %v", events.Err())
 		}
 	}
-	if n := p.Requests("v0"); n != 2 {
+	if n := p.Requests(first.id); n != 2 {
 		t.Errorf("the first replica has %d requests, want its stream and its socket", n)
 	}
 	for i := range 3 {
@@ -170,7 +170,7 @@ func TestSettles(t *testing.T) {
 	set(t, "stack/settles", routeTo(host, old.upstream(1)))
 	e, _ := p.table.Load().find(host, "/")
 	chooses := &attempt{host: host, path: "/", route: e.route}
-	if got := p.hold(chooses).choose("", nil); got.id != "old" {
+	if got := p.hold(chooses).choose("", nil); got.id != old.id {
 		t.Fatalf("chosen before the switch: %s", got.id)
 	}
 	defer chooses.release()
@@ -179,7 +179,7 @@ func TestSettles(t *testing.T) {
 	later := &attempt{host: host, path: "/", route: e.route}
 	eventually(t, "others choose among the new", func() bool {
 		defer later.release()
-		return p.hold(later).choose("", nil).id == "next"
+		return p.hold(later).choose("", nil).id == next.id
 	})
 	select {
 	case err := <-done:
