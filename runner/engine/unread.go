@@ -24,8 +24,8 @@ func (e *Engine) adoptUnread(ctx context.Context, one containers.Saved) (at netw
 		rec.Created = fi.ModTime()
 	}
 	c := newCtr(e.work, rec, runner.State{Status: container.StateDead})
-	c.unread = runner.Errorf(runner.ErrConflict, "container %s: %w; put the file back from a backup and start berth-runner again, or remove the container by force",
-		rec.Name, one.RecordErr)
+	c.unread = runner.Errorf(runner.ErrConflict, "container %s: %w; put the file back from a backup and start berth-runner again, or remove it: docker rm --force %s",
+		rec.Name, one.RecordErr, rec.Name)
 	e.containers[rec.ID], e.names[rec.Name] = c, rec.ID
 	e.log.ErrorContext(ctx, "a container is left as it is", "error", c.unread)
 	list, err := e.volumes.List(ctx, nil)
