@@ -57,7 +57,7 @@ func TestQuick(t *testing.T) {
 	want := map[string]map[string]int{
 		partRegistry: {"pull": 3, "push": 2, "small": 1, "manifest": 6, "pages": 2, "memory": 2, "start": 2, "growth": 0, "access": 2, "policy": 2, "collect": 1, "collect-push": 1, "delete": 1, "mirror": 4, "scale": 1},
 		partRunner:   {"run": 2, "cycle": 2, "exec": 1, "many": 1, "ps": 1, "idle": 4, "stats": 1, "names": 1, "build": 2, "host": 5, "unpack": 2},
-		partDeploy:   {"switch": 4, "follow": 1, "rollback": 2, "update": 1, "watch": 2},
+		partDeploy:   {"switch": 4, "follow": 1, "rollback": 2, "update": 1, "watch": 4},
 	}
 	rest := string(text)
 	for _, part := range parts {

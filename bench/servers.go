@@ -17,6 +17,8 @@ type server struct {
 	proc    *process // nil for one that ran before
 	dir     string   // of its data, its log and its configuration
 	metrics string   // address of its metrics, if it is berth
+
+	encrypted bool // speaks TLS, with a certificate that nobody knows
 }
 
 // The names of the servers in figures.
@@ -73,7 +75,12 @@ func (b *bench) start(ctx context.Context, s *server, ready, program string, arg
 		return nil, err
 	}
 	b.servers = append(b.servers, s)
-	return s, s.proc.await(ctx, http.DefaultClient, "http://"+s.addr+ready)
+	client, url := http.DefaultClient, "http://"+s.addr+ready
+	if s.encrypted {
+		client, url = strangers(), "https://"+s.addr+ready
+		defer client.CloseIdleConnections()
+	}
+	return s, s.proc.await(ctx, client, url)
 }
 
 // startBerth starts berth with its data in dir, below the work's own directory.

@@ -35,21 +35,35 @@ const (
 
 // watching measures what nodes cost a registry that follow a tag which does not move:
 // each reports as often as by default, and has the registry hold a watch in between.
-// They are the followers of berth-runner, each with connections of its own, over
-// plain HTTP, without the engine. The processor time is that of the whole process, with one look at the
-// store every fifth of a second; the memory is that of the heap and of stacks after a
-// collection of garbage, with the nodes less without. The kernel's for sockets is not
-// counted. Beside it stands what the process has more in memory, its pages shared out
+// They are the followers of berth-runner, each with connections of its own, over TLS and
+// over plain HTTP, without the engine. The processor time is that of the whole process, with one look
+// at the store every fifth of a second; the memory is that of the heap and of stacks
+// after a collection of garbage, with the nodes less without. The kernel's for sockets
+// is not counted. Beside it stands what the process has more in memory, its pages shared out
 // among those who have them (PSS): what Go has taken and not yet given back, too.
 func watching(ctx context.Context, b *bench) ([]*figure, error) {
-	nodes := plural(b.nodes, "node") + " that follow a tag"
+	overTLS, err := b.watchingOver(ctx, ", over TLS", true)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := b.watchingOver(ctx, "", false)
+	return append(overTLS, plain...), err
+}
+
+func (b *bench) watchingOver(ctx context.Context, how string, encrypted bool) ([]*figure, error) {
+	nodes := plural(b.nodes, "node") + " that follow a tag" + how
 	cpu := &figure{Name: "the registry's share of a core, " + nodes, Unit: "%"}
 	memory := &figure{Name: "the registry's memory for each of " + nodes + ", heap and stacks in use", Unit: "KB"}
 	process := &figure{Name: "the registry's memory for each of " + nodes + ", whole process (PSS)", Unit: "KB"}
 	for run := range b.runs {
-		s, _, err := b.newBerth(fmt.Sprint("run", run))
+		s, args, err := b.newBerth(fmt.Sprint("run", run, how))
 		if err != nil {
 			return nil, err
+		}
+		if encrypted {
+			if args, err = s.encrypt(args); err != nil {
+				return nil, err
+			}
 		}
 		var tag digest.Digest
 		if err := seeded(ctx, s.data(), func(w registry.Registry) error {
@@ -58,14 +72,14 @@ func watching(ctx context.Context, b *bench) ([]*figure, error) {
 		}); err != nil {
 			return nil, err
 		}
-		if s, err = b.startBerth(ctx, fmt.Sprint("run", run)); err != nil {
+		if s, err = b.start(ctx, s, "/readyz", b.binary, args...); err != nil {
 			return nil, err
 		}
 		c, err := b.watchCost(ctx, s, tag)
 		if err != nil {
 			return nil, err
 		}
-		progress("  run %d: %s %% of a core, %s KB for each node, %s KB by PSS\n", run+1, format(c.cpu), format(c.memory), format(c.process))
+		progress("  run %d%s: %s %% of a core, %s KB for each node, %s KB by PSS\n", run+1, how, format(c.cpu), format(c.memory), format(c.process))
 		cpu.add(nameBerth, c.cpu)
 		memory.add(nameBerth, c.memory)
 		process.add(nameBerth, c.process)
@@ -197,7 +211,7 @@ func (b *bench) followAll(ctx context.Context, s *server, tag digest.Digest, nam
 
 // newFollower makes the follower of a node.
 func (b *bench) newFollower(s *server, node string) (*fleet.Follower, error) {
-	client, err := remote.New(remote.Options{})
+	client, err := remote.New(remote.Options{Hosts: map[string]remote.Host{s.addr: {SkipVerify: s.encrypted}}})
 	if err != nil {
 		return nil, err
 	}
