@@ -36,11 +36,12 @@ const (
 // watching measures what nodes cost a registry that follow a tag which does not move:
 // each reports as often as by default, and has the registry hold a watch in between.
 // They are the followers of berth-runner, each with connections of its own, over TLS and
-// over plain HTTP, without the engine. The processor time is that of the whole process, with one look
-// at the store every fifth of a second; the memory is that of the heap and of stacks
-// after a collection of garbage, with the nodes less without. The kernel's for sockets
-// is not counted. Beside it stands what the process has more in memory, its pages shared out
-// among those who have them (PSS): what Go has taken and not yet given back, too.
+// over plain HTTP, without the engine. The processor time is that of the whole process,
+// with one look at the store every fifth of a second; the memory is that of the heap and
+// of stacks after a collection of garbage, with the nodes less without. The kernel's for
+// sockets is not counted. Beside it stands what the process has more in memory, its
+// pages shared out among those who have them (PSS): what Go has taken and not yet given
+// back, too.
 func watching(ctx context.Context, b *bench) ([]*figure, error) {
 	overTLS, err := b.watchingOver(ctx, ", over TLS", true)
 	if err != nil {
