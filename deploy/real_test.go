@@ -303,6 +303,15 @@ func (h *host) unread() {
 		h.t.Errorf("answers: %v", c)
 	}
 	h.answers("four")
+
+	// Where the traffic goes is told again if it is not known any more.
+	h.must(errors.Join(h.Close(), h.engine.Close()))
+	h.must(os.WriteFile(filepath.Join(h.dir, "data/network/services.json"), nil, 0o600))
+	h.openEngine()
+	h.open()
+	h.eventually("an answer", func() bool { _, err := h.get(); return err == nil })
+	h.answers("four")
+	h.eventually("two replicas", h.whole)
 }
 
 // taken deploys a version with a port that another process has: it is found before any

@@ -30,7 +30,11 @@ type stores struct {
 func openStores(ctx context.Context, c config.Storage, log *slog.Logger) (s *stores, err error) {
 	s = &stores{}
 	if s.meta, err = openMeta(ctx, c, log); err != nil {
-		return nil, fmt.Errorf("cannot open the metadata: %w", err)
+		err = fmt.Errorf("cannot open the metadata: %w", err)
+		if errors.Is(err, storage.ErrUnreadable) && !c.Postgres.On() {
+			err = fmt.Errorf("%w; move the file away and run 'berth rebuild', or 'berth restore' a backup into another directory", err)
+		}
+		return nil, err
 	}
 	s.closes = append(s.closes, s.meta.Close)
 	if c.S3.On() {

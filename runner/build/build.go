@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -18,6 +19,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"google.golang.org/grpc"
 
+	"github.com/berth-registry/berth/internal/boltfile"
 	"github.com/berth-registry/berth/runner"
 )
 
@@ -125,17 +127,34 @@ func Open(ctx context.Context, o Options) (_ *Builder, err error) {
 	return b, nil
 }
 
+// checkDatabases returns an error if one of the databases is not whole.
+func checkDatabases(root string) error {
+	list, err := filepath.Glob(filepath.Join(root, "*.db"))
+	if err != nil {
+		return err
+	}
+	for _, path := range append(list, filepath.Join(root, "snapshots", "metadata.db")) {
+		if err := boltfile.Check(path, time.Second); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
 // prepare makes the directories, and begins the cache anew if what is there
 // cannot be trusted.
 func prepare(o Options) (fresh bool, err error) {
 	trusted, err := trust(o.Root)
+	if err == nil && trusted {
+		err = checkDatabases(o.Root)
+	}
 	if err == nil && trusted {
 		trusted, err = linksHold(o.Root)
 	}
 	trusted = trusted && err == nil
 	if !trusted {
 		if _, serr := os.Stat(o.Root); serr == nil {
-			o.Log.Info("the build cache is begun anew: it was not on the disk when the host went down, or what it links to has gone", "dir", o.Root, "error", err)
+			o.Log.Info("the build cache is begun anew: it was not on the disk when the host went down, is damaged, or what it links to has gone", "dir", o.Root, "error", err)
 		}
 		if err := discard(o); err != nil {
 			return false, err

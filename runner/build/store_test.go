@@ -205,6 +205,10 @@ func TestOpenBeginsAnew(t *testing.T) {
 	for _, db := range []string{"containerd.db", "metadata_v2.db", "cache.db", "history.db", "snapshots/metadata.db"} {
 		write(db, strings.Repeat("garbage ", 10_000))
 		open(db + " is broken")
+		if err := os.Truncate(filepath.Join(o.Root, db), int64(3*os.Getpagesize())); err != nil {
+			t.Fatal(err)
+		}
+		open(db + " is cut")
 	}
 	if err := os.RemoveAll(filepath.Join(o.Root, "snapshots", "snapshots")); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,9 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/berth-registry/berth/internal/boltfile"
 	"github.com/berth-registry/berth/internal/durable"
 )
 
@@ -128,9 +131,12 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if s.boot, err = bootID(); err != nil {
 		return nil, err
 	}
-	s.db, err = bolt.Open(s.path("images.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
+	if err := s.checkDatabase(); err != nil {
+		return nil, err
+	}
+	s.db, err = boltfile.Open(s.path("images.db"), 0o600, bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.path("images.db"), err)
+		return nil, s.damaged(err)
 	}
 	if err := durable.SyncDir(o.Root); err != nil {
 		return nil, err
@@ -149,6 +155,31 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s.stop = stop
 	s.tasks.Go(func() { s.writeOut(tasks) })
 	return s, nil
+}
+
+// checkDatabase returns an error if there is no database, or an empty one, though there
+// are blobs or layers: they would be removed as what no image needs.
+func (s *Store) checkDatabase() error {
+	if fi, err := os.Stat(s.path("images.db")); err == nil && fi.Size() > 0 {
+		return nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, dir := range []string{s.path("blobs", "sha256"), s.path("layers")} {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
+			return s.damaged(fmt.Errorf("it is not there, or empty, and %s is not", dir))
+		}
+	}
+	return nil
+}
+
+func (s *Store) damaged(err error) error {
+	return fmt.Errorf("%s: %w; put the file back from a backup, or move %s away: images are to be pulled again then, and containers to be created again",
+		s.path("images.db"), err, s.opts.Root)
 }
 
 // Close ends what the store does in the background and gives up its directory.

@@ -406,6 +406,29 @@ func TestCrashWithinASwitch(t *testing.T) {
 	}
 }
 
+// Services whose file is damaged can be set again, and what could not be read is kept.
+func TestServicesDamaged(t *testing.T) {
+	newWorld(t)
+	o := Options{Instance: "0c0ff3", StateDir: t.TempDir()}
+	m := openManager(t, o)
+	boxes := backends(t, m, "blue")
+	web := behind("web", ports(t, "8080>80/tcp"), boxes[0])
+	saved := filepath.Join(o.StateDir, servicesFile)
+	for _, text := range []string{"", "[{", "\x00\x00"} {
+		setServices(t, m, web)
+		crash(m)
+		must(t, os.WriteFile(saved, []byte(text), 0o600))
+		m = openManager(t, o)
+		must(t, m.Restore(t.Context(), []Attached{boxes[0].Attached}))
+		check(t, []reach{{"", nil, "", "127.0.0.1:8080", ""}})
+		setServices(t, m, web)
+		check(t, []reach{{"", nil, "", "127.0.0.1:8080", "blue"}})
+		if got, err := os.ReadFile(saved + damaged); err != nil || string(got) != text {
+			t.Errorf("of %q is kept %q, %v", text, got, err)
+		}
+	}
+}
+
 // What cannot be leaves all as it was.
 func TestServicesRefused(t *testing.T) {
 	newWorld(t)

@@ -20,6 +20,9 @@ import (
 // before they are in force.
 const servicesFile = "services.json"
 
+// damaged is the end of the name of a file that made no sense and was moved aside.
+const damaged = ".damaged"
+
 // savedService is a service as it is on disk.
 type savedService struct {
 	Owner string
@@ -44,7 +47,8 @@ func (m *Manager) saveServices(all map[string]*owned) error {
 	return nil
 }
 
-// loadServices reads what is on disk. The ports are not reserved yet.
+// loadServices reads what is on disk. The ports are not reserved yet. A file that makes
+// no sense is moved aside: whoever has services sets them again.
 func (m *Manager) loadServices() error {
 	unfinished, err := filepath.Glob(filepath.Join(m.stateDir, ".new-*"))
 	if err != nil {
@@ -65,7 +69,9 @@ func (m *Manager) loadServices() error {
 	}
 	var list []savedService
 	if err := json.Unmarshal(data, &list); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		m.log.Error("where published ports of services lead cannot be read: none leads anywhere until its owner says it again",
+			"error", err, "file", path+damaged)
+		return durable.Rename(path, path+damaged)
 	}
 	for _, s := range list {
 		o := m.services[s.Owner]

@@ -123,7 +123,7 @@ func loadState(dir string) ([]record, error) {
 	}
 	var list []record
 	if err := json.Unmarshal(data, &list); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w; put the file back from a backup, or move it away: networks that users made are to be created again then", path, err)
 	}
 	return list, nil
 }

@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/berth-registry/berth/internal/boltfile"
 	"github.com/berth-registry/berth/internal/durable"
 	"github.com/berth-registry/berth/storage"
 )
@@ -53,17 +54,20 @@ var (
 )
 
 // Open opens the file at path, and makes it if need be. It fails with
-// storage.ErrInUse if another process has it open.
+// storage.ErrInUse if another process has it open, and with storage.ErrUnreadable if it
+// is damaged, as far as its first pages and its size tell.
 func Open(path string) (*Meta, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+	db, err := boltfile.Open(path, 0o600, bbolt.Options{
 		Timeout:         lockWait,
 		FreelistType:    bbolt.FreelistMapType,
 		InitialMmapSize: mapSize,
 	})
-	if errors.Is(err, berrors.ErrTimeout) {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("%s: %w", path, storage.ErrInUse)
-	}
-	if err != nil {
+	case errors.Is(err, boltfile.ErrCut), errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum):
+		return nil, fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, path, err)
+	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, storage.Classify(err))
 	}
 	m := &Meta{db: db, tables: map[string][]byte{}, queue: make(chan *update, maxGroup), done: make(chan struct{})}
