@@ -604,6 +604,8 @@ func TestServiceOverUDP(t *testing.T) {
 			serveUDP(t, blue.ns, 53, "blue")
 			serveUDP(t, green.ns, 53, "green")
 			setServices(t, m, behind("dns", asked, blue))
+			// Until the kernel has forgotten that it led to nobody, its packets are carried.
+			m.forgetStrays()
 			answered("blue")
 			setServices(t, m, behind("dns", asked, green))
 			answered("blue")
