@@ -10,6 +10,7 @@ import struct
 import sys
 import tarfile
 import threading
+import time
 
 import docker
 
@@ -28,6 +29,13 @@ def raises(error, fn, *args, **kwargs):
     except error as e:
         return e
     raise AssertionError("%s raises no %s" % (fn, error.__name__))
+
+
+def runs(c, command):
+    end = time.monotonic() + 20
+    while not any(p[-1].startswith(command) for p in c.top()["Processes"]):
+        assert time.monotonic() < end, "%s does not run: %r" % (command, c.top())
+        time.sleep(0.01)
 
 
 def archive(name, content):
@@ -79,7 +87,8 @@ def containers():
     c.reload()
     equal((c.name, c.attrs["HostConfig"]["Memory"]), ("renamed", 32 << 20))
     c.restart(timeout=1)
-    c.stop(timeout=1)
+    runs(c, "sleep")  # until init has its child, it may not hear a signal yet
+    c.stop(timeout=10)
     equal(c.wait()["StatusCode"], 143)
     c.start()
     c.kill()
