@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/berth-registry/berth/admin"
 	"github.com/berth-registry/berth/backup"
@@ -16,12 +16,16 @@ import (
 // maxBackupJobs is how many blobs are copied at a time at most.
 const maxBackupJobs = 64
 
+// backupPatience is how long a backup waits for the one before: that of a command which
+// was interrupted ends a moment after it.
+const backupPatience = 5 * time.Second
+
 // backuper makes backups, one at a time.
 type backuper struct {
 	healthOptions
 	data string // directory
 	hold func(context.Context) (release func(), err error)
-	busy sync.Mutex
+	busy chan struct{} // holds a value while one is made
 }
 
 // MakeBackup implements admin.Backups.
@@ -29,10 +33,14 @@ func (b *backuper) MakeBackup(ctx context.Context, r admin.BackupRequest, tell f
 	if r.Keep < 0 || r.Jobs < 0 || r.Jobs > maxBackupJobs {
 		return errors.New("a backup keeps 0 snapshots or more, and has up to 64 jobs")
 	}
-	if !b.busy.TryLock() {
+	select {
+	case b.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(backupPatience):
 		return errors.New("the server is making another backup: try again when that is done")
 	}
-	defer b.busy.Unlock()
+	defer func() { <-b.busy }()
 	if err := b.outside(r.Target); err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func newHealth(c config.Config, o healthOptions) *health {
 	h.runs = append(h.runs, as(collectionName, h.collector.Run), o.alone("recount", h.usage.Run), as("berth retention", o.alone("retention", h.retainer.keeper.Run)), h.retainer.pulls.Run)
 	h.evictor = newEvictor(c, o, h.retainer)
 	h.runs = append(h.runs, as(collectionName, o.alone("eviction", h.evictor.Run)))
-	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection}
+	h.noter, h.backuper = newNoter(o), &backuper{healthOptions: o, data: c.Storage.Data, hold: o.local.HoldCollection, busy: make(chan struct{}, 1)}
 	h.runs = append(h.runs, o.alone("notes", h.noter.Run))
 	return h
 }
