@@ -275,8 +275,11 @@ func (h *host) serving() string {
 	h.t.Helper()
 	st, err := h.Status(h.t.Context(), "shop")
 	h.must(err)
+	if st.Services[0].Ready != 2 || len(st.Drift) > 0 {
+		h.t.Errorf("%+v", st)
+	}
 	for _, c := range st.Services[0].Containers {
-		if c.Weight > 0 && h.whole() {
+		if c.Weight > 0 {
 			return c.ID
 		}
 	}

@@ -14,10 +14,17 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrCut says that the end of a file is missing.
 var ErrCut = errors.New("the end of the file is missing")
+
+// Damaged says whether an error of Open or Check tells of damage, and not of a file that
+// another process has or that may not be read.
+func Damaged(err error) bool {
+	return errors.Is(err, ErrCut) || errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrChecksum)
+}
 
 // Open is bbolt.Open, and fails with ErrCut for a file that is shorter than what was
 // written into it. Such a file is not changed.

@@ -59,7 +59,7 @@ func Open(dir string) (*Store, error) {
 		id, half := strings.CutPrefix(e.Name(), making)
 		if half {
 			var volumes []string
-			if err := readJSON(filepath.Join(dir, e.Name(), noteFile), &volumes); err == nil {
+			if err := s.read(e.Name(), noteFile, &volumes, func() bool { return true }); err == nil {
 				s.unfinished[id] = volumes
 				continue // until the volumes are gone
 			}
@@ -254,15 +254,4 @@ func writeJSON(path string, v any) (err error) {
 		return err
 	}
 	return f.Sync()
-}
-
-func readJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Base(path), err)
-	}
-	return nil
 }

@@ -135,8 +135,11 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s.db, err = boltfile.Open(s.path("images.db"), 0o600, bolt.Options{Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType})
-	if err != nil {
+	if boltfile.Damaged(err) {
 		return nil, s.damaged(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path("images.db"), err)
 	}
 	if err := durable.SyncDir(o.Root); err != nil {
 		return nil, err

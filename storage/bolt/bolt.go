@@ -65,7 +65,7 @@ func Open(path string) (*Meta, error) {
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("%s: %w", path, storage.ErrInUse)
-	case errors.Is(err, boltfile.ErrCut), errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum):
+	case boltfile.Damaged(err):
 		return nil, fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, path, err)
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, storage.Classify(err))
